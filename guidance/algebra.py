@@ -1,0 +1,46 @@
+"""Per-sample algebra on tensors [B, ...] of any rank.
+
+Every reduction runs over all dimensions but the batch, so that a picture means the same alone and in a batch, and
+pictures, video and audio are treated alike. Computed in float32 or better; dtype and device of the input are kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product per sample: [B, ...], [B, ...] -> [B, 1, ...]."""
+    return _reduce(torch.sum, _exact(a) * _exact(b))
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norm per sample: [B, ...] -> [B, 1, ...]."""
+    return dot(a, a).sqrt()
+
+
+def std(a: Tensor) -> Tensor:
+    """Standard deviation per sample, over the whole sample: [B, ...] -> [B, 1, ...]."""
+    a = _exact(a)
+    return _reduce(torch.mean, (a - _reduce(torch.mean, a)) ** 2).sqrt()
+
+
+def parallel(a: Tensor, b: Tensor) -> Tensor:
+    """The part of `a` along `b`, per sample; zero where `b` is zero: [B, ...]."""
+    share = ratio(dot(a, b), dot(b, b))
+    return (_exact(b) * share).to(a.dtype)
+
+
+def ratio(numerator: Tensor, denominator: Tensor, at_zero: float = 0.0) -> Tensor:
+    """numerator / denominator, `at_zero` where the denominator is 0."""
+    zero = denominator == 0
+    return torch.where(zero, at_zero, numerator / torch.where(zero, 1.0, denominator))
+
+
+def _exact(a: Tensor) -> Tensor:
+    return a if a.dtype in (torch.float32, torch.float64) else a.float()
+
+
+def _reduce(how, a: Tensor) -> Tensor:
+    return how(a, dim=tuple(range(1, a.ndim)), keepdim=True)

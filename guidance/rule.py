@@ -1,0 +1,124 @@
+"""Rule: one guidance rule as frozen data, and the register that finds every rule by itself.
+
+The law: everything happens in denoised (x0) space. The sampler's own step gives D; every active term adds a
+displacement, so terms commute and add; transforms depend on order and run last, in chain order:
+
+    D' = D + sum_i displacement_i(branches, x, noise level)          then transforms
+
+A rule is one frozen dataclass in one file of `rules/`: its equation in the docstring with the paper's number, its
+fields with their words beside the default, the branches it needs, and one method.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from .branch import Branch
+from .noise_level import NoiseLevel
+from .schedule import ALWAYS, Positions, Schedule
+
+_RULES: dict[str, type[Rule]] = {}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rule sees of one evaluation of the denoiser."""
+
+    x: Tensor  # [B, ...] the noisy input
+    level: NoiseLevel  # one level per sample
+    branches: Mapping[Branch, Tensor]  # the denoised estimates that the rule asked for, [B, ...] each
+    cfg: Tensor  # [B] the weight of classifier-free guidance in this call; 1 = none
+
+
+class Rule:
+    """What every rule has. Subclass `Term` or `Transform`, not this."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    off: ClassVar[dict[str, Any]]  # the settings at which the rule does nothing
+    uses: ClassVar[frozenset[Branch]]  # the main network's branches that it may ever need
+    schedule: Schedule
+
+    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
+        """The branches that must be evaluated at this level; empty when the rule does nothing for every sample."""
+        raise NotImplementedError
+
+    def resolve(self, positions: Positions) -> Rule:
+        """The same rule with its schedule in VE sigma."""
+        return replace(self, schedule=self.schedule.resolve(positions))
+
+    def strength(self, level: NoiseLevel) -> Tensor:
+        """The effective weight (1 = off) or scale (0 = off) per sample, float64 [B]: what a plot shows."""
+        raise NotImplementedError
+
+    def explain(self) -> str:
+        """One line in words for a report."""
+        raise NotImplementedError
+
+
+class Term(Rule):
+    """A rule that adds a displacement to the denoised estimate."""
+
+    def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
+        """The displacement [B, ...] and the state after it. `state` is None at the start of a run."""
+        raise NotImplementedError
+
+
+class Transform(Rule):
+    """A rule that changes the guided estimate as a whole."""
+
+    def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
+        """The changed estimate [B, ...] and the state after it. `state` is None at the start of a run."""
+        raise NotImplementedError
+
+
+def weighted(weight: float, schedule: Schedule, level: NoiseLevel) -> Tensor:
+    """1 + (weight - 1) schedule: a weight whose 1 is off, scheduled. float64 [B]."""
+    return 1.0 + (weight - 1.0) * schedule(level)
+
+
+def param(default: Any, doc: str, *, low: float, high: float, step: float = 0.01) -> Any:
+    """A number of a rule that people set: its default, what it does, its range and the step of its widget."""
+    return field(default=default, metadata={"doc": doc, "min": low, "max": high, "step": step})
+
+
+def scheduled() -> Any:
+    """The schedule field that every rule has."""
+    return field(default=ALWAYS)
+
+
+def check_ranges(rule: Rule) -> None:
+    """Raise ValueError when a number of the rule is outside the range of its `param`."""
+    for f in fields(rule):
+        value = getattr(rule, f.name)
+        if "min" in f.metadata and value is not None and not f.metadata["min"] <= value <= f.metadata["max"]:
+            raise ValueError(
+                f"{rule.name}: {f.name} is {value:g}; it can be {f.metadata['min']:g} to {f.metadata['max']:g}."
+            )
+
+
+def rule(name: str):
+    """Class decorator: register a rule under its name. Raises ValueError if the name is taken."""
+
+    def register(cls: type[Rule]) -> type[Rule]:
+        if name in _RULES:
+            raise ValueError(f"Two rules are called {name!r}: {_RULES[name].__module__} and {cls.__module__}.")
+        cls.name = name
+        _RULES[name] = cls
+        return cls
+
+    return register
+
+
+def rules() -> dict[str, type[Rule]]:
+    """Every rule of the package `rules`, by name."""
+    package = importlib.import_module(".rules", __package__)
+    for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"{package.__name__}.{module}")
+    return dict(sorted(_RULES.items()))

@@ -1,0 +1,73 @@
+"""Adaptive projected guidance (Sadat et al. 2024, 2410.02416)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algebra import norm, parallel, ratio
+from ..branch import NEGATIVE, POSITIVE, Branch
+from ..noise_level import NoiseLevel, expand
+from ..rule import Step, Term, check_ranges, param, rule, scheduled
+from ..schedule import Schedule
+
+
+@rule("apg")
+@dataclass(frozen=True)
+class APG(Term):
+    """D' = D + (w - 1) (Delta' - Delta),  Delta = D_positive - D_negative      2410.02416 Algorithm 1
+
+    Delta' is Delta with momentum, shortened to a largest norm, its part along D_positive weakened; w is the weight of
+    CFG in effect. So CFG with this rule gives D_positive + (w - 1) Delta'. Without CFG (w = 1) it does nothing.
+    """
+
+    paper = "2410.02416"
+    off = {"eta": 1.0, "norm_threshold": 0.0, "momentum": 0.0}
+    uses = frozenset({POSITIVE, NEGATIVE})
+
+    eta: float = param(
+        0.0,
+        "How much of the update's part along the prediction stays. 0 removes what burns colours; 1 = all of it.",
+        low=-10.0,
+        high=10.0,
+    )
+    norm_threshold: float = param(
+        5.0, "Longest update, in norm over the whole sample. 0 = no limit.", low=0.0, high=10000.0, step=0.1
+    )
+    momentum: float = param(
+        -0.5, "Share of the earlier updates added to this one; negative pushes away from them. 0 = off.",
+        low=-1.0, high=0.99,
+    )
+    schedule: Schedule = scheduled()
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def inert(self) -> bool:
+        return self.eta == 1.0 and self.norm_threshold == 0.0 and self.momentum == 0.0
+
+    def strength(self, level: NoiseLevel) -> Tensor:
+        return torch.zeros_like(level.b) if self.inert else self.schedule(level)
+
+    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
+        active = ((cfg != 1.0) & (self.strength(level) != 0.0)).any()
+        return frozenset({POSITIVE, NEGATIVE}) if bool(active) else frozenset()
+
+    def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
+        if not self.needs(step.level, step.cfg):
+            return torch.zeros_like(step.x), state
+        positive = step.branches[POSITIVE]
+        delta = positive - step.branches[NEGATIVE]
+        average = delta if state is None else delta + self.momentum * state
+        push = average
+        if self.norm_threshold:
+            push = push * ratio(self.norm_threshold, norm(push), at_zero=1.0).clamp(max=1.0).to(push.dtype)
+        push = push - (1.0 - self.eta) * parallel(push, positive)
+        return expand((step.cfg - 1.0) * self.strength(step.level), step.x) * (push - delta), average
+
+    def explain(self) -> str:
+        return f"APG: eta {self.eta:g}, norm threshold {self.norm_threshold:g}, momentum {self.momentum:g}"

@@ -1,0 +1,5 @@
+"""The only room that imports ComfyUI.
+
+It installs the engine on a MODEL, evaluates branches, converts noise levels, loads and owns networks. It moves and
+groups tensors and never adds them: arithmetic on predictions lives in `guidance`.
+"""

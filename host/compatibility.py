@@ -1,0 +1,48 @@
+"""Which pairs of MODELs can be main and guide: checked in words before sampling starts."""
+
+from __future__ import annotations
+
+from comfy.model_patcher import ModelPatcher
+
+from .noise_levels import convertible, same_coordinates
+
+
+def describe(model: ModelPatcher) -> str:
+    """The network in a few words: its class in ComfyUI, its latent format and size."""
+    size = model.model_size() / 2**20
+    return f"{type(model.model).__name__} ({type(model.model.latent_format).__name__} latents, {size:.0f} MB)"
+
+
+def check_pair(main: ModelPatcher, guide: ModelPatcher) -> None:
+    """Raise ValueError if the guide cannot be evaluated on the main model's noisy input.
+
+    Both must live in the same latent space. Different prediction families (eps, v, EDM, flow) are converted.
+    """
+    first, second = main.model.latent_format, guide.model.latent_format
+    same_space = type(first) is type(second) and first.latent_channels == second.latent_channels
+    if not same_space or getattr(first, "scale_factor", None) != getattr(second, "scale_factor", None):
+        raise ValueError(
+            f"model and guide_model do not share a latent space: model is {describe(main)} with "
+            f"{first.latent_channels} channels, guide_model is {describe(guide)} with {second.latent_channels}. "
+            f"A guide must be a version of the same model family (the same VAE)."
+        )
+    sampling = [m.get_model_object("model_sampling") for m in (main, guide)]
+    if not same_coordinates(*sampling) and not all(map(convertible, sampling)):
+        names = [m.model.model_type.name for m in (main, guide)]
+        raise ValueError(
+            f"model predicts {names[0]} and guide_model {names[1]}: between these there is no conversion of the noisy "
+            f"input. Use a guide of the same prediction family."
+        )
+
+
+def check_conditioning(guide: ModelPatcher, name: str, conds: list[dict]) -> None:
+    """Raise ValueError if a U-Net guide cannot read the width of these text embeddings."""
+    width = guide.model.model_config.unet_config.get("context_dim")
+    for cond in conds:
+        found = cond.get("cross_attn")
+        if width is not None and found is not None and found.shape[-1] != width:
+            raise ValueError(
+                f"{name} ({type(guide.model).__name__}) reads text embeddings of width {width}, but its positive "
+                f"conditioning has width {found.shape[-1]}, made for another text encoder. Connect guide_positive: the "
+                f"prompt encoded with the guide's own CLIP."
+            )

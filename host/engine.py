@@ -1,0 +1,140 @@
+"""The engine: four wrappers under one key, installed once per patched MODEL, whatever the number of components.
+
+OUTER_SAMPLE opens and closes the run, PREPARE_SAMPLING lets the host load what the guides' conditioning needs,
+SAMPLER_SAMPLE prepares the guides, PREDICT_NOISE does the step: the host's own step is run, not rewritten, and the
+rules work on its result. The wrappers find everything through the guider, so that clones of the MODEL stay right.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import CFGGuider
+
+from ..guidance.compose import uniform
+from ..guidance.rule import Step
+from .branches import Observer, evaluate
+from .plan import KEY
+from .run import Run, host_weights, is_plain, open_run, run_of
+
+
+def install(model: ModelPatcher) -> None:
+    """Put the engine on this MODEL (a clone of the user's). Doing it again changes nothing."""
+    for kind, wrapper in _WRAPPERS.items():
+        model.remove_wrappers_with_key(kind, KEY)
+        model.add_wrapper_with_key(kind, KEY, wrapper)
+
+
+def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_shapes=None, **kwargs):
+    """Open the run, sample, close the run, in every case."""
+    if latent_shapes is not None:
+        kwargs["latent_shapes"] = latent_shapes
+    guider: CFGGuider = executor.class_obj
+    run = open_run(guider, sigmas, latent_shapes)
+    if run is None:
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    finished = False
+    try:
+        with _weights(guider, _loading_weights(run)):
+            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finished = True
+        return result
+    finally:
+        for guide in run.guides.values():
+            guide.release(cleaned=finished)
+        guider.model_options.pop(KEY, None)
+
+
+def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
+    """Load the ControlNets and other models of the guides' own conditioning together with everything else."""
+    runs = [kwargs["model_options"].get(KEY)] if kwargs.get("model_options") else []
+    own = runs[0].own_conds if runs and runs[0] is not None else {}
+    network, _, loaded = executor(model, noise_shape, {**conds, **own}, *args, **kwargs)
+    return network, conds, loaded
+
+
+def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *rest):
+    """Prepare every guide: all networks are on their devices now."""
+    run = run_of(guider)
+    if run is None:
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
+    for guide in run.guides.values():
+        guide.prepare(
+            guider.model_patcher, extra_args["model_options"], sigmas, noise, latent_image, denoise_mask,
+            extra_args.get("seed"), run.latent_shapes,
+        )
+    with _weights(guider, run.host_weights):
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
+
+
+def predict_noise(executor, x, timestep, model_options=None, seed=None):
+    """One evaluation of the guided denoiser. x: [B, ...], timestep: the model's sigma [B]; returns denoised."""
+    guider: CFGGuider = executor.class_obj
+    model_options = {} if model_options is None else model_options
+    run = run_of(guider)
+    if run is None:
+        return executor(x, timestep, model_options, seed)
+    level = run.level(timestep)
+    host = host_weights(guider)
+    cfg = run.guidance.cfg(level, host[-1])
+    if uniform(cfg) is None:
+        return _mixed(run, guider, x, timestep, level, model_options)
+    needs = run.guidance.needs(level, cfg)
+    with _weights(guider, _scaled(run, level, host)):
+        if not needs:
+            return executor(x, timestep, model_options, seed)
+        observer = Observer(guider)
+        denoised = executor(x, timestep, observer.options(model_options), seed)
+    missing = needs - observer.seen.keys()
+    found = {branch: evaluate(run, guider, branch, x, timestep, level, model_options) for branch in missing}
+    run.memory.move_to(run.position(float(timestep[0])))
+    return run.guidance.steer(denoised, Step(x, level, {**observer.seen, **found}, cfg), run.memory)
+
+
+def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
+    """A batch whose samples want different weights of CFG: the host knows one, so its branches are combined here."""
+    if not is_plain(guider):
+        raise ValueError("A batch with several noise levels needs KSampler or CFGGuider for CFG with an interval.")
+    run.memory.move_to(run.position(float(timestep[0])))
+    return run.guidance.denoise(
+        lambda branch: evaluate(run, guider, branch, x, timestep, level, model_options),
+        x, level, guider.cfg, run.memory,
+    )
+
+
+def _scaled(run: Run, level, host: tuple[float, ...]) -> tuple[float, ...]:
+    """The guider's weights as the CFG rules want them at this level."""
+    if not run.guidance.combines:
+        return host
+    return tuple(float(run.guidance.cfg(level, weight)[0]) for weight in host)
+
+
+def _loading_weights(run: Run) -> tuple[float, ...]:
+    """A guider at cfg 1 may not even load what the negative branch needs; a CFG rule may ask for it later."""
+    wanted = [rule.weight for rule in run.guidance.combines if rule.weight is not None]
+    return (max(wanted, key=lambda w: abs(w - 1.0)),) if run.host_weights == (1.0,) and wanted else run.host_weights
+
+
+@contextmanager
+def _weights(guider: CFGGuider, values: tuple[float, ...]):
+    """The guider combines with these weights while inside."""
+    names = ("cfg1", "cfg2") if hasattr(guider, "cfg1") else ("cfg",)
+    before = [getattr(guider, name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        setattr(guider, name, value)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(guider, name, value)
+
+
+_WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: outer_sample,
+    WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+    WrappersMP.SAMPLER_SAMPLE: sampler_sample,
+    WrappersMP.PREDICT_NOISE: predict_noise,
+}

@@ -1,0 +1,120 @@
+"""The report's picture: weights over the sampler's noise levels, evaluations below them. Drawn with PIL alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from .report import Report, Series
+
+WIDTH, HEIGHT = 960, 540
+LEFT, RIGHT, TOP, BOTTOM = 76, 28, 64, 404
+BARS = (440, 500)
+PAPER, INK, GRID, QUIET = "#ffffff", "#1c2330", "#e4e8ef", "#7a8496"
+COLOURS = ("#2563eb", "#d9480f", "#0b8a5f", "#8b3fd1", "#b58900", "#c2255c")
+MAIN_BAR, GUIDE_BAR = "#9db4e8", "#eeb08f"
+
+
+def draw(report: Report) -> torch.Tensor:
+    """The report as an IMAGE [1, H, W, 3] in [0, 1]."""
+    scale = 2  # drawn twice as large and reduced, for smooth lines
+    image = Image.new("RGB", (WIDTH * scale, HEIGHT * scale), PAPER)
+    canvas = _Canvas(ImageDraw.Draw(image), scale)
+    low, high = _range(report.series)
+    xs = _columns(len(report.sigmas))
+    _axes(canvas, low, high, xs, report.sigmas)
+    for index, series in enumerate(report.series):
+        _line(canvas, xs, series, low, high, COLOURS[index % len(COLOURS)])
+    _legend(canvas, report.series)
+    _bars(canvas, xs, report)
+    image = image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)[None]
+
+
+class _Canvas:
+    """Drawing in unscaled coordinates."""
+
+    def __init__(self, pen: ImageDraw.ImageDraw, scale: int):
+        self.pen, self.scale = pen, scale
+
+    def line(self, points, colour: str, width: float = 1.0) -> None:
+        scaled = [(x * self.scale, y * self.scale) for x, y in points]
+        self.pen.line(scaled, fill=colour, width=max(1, round(width * self.scale)), joint="curve")
+
+    def box(self, left, top, right, bottom, colour: str) -> None:
+        self.pen.rectangle([v * self.scale for v in (left, top, right, bottom)], fill=colour)
+
+    def dot(self, x, y, radius, colour: str) -> None:
+        self.pen.ellipse([v * self.scale for v in (x - radius, y - radius, x + radius, y + radius)], fill=colour)
+
+    def text(self, x, y, words: str, colour: str = INK, size: int = 15, anchor: str = "lm") -> None:
+        font = ImageFont.load_default(size * self.scale)
+        self.pen.text((x * self.scale, y * self.scale), words, fill=colour, font=font, anchor=anchor)
+
+
+def _range(series: tuple[Series, ...]) -> tuple[float, float]:
+    values = [value for s in series for value in s.values]
+    low, high = min(0.0, *values), max(1.0, *values)
+    return low, high + 0.08 * (high - low)
+
+
+def _columns(count: int) -> list[float]:
+    width = (WIDTH - RIGHT - LEFT) / count
+    return [LEFT + width * (i + 0.5) for i in range(count)]
+
+
+def _height(value: float, low: float, high: float) -> float:
+    return BOTTOM - (value - low) / (high - low) * (BOTTOM - TOP)
+
+
+def _axes(canvas: _Canvas, low: float, high: float, xs: list[float], sigmas: tuple[float, ...]) -> None:
+    step = next(s for s in (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 1e9) if (high - low) / s <= 7)
+    value = step * -(-low // step)
+    while value <= high:
+        y = _height(value, low, high)
+        canvas.line([(LEFT, y), (WIDTH - RIGHT, y)], QUIET if value == 1.0 else GRID)
+        canvas.text(LEFT - 10, y, f"{value:g}", QUIET, anchor="rm")
+        value += step
+    every = max(1, -(-len(xs) // 10))
+    for x, sigma in list(zip(xs, sigmas, strict=True))[::every]:
+        canvas.text(x, BOTTOM + 16, f"{sigma:.3g}", QUIET, 13, "mm")
+    canvas.text(WIDTH - RIGHT, BOTTOM + 16, "sigma", INK, 13, "rm")
+
+
+def _line(canvas: _Canvas, xs: list[float], series: Series, low: float, high: float, colour: str) -> None:
+    points = [(x, _height(v, low, high)) for x, v in zip(xs, series.values, strict=True)]
+    if len(points) > 1:
+        canvas.line(points, colour, 2.4)
+    if len(points) <= 80:
+        for x, y in points:
+            canvas.dot(x, y, 3.4, colour)
+
+
+def _legend(canvas: _Canvas, series: tuple[Series, ...]) -> None:
+    x = LEFT
+    for index, s in enumerate(series):
+        colour = COLOURS[index % len(COLOURS)]
+        canvas.line([(x, 34), (x + 22, 34)], colour, 3)
+        canvas.text(x + 30, 34, s.label)
+        x += 54 + 8.6 * len(s.label)
+    canvas.text(WIDTH - RIGHT, 34, "weight (1 = off) or strength, noisy to clean", QUIET, 14, "rm")
+
+
+def _bars(canvas: _Canvas, xs: list[float], report: Report) -> None:
+    most = max(m + g for m, g in zip(report.main_evaluations, report.guide_evaluations, strict=True))
+    half = (xs[1] - xs[0]) * 0.38 if len(xs) > 1 else 40
+    unit = (BARS[1] - BARS[0]) / most
+    for x, main, guide in zip(xs, report.main_evaluations, report.guide_evaluations, strict=True):
+        middle = BARS[1] - main * unit
+        canvas.box(x - half, middle, x + half, BARS[1], MAIN_BAR)
+        if guide:
+            canvas.box(x - half, middle - guide * unit, x + half, middle, GUIDE_BAR)
+    canvas.text(LEFT - 10, BARS[1], "0", QUIET, 13, "rm")
+    canvas.text(LEFT - 10, BARS[0], f"{most}", QUIET, 13, "rm")
+    total = f"{sum(report.main_evaluations)} main + {sum(report.guide_evaluations)} guide"
+    canvas.text(LEFT, 522, f"evaluations per level: {total} in all", INK, 14)
+    canvas.box(WIDTH - RIGHT - 150, 515, WIDTH - RIGHT - 136, 529, MAIN_BAR)
+    canvas.text(WIDTH - RIGHT - 130, 522, "main", QUIET, 14)
+    canvas.box(WIDTH - RIGHT - 70, 515, WIDTH - RIGHT - 56, 529, GUIDE_BAR)
+    canvas.text(WIDTH - RIGHT - 50, 522, "guide", QUIET, 14)

@@ -1,0 +1,107 @@
+"""One sampling run: opened before the host samples, closed in `finally`. All state of a run lives here."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.sampler_helpers
+import torch
+from comfy.samplers import CFGGuider
+
+from ..guidance.branch import NEGATIVE
+from ..guidance.compose import Guidance, Memory
+from ..guidance.noise_level import NoiseLevel
+from ..guidance.rules.cfg import CFG
+from . import sharing
+from .compatibility import check_pair
+from .guide_model import GuideModel
+from .noise_levels import ModelPositions, level_of
+from .plan import KEY, check_combines, guides_of, plan_of
+
+
+@dataclass
+class Run:
+    """The engine's state for one run of one guider."""
+
+    guidance: Guidance
+    model_sampling: Any
+    sigmas: list[float]  # the sampler's noise levels, falling
+    guides: dict[str, GuideModel]
+    latent_shapes: list | None
+    own_conds: dict[str, list[dict]]  # conditioning that only guides use, for the host to load what it needs
+    host_weights: tuple[float, ...]  # what the guider combined with before the run
+    memory: Memory = field(default_factory=Memory)
+
+    def level(self, sigma: torch.Tensor) -> NoiseLevel:
+        """The noise level of this call, on the CPU. sigma: [B]."""
+        return level_of(self.model_sampling, sigma)
+
+    def position(self, sigma: float) -> int:
+        """How many of the sampler's noise levels lie at or above sigma: the same for every call within a step."""
+        return len(self.sigmas) - bisect_left(self.sigmas[::-1], sigma)
+
+
+def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None) -> Run | None:
+    """Check what can only be checked now, and open the run. None if the MODEL carries no component."""
+    model = guider.model_patcher
+    plan = plan_of(model)
+    if not plan.guidance.rules:
+        return None
+    model_sampling = model.get_model_object("model_sampling")
+    positions = ModelPositions(model_sampling)
+    check_combines(plan.guidance.combines, positions)
+    check_guider(guider, plan.guidance)
+    patchers = guides_of(model)
+    for patcher in patchers.values():
+        check_pair(model, patcher)
+    others = [o for o in (getattr(guider, "uncond_model_patcher", None),) if o is not None]
+    sharing.check_at_run(model, {guide.name: patcher for guide, patcher in patchers.items()}, others)
+    own = {g.key: comfy.sampler_helpers.convert_cond(g.positive) for g in patchers if g.positive is not None}
+    guides = {
+        g.name: GuideModel(g.name, patcher, own.get(g.key, guider.original_conds["positive"]))
+        for g, patcher in patchers.items()
+    }
+    guidance = plan.guidance.resolve(positions)
+    run = Run(guidance, model_sampling, sigmas.tolist(), guides, latent_shapes, own, host_weights(guider))
+    guider.model_options[KEY] = run
+    return run
+
+
+def run_of(guider: CFGGuider) -> Run | None:
+    """The open run of a guider."""
+    return guider.model_options.get(KEY)
+
+
+def host_weights(guider: CFGGuider) -> tuple[float, ...]:
+    """The weights that the guider combines with: one, or the two of a dual-prompt guider."""
+    return (guider.cfg1, guider.cfg2) if hasattr(guider, "cfg1") else (guider.cfg,)
+
+
+def is_plain(guider: CFGGuider) -> bool:
+    """Whether the guider combines one positive and one negative branch, as KSampler and CFGGuider do."""
+    return type(guider).predict_noise is CFGGuider.predict_noise and "negative" in guider.original_conds
+
+
+def check_guider(guider: CFGGuider, guidance: Guidance) -> None:
+    """Raise ValueError if the rules ask of this guider what it does not have."""
+    title = type(guider).__name__.removeprefix("Guider_") + " guider"
+    own_weights = [rule for rule in guidance.combines if rule.weight is not None and rule.weight != 1.0]
+    if own_weights and "negative" not in guider.original_conds:
+        raise ValueError(
+            f"CFG needs a negative prompt, and the {title} has none. Use CFGGuider or KSampler, or remove CFG Combine."
+        )
+    if own_weights and hasattr(guider, "cfg1"):
+        raise ValueError(
+            f"The {title} mixes two prompts with two weights of its own, so CFG Combine cannot set one weight. Choose "
+            f"weight_from = sampler in CFG Combine (its interval then applies to both), or use CFGGuider."
+        )
+    if is_plain(guider):
+        return
+    for rule in guidance.rules:
+        if NEGATIVE in rule.uses and not isinstance(rule, CFG):
+            raise ValueError(
+                f"{rule.name} works on the difference between one positive and one negative prompt, and the {title} "
+                f"combines its prompts in another way. Use KSampler or CFGGuider, or remove this component."
+            )

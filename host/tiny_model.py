@@ -1,0 +1,117 @@
+"""The embedded denoisers as ordinary MODELs: ComfyUI's BaseModel around our network, its pixel-space VAE beside it.
+
+Sources: comfy/model_base.py (BaseModel), comfy/supported_models_base.py (BASE), comfy/latent_formats.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.sd
+import comfy.supported_models_base
+import torch
+
+from ..guidance.networks.files import read_denoiser
+from ..guidance.networks.tiny import TinyUNet
+from .labels import LABELS_KEY
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+FAMILIES = {"edm": comfy.model_base.ModelType.EDM, "flow": comfy.model_base.ModelType.FLOW}
+
+
+class PixelLatents(comfy.latent_formats.LatentFormat):
+    """Pictures themselves, [B, 3, H, W] in [-1, 1]."""
+
+    latent_channels = 3
+    spacial_downscale_ratio = 1
+
+    def __init__(self):
+        self.latent_rgb_factors = torch.eye(3).tolist()
+
+
+class TinyModelConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI wants to know of a model before it builds it."""
+
+    unet_config = {}
+    latent_format = PixelLatents
+    memory_usage_factor = 0.05
+    supported_inference_dtypes = [torch.float32]
+
+    def inpaint_model(self) -> bool:
+        return False
+
+
+class HostedTinyUNet(TinyUNet):
+    """TinyUNet with the call that BaseModel makes, open to other packs' DIFFUSION_MODEL wrappers."""
+
+    def __init__(self, *, dtype=None, device=None, operations, **config):
+        super().__init__(operations=operations, device=device, dtype=dtype, **config)
+        self.dtype = dtype
+
+    def forward(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+        options = {} if transformer_options is None else transformer_options
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._predict, self, wrappers)
+        return executor.execute(x, timesteps, context, y, control, options, **kwargs)
+
+    def _predict(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+        labels = torch.full((x.shape[0],), self.config.num_classes, device=x.device) if y is None else y
+        return super().forward(x, timesteps, labels.reshape(-1).long())
+
+
+class TinyModel(comfy.model_base.BaseModel):
+    """A class-conditional denoiser of pictures. CONDITIONING chooses the class; without one it is unconditional."""
+
+    def __init__(self, config: TinyModelConfig, family, labels: tuple[str, ...], device=None):
+        super().__init__(config, family, device=device, unet_model=HostedTinyUNet)
+        self.labels = labels
+
+    def encode_adm(self, **kwargs) -> torch.Tensor:
+        """Class indices [K], one per sample of the batch or one for all; the null class where none is given."""
+        null = torch.tensor([len(self.labels)])
+        return kwargs.get(LABELS_KEY, null).to(kwargs["device"])
+
+
+def names() -> list[str]:
+    """The embedded denoisers, as people choose them."""
+    return sorted(path.stem for path in ASSETS.glob("*.safetensors") if path.stem != "shapes-judge")
+
+
+def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """An embedded denoiser as a MODEL. Raises ValueError for an unknown name or a damaged file."""
+    if name not in names():
+        raise ValueError(f"There is no embedded model {name!r}; there are {', '.join(names())}.")
+    file = read_denoiser(ASSETS / f"{name}.safetensors")
+    config = TinyModelConfig({**file.config})
+    config.sampling_settings = _sampling(file)
+    config.set_inference_dtype(torch.float32, None)
+    model = TinyModel(config, FAMILIES[file.prediction], file.labels)
+    weights = {key: value.float() for key, value in file.tensors.items()}
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = patcher_class(
+        model, load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    model.diffusion_model.load_state_dict(weights, strict=True, assign=patcher.is_dynamic())
+    model.eval()
+    patcher.cached_patcher_init = (load_tiny_model, (name,))
+    return patcher
+
+
+def _sampling(file) -> dict:
+    if file.prediction == "flow":
+        return {"shift": 1.0, "multiplier": 1000}
+    return {"sigma_data": file.sigma_data, "sigma_min": 0.002, "sigma_max": 80.0}
+
+
+def pixel_vae() -> comfy.sd.VAE:
+    """The host's own VAE for pixel-space models: IMAGE [0, 1] <-> latent [-1, 1] (comfy/pixel_space_convert.py)."""
+    return comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})

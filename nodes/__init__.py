@@ -1,0 +1,30 @@
+"""The nodes: schemas, wires and words. No tensors, no formulas."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .cfg import GuidanceAPG, GuidanceCFG, GuidanceRescale
+from .models import GuidanceClassLabel, GuidanceTinyModel
+from .report import GuidanceReport
+from .schedule import GuidanceSchedule
+from .weak_model import GuidanceAutoguidance, GuidanceMix
+
+NODES: list[type[io.ComfyNode]] = [
+    GuidanceCFG,
+    GuidanceAutoguidance,
+    GuidanceMix,
+    GuidanceSchedule,
+    GuidanceRescale,
+    GuidanceAPG,
+    GuidanceReport,
+    GuidanceTinyModel,
+    GuidanceClassLabel,
+]
+
+
+class GuidanceComponents(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

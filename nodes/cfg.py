@@ -1,0 +1,98 @@
+"""Nodes around classifier-free guidance: its weight, and what shapes its update."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..guidance.rules.apg import APG
+from ..guidance.rules.cfg import CFG
+from ..guidance.rules.rescale import Rescale
+from ..host.plan import with_rule
+from ..host.schema import inputs_of, interval_inputs, interval_problem, schedule_of
+
+
+class GuidanceCFG(io.ComfyNode):
+    """Classifier-free guidance with a weight, a schedule and an interval of its own."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceCFG",
+            display_name="CFG Combine",
+            category="guidance",
+            description="Classifier-free guidance in an interval or on a schedule. Where it is off, the negative prompt "
+            "is not evaluated: those steps cost half.",
+            search_aliases=["classifier-free guidance", "guidance interval", "cfg schedule", "cfg interval"],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL to steer."),
+                io.Combo.Input(
+                    "weight_from", options=["sampler", "node"],
+                    tooltip="sampler: use the cfg of the KSampler or guider. node: use the weight below instead.",
+                ),
+                *inputs_of(CFG),
+                *interval_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The MODEL with CFG in this interval.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, unit=None, start=None, end=None):
+        return interval_problem(unit, start, end) or True
+
+    @classmethod
+    def execute(cls, model, weight_from, weight, unit, start, end, schedule=None) -> io.NodeOutput:
+        weight = None if weight_from == "sampler" else weight
+        return io.NodeOutput(with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule))))
+
+
+class GuidanceRescale(io.ComfyNode):
+    """Rescale the guided estimate to the spread of the unguided one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceRescale",
+            display_name="Guidance Rescale",
+            category="guidance",
+            description="Brings the spread of the guided picture back to that of the unguided one, against burnt "
+            "colours at high weights. Acts after all other guidance of the MODEL; costs no evaluation.",
+            search_aliases=["rescale cfg", "cfg rescale", "burnt colours"],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(Rescale), *interval_inputs(),
+            ],
+            outputs=[io.Model.Output(tooltip="The MODEL with rescaling.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, unit=None, start=None, end=None):
+        return interval_problem(unit, start, end) or True
+
+    @classmethod
+    def execute(cls, model, phi, unit, start, end, schedule=None) -> io.NodeOutput:
+        return io.NodeOutput(with_rule(model, Rescale(phi, schedule_of(unit, start, end, schedule))))
+
+
+class GuidanceAPG(io.ComfyNode):
+    """Adaptive projected guidance on top of CFG."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceAPG",
+            display_name="Adaptive Projected Guidance",
+            category="guidance",
+            description="Shapes the update of CFG: removes the part that oversaturates, limits its length, smooths it "
+            "over the steps. Uses the cfg in effect (the sampler's, or CFG Combine's); costs no evaluation.",
+            search_aliases=["apg", "oversaturation", "projected guidance"],
+            inputs=[io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(APG), *interval_inputs()],
+            outputs=[io.Model.Output(tooltip="The MODEL with APG.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, unit=None, start=None, end=None):
+        return interval_problem(unit, start, end) or True
+
+    @classmethod
+    def execute(cls, model, eta, norm_threshold, momentum, unit, start, end, schedule=None) -> io.NodeOutput:
+        rule = APG(eta, norm_threshold, momentum, schedule_of(unit, start, end, schedule))
+        return io.NodeOutput(with_rule(model, rule))
