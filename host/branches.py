@@ -19,7 +19,7 @@ class Observer:
     """Keeps the main network's bare predictions of one step as they pass, and changes nothing.
 
     Two places are watched, since no single one sees every case: CALC_COND_BATCH fires under every guider, and the
-    pre-CFG hook sees whole pictures where context windows split that call (comfy/samplers.py, comfy/context_windows.py).
+    pre-CFG hook sees whole samples where context windows split that call (comfy/samplers.py, context_windows.py).
     The first prediction of a conditioning in a step is the host's own; later ones come from other packs' extra passes.
     """
 

@@ -65,8 +65,8 @@ def with_autoguidance(
     """
     if plan_of(guide).guidance.rules:
         raise ValueError(
-            "guide_model carries guidance components of its own, but a guide is evaluated bare. Connect the MODEL as it "
-            "was before those components to guide_model."
+            "guide_model carries guidance components of its own, but a guide is evaluated bare. Connect the MODEL as "
+            "it was before those components to guide_model."
         )
     check_pair(model, guide)
     plan = plan_of(model)

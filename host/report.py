@@ -43,7 +43,7 @@ def sigmas_of(model: ModelPatcher, scheduler: str, steps: int) -> torch.Tensor:
 
 
 def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Report:
-    """The plan of the MODEL over these sigmas, for a sampler whose cfg is `sampler_cfg` and one evaluation per level."""
+    """The plan over these sigmas, for a sampler with the cfg `sampler_cfg` that evaluates every level once."""
     model_sampling = model.get_model_object("model_sampling")
     plan = plan_of(model)
     guidance = plan.guidance.resolve(ModelPositions(model_sampling))
@@ -51,7 +51,8 @@ def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Rep
     level = level_of(model_sampling, grid)
     cfg = guidance.cfg(level, sampler_cfg)
     others = [rule for rule in guidance.rules if not isinstance(rule, CFG)]
-    series = [Series("CFG", tuple(cfg.tolist()))] + [Series(_label(r), tuple(r.strength(level).tolist())) for r in others]
+    series = [Series("CFG", tuple(cfg.tolist()))]
+    series += [Series(_label(rule), tuple(rule.strength(level).tolist())) for rule in others]
     needs = [_branches(guidance, sigma, model_sampling, sampler_cfg) for sigma in grid]
     main = tuple(sum(branch.network == MAIN for branch in asked) for asked in needs)
     guides = tuple(sum(branch.network != MAIN for branch in asked) for asked in needs)

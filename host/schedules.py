@@ -27,7 +27,7 @@ def make_schedule(
 def schedule_problem(
     shape: str | None, unit: str | None, start: float | None, end: float | None, points: str | None
 ) -> str | None:
-    """What is wrong with the widgets, in words; None if nothing is. A linked value is None and is judged when it runs."""
+    """What is wrong with the widgets, in words, or None. A linked value is None here and is judged when it runs."""
     if shape is not None and shape not in SHAPES:
         return f"shape is {shape!r}; it can be {', '.join(SHAPES)}."
     if shape != "points":

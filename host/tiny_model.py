@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -17,7 +16,8 @@ import comfy.sd
 import comfy.supported_models_base
 import torch
 
-from ..guidance.networks.files import read_denoiser
+from ..guidance.networks.files import DENOISER, NetworkFile, check_tensors, format_of, read_denoiser
+from ..guidance.networks.preconditioning import SIGMA_RANGE
 from ..guidance.networks.tiny import TinyUNet
 from .labels import LABELS_KEY
 
@@ -39,6 +39,7 @@ class TinyModelConfig(comfy.supported_models_base.BASE):
     """What ComfyUI wants to know of a model before it builds it."""
 
     unet_config = {}
+    unet_extra_config = {}
     latent_format = PixelLatents
     memory_usage_factor = 0.05
     supported_inference_dtypes = [torch.float32]
@@ -50,7 +51,7 @@ class TinyModelConfig(comfy.supported_models_base.BASE):
 class HostedTinyUNet(TinyUNet):
     """TinyUNet with the call that BaseModel makes, open to other packs' DIFFUSION_MODEL wrappers."""
 
-    def __init__(self, *, dtype=None, device=None, operations, **config):
+    def __init__(self, *, dtype, device, operations, **config):
         super().__init__(operations=operations, device=device, dtype=dtype, **config)
         self.dtype = dtype
 
@@ -82,7 +83,7 @@ class TinyModel(comfy.model_base.BaseModel):
 
 def names() -> list[str]:
     """The embedded denoisers, as people choose them."""
-    return sorted(path.stem for path in ASSETS.glob("*.safetensors") if path.stem != "shapes-judge")
+    return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) == DENOISER)
 
 
 def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
@@ -90,26 +91,28 @@ def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_pat
     if name not in names():
         raise ValueError(f"There is no embedded model {name!r}; there are {', '.join(names())}.")
     file = read_denoiser(ASSETS / f"{name}.safetensors")
-    config = TinyModelConfig({**file.config})
+    config = TinyModelConfig(dict(file.config))
     config.sampling_settings = _sampling(file)
     config.set_inference_dtype(torch.float32, None)
     model = TinyModel(config, FAMILIES[file.prediction], file.labels)
-    weights = {key: value.float() for key, value in file.tensors.items()}
+    check_tensors(file.name, model.diffusion_model, file.tensors)
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(
         model, load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    model.diffusion_model.load_state_dict(weights, strict=True, assign=patcher.is_dynamic())
+    weights = {key: value.float() for key, value in file.tensors.items()}
+    model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
     model.eval()
     patcher.cached_patcher_init = (load_tiny_model, (name,))
     return patcher
 
 
-def _sampling(file) -> dict:
+def _sampling(file: NetworkFile) -> dict:
     if file.prediction == "flow":
         return {"shift": 1.0, "multiplier": 1000}
-    return {"sigma_data": file.sigma_data, "sigma_min": 0.002, "sigma_max": 80.0}
+    low, high = SIGMA_RANGE["edm"]
+    return {"sigma_data": file.sigma_data, "sigma_min": low, "sigma_max": high}
 
 
 def pixel_vae() -> comfy.sd.VAE:

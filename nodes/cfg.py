@@ -20,8 +20,8 @@ class GuidanceCFG(io.ComfyNode):
             node_id="GuidanceCFG",
             display_name="CFG Combine",
             category="guidance",
-            description="Classifier-free guidance in an interval or on a schedule. Where it is off, the negative prompt "
-            "is not evaluated: those steps cost half.",
+            description="Classifier-free guidance in an interval or on a schedule. Where it is off, the negative "
+            "prompt is not evaluated: those steps cost half.",
             search_aliases=["classifier-free guidance", "guidance interval", "cfg schedule", "cfg interval"],
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),

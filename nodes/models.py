@@ -17,8 +17,8 @@ class GuidanceTinyModel(io.ComfyNode):
             node_id="GuidanceTinyModel",
             display_name="Tiny Model (shapes)",
             category="guidance",
-            description="A small model that draws 32x32 pictures of shapes, in seconds on any computer, to try guidance "
-            "without a download. The -weak ones are smaller and less trained: the guides for autoguidance.",
+            description="A small model that draws 32x32 pictures of shapes, in seconds on any computer, to try "
+            "guidance without a download. The -weak ones are smaller and less trained: the guides for autoguidance.",
             search_aliases=["demo model", "shapes", "embedded model", "toy model"],
             inputs=[
                 io.Combo.Input(
@@ -46,15 +46,15 @@ class GuidanceClassLabel(io.ComfyNode):
             node_id="GuidanceClassLabel",
             display_name="Class Label",
             category="guidance",
-            description="Chooses the class of a class-conditional model by name or number, as CONDITIONING. Empty means "
-            "no class: use it as the negative.",
+            description="Chooses the class of a class-conditional model by name or number, as CONDITIONING. Empty "
+            "means no class: use it as the negative.",
             search_aliases=["class conditioning", "imagenet class", "label"],
             inputs=[
                 io.Model.Input("model", tooltip="The class-conditional MODEL: it knows the names."),
                 io.String.Input(
                     "label", default="circle",
-                    tooltip="A class name or number; several separated by commas are dealt to the pictures of the batch "
-                    "in turn. Empty = no class. The shapes: circle, square, triangle, ...",
+                    tooltip="A class name or number; several separated by commas are dealt to the pictures of the "
+                    "batch in turn. Empty = no class. The shapes: circle, square, triangle, ...",
                 ),
             ],
             outputs=[io.Conditioning.Output(tooltip="For positive or negative.")],

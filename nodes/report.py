@@ -18,8 +18,8 @@ class GuidanceReport(io.ComfyNode):
             node_id="GuidanceReport",
             display_name="Guidance Report",
             category="guidance",
-            description="Says what the components of this MODEL will do: weights over the noise levels, evaluations per "
-            "step, expected cost. Runs nothing.",
+            description="Says what the components of this MODEL will do: weights over the noise levels, evaluations "
+            "per step, expected cost. Runs nothing.",
             search_aliases=["guidance plan", "plot guidance", "cost", "inspect guidance"],
             is_output_node=True,
             inputs=[

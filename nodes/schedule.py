@@ -17,8 +17,8 @@ class GuidanceSchedule(io.ComfyNode):
             node_id="GuidanceSchedule",
             display_name="Guidance Schedule",
             category="guidance",
-            description="How strong a component is over noise: 1 = as strong as its weight says, 0 = off. Chain several "
-            "to multiply them.",
+            description="How strong a component is over noise: 1 = as strong as its weight says, 0 = off. Chain "
+            "several to multiply them.",
             search_aliases=["weight schedule", "cfg ramp", "guidance curve", "interval"],
             inputs=[
                 io.Combo.Input(
@@ -53,7 +53,9 @@ class GuidanceSchedule(io.ComfyNode):
                 ),
                 ScheduleSocket.Input("schedule", optional=True, tooltip="Another schedule to multiply with this one."),
             ],
-            outputs=[ScheduleSocket.Output(display_name="schedule", tooltip="For the schedule input of any component.")],
+            outputs=[
+                ScheduleSocket.Output(display_name="schedule", tooltip="For the schedule input of any component."),
+            ],
         )
 
     @classmethod

@@ -1,0 +1,176 @@
+"""The embedded world's denoiser: a U-Net small enough to sample in seconds on a CPU.
+
+Half the resolution is folded into channels before the first layer and unfolded after the last one, so that no layer
+runs at the full 32x32; attention runs at a quarter of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STRIDE = 4  # height and width must be multiples of this
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """What decides the network's tensors.
+
+    Attributes:
+        num_classes: the null class, for unconditional predictions, is one more: index num_classes.
+        width: channels at half the resolution; a multiple of `groups`.
+        deep_width: channels at a quarter of it; a multiple of `groups` and of `heads`.
+        down_blocks, deep_blocks, up_blocks: residual blocks on the way in, at the bottom (with attention), out.
+        embedding: width of the noise-level and class embedding.
+        timestep_scale: the host's timestep times this should span about [-2, 2].
+    """
+
+    num_classes: int = 10
+    width: int = 48
+    deep_width: int = 96
+    down_blocks: int = 1
+    deep_blocks: int = 4
+    up_blocks: int = 2
+    embedding: int = 128
+    heads: int = 4
+    groups: int = 8
+    timestep_scale: float = 1.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _waves(timesteps: Tensor, count: int) -> Tensor:
+    """Sines and cosines [B, count] of the timesteps, from an eighth of a turn per unit to eight turns."""
+    turns = torch.logspace(-3, 3, count // 2, base=2.0, device=timesteps.device, dtype=torch.float32)
+    angles = 2 * math.pi * timesteps.float()[:, None] * turns
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class _Block(nn.Module):
+    """Residual block whose second normalisation is scaled and shifted by the embedding."""
+
+    def __init__(self, channels: int, out: int, config: TinyConfig, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.norm_in = operations.GroupNorm(config.groups, channels, **factory)
+        self.conv_in = operations.Conv2d(channels, out, 3, padding=1, **factory)
+        self.modulation = operations.Linear(config.embedding, 2 * out, **factory)
+        self.norm_out = operations.GroupNorm(config.groups, out, **factory)
+        self.conv_out = operations.Conv2d(out, out, 3, padding=1, **factory)
+        self.shortcut = operations.Conv2d(channels, out, 1, **factory) if channels != out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.conv_in(F.silu(self.norm_in(x)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv_out(F.silu(self.norm_out(hidden) * (1 + scale) + shift))
+        return self.shortcut(x) + hidden
+
+
+class _Attention(nn.Module):
+    """Self-attention over all pixels of a picture, added to its input."""
+
+    def __init__(self, channels: int, config: TinyConfig, operations: Any, **factory: Any) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = operations.GroupNorm(config.groups, channels, **factory)
+        self.qkv = operations.Linear(channels, 3 * channels, **factory)
+        self.out = operations.Linear(channels, channels, **factory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
+        return x + self.out(mixed).transpose(1, 2).reshape(b, c, h, w)
+
+
+class TinyUNet(nn.Module):
+    """Class-conditional denoising network; the meaning of its output is the preconditioning's affair.
+
+    Args:
+        operations: where the layers come from: Conv2d, Linear and GroupNorm that take `device` and `dtype`
+            (`torch.nn`, or the host's `comfy.ops` classes).
+        config: the fields of TinyConfig.
+    """
+
+    def __init__(self, *, operations: Any = nn, device: Any = None, dtype: Any = None, **config: Any) -> None:
+        super().__init__()
+        self.config = c = TinyConfig(**config)
+        factory = {"device": device, "dtype": dtype}
+        self.embed_class = operations.Linear(c.num_classes + 1, c.embedding, bias=False, **factory)
+        self.embed_noise = operations.Linear(c.embedding, c.embedding, **factory)
+        self.embed_out = operations.Linear(c.embedding, c.embedding, **factory)
+
+        def block(channels: int, out: int) -> _Block:
+            return _Block(channels, out, c, operations, **factory)
+
+        self.stem = operations.Conv2d(12, c.width, 3, padding=1, **factory)
+        self.down = nn.ModuleList(block(c.width, c.width) for _ in range(c.down_blocks))
+        self.fold = operations.Conv2d(4 * c.width, c.deep_width, 1, **factory)
+        self.deep = nn.ModuleList(block(c.deep_width, c.deep_width) for _ in range(c.deep_blocks))
+        self.attention = nn.ModuleList(
+            _Attention(c.deep_width, c, operations, **factory) for _ in range(c.deep_blocks)
+        )
+        self.unfold = operations.Conv2d(c.deep_width, 4 * c.width, 1, **factory)
+        self.up = nn.ModuleList(block(2 * c.width if i == 0 else c.width, c.width) for i in range(c.up_blocks))
+        self.norm = operations.GroupNorm(c.groups, c.width, **factory)
+        self.head = operations.Conv2d(c.width, 12, 3, padding=1, **factory)
+
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
+        """Predict for a noisy batch.
+
+        Args:
+            x: [B, 3, H, W], H and W multiples of 4, scaled as the preconditioning says.
+            timesteps: [B], in the host's unit.
+            y: int64 [B], the class; num_classes is the null class.
+
+        Returns:
+            [B, 3, H, W] in x's dtype.
+
+        Raises:
+            ValueError: a height or width that is not a multiple of 4.
+        """
+        if x.shape[-2] % STRIDE or x.shape[-1] % STRIDE:
+            raise ValueError(
+                f"the tiny denoiser got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; "
+                f"width and height must be multiples of {STRIDE}."
+            )
+        embedding = self._embed(timesteps, y, x.dtype)
+        hidden = self.stem(F.pixel_unshuffle(x, 2))
+        for block in self.down:
+            hidden = block(hidden, embedding)
+        deep = self.fold(F.pixel_unshuffle(hidden, 2))
+        for block, attention in zip(self.deep, self.attention, strict=True):
+            deep = attention(block(deep, embedding))
+        hidden = torch.cat([hidden, F.pixel_shuffle(self.unfold(deep), 2)], dim=1)
+        for block in self.up:
+            hidden = block(hidden, embedding)
+        return F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), 2)
+
+    def _embed(self, timesteps: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
+        waves = _waves(timesteps * self.config.timestep_scale, self.config.embedding).to(dtype)
+        classes = F.one_hot(y.long(), self.config.num_classes + 1).to(dtype)
+        return F.silu(self.embed_out(F.silu(self.embed_noise(waves) + self.embed_class(classes))))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights anew; every residual branch and the output start at zero, so training starts at identity.
+
+        Kept out of the constructor because the host builds networks without initial weights, to load them.
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 1:
+                nn.init.ones_(parameter)
+            else:
+                bound = 1 / math.sqrt(parameter[0].numel())
+                nn.init.uniform_(parameter, -bound * 3**0.5, bound * 3**0.5, generator=generator)
+        nn.init.normal_(self.embed_class.weight, generator=generator)
+        branches = [b.conv_out for b in (*self.down, *self.deep, *self.up)] + [a.out for a in self.attention]
+        for layer in (*branches, self.head):
+            nn.init.zeros_(layer.weight)

@@ -1,0 +1,97 @@
+"""Loads the pack as `guidance_pack` and lends the real ComfyUI: in this process (`comfy`) and as a server (`server`).
+
+Tests of pure rooms import `guidance_pack.guidance...` at the top. Tests that need ComfyUI take the `comfy` fixture and
+import `comfy...`, `guidance_pack.host...` or `guidance_pack.nodes...` inside the test or in a fixture, because these
+import ComfyUI at module level, and only the fixture puts it on the path, with its options set.
+"""
+
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))
+
+
+def load_pack():
+    """Import the repository's root `__init__.py` as the package `guidance_pack`, whatever the folder is called."""
+    spec = importlib.util.spec_from_file_location(
+        "guidance_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["guidance_pack"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+load_pack()
+
+
+@dataclass(frozen=True)
+class ComfyUI:
+    """Where the host's source lies and the base directory (models/, output/, user/) that these tests give it."""
+
+    root: Path
+    base: Path
+
+
+def prepared_comfyui() -> Path:
+    """The ComfyUI that `tools/dev.py test` prepared and named in GUIDANCE_COMFYUI."""
+    named = os.environ.get("GUIDANCE_COMFYUI", "")
+    if not named or not (Path(named) / "comfyui_version.py").is_file():
+        pytest.fail(
+            f"no ComfyUI at GUIDANCE_COMFYUI={named!r}: run `python3 tools/dev.py test`, which fetches one",
+            pytrace=False,
+        )
+    return Path(named).resolve()
+
+
+@pytest.fixture(scope="session")
+def comfyui_root() -> Path:
+    """The source folder of the prepared ComfyUI; nothing of it is imported."""
+    return prepared_comfyui()
+
+
+@pytest.fixture(scope="session")
+def comfy(comfyui_root, tmp_path_factory) -> ComfyUI:
+    """The real ComfyUI importable in this process, on the CPU where there is no CUDA, with a temporary base folder."""
+    import torch
+
+    base = tmp_path_factory.mktemp("comfyui-base")
+    sys.path.insert(0, str(comfyui_root))
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)  # pytest's own arguments are none of ComfyUI's
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    args.base_directory = str(base)
+    import nodes
+
+    owner = Path(nodes.__file__).resolve().parent
+    assert owner == comfyui_root, f"`import nodes` gave {owner}, not ComfyUI's: the pack's root must not be on sys.path"
+    return ComfyUI(root=comfyui_root, base=base)
+
+
+@pytest.fixture(scope="session")
+def server(comfyui_root, tmp_path_factory):
+    """The real ComfyUI server with this pack in its custom_nodes, started once; gives a `devtools.server.Server`."""
+    import torch
+
+    from devtools.server import Server, free_port, link_pack
+
+    base = tmp_path_factory.mktemp("server-base")
+    link_pack(base)
+    running = Server(
+        python=Path(sys.executable),
+        comfyui=comfyui_root,
+        base=base,
+        port=free_port(),
+        cpu=not torch.cuda.is_available(),
+    )
+    with running:
+        yield running

@@ -1,0 +1,195 @@
+"""Components chained, cloned and branched; MODELs that share one network; pairs that cannot be main and guide."""
+
+import pytest
+import torch
+from host_models import MODELS, count_forwards, sample, tensors
+
+SD15 = MODELS["sd15"]
+KEY = "diffusion_model.middle_block.0.in_layers.2.weight"
+
+
+@pytest.fixture(scope="module")
+def pack(comfy):
+    from guidance_pack.host import plan
+
+    return plan
+
+
+@pytest.fixture(scope="module")
+def rules(comfy):
+    from guidance_pack.guidance.rules import apg, autoguidance, cfg, rescale
+
+    return {"CFG": cfg.CFG, "Auto": autoguidance.Autoguidance, "APG": apg.APG, "Rescale": rescale.Rescale}
+
+
+@pytest.fixture
+def main(comfy):
+    return SD15.build(0)
+
+
+@pytest.fixture(scope="module")
+def guide(comfy):
+    return SD15.build(7)
+
+
+def run(model, cfg=4.0, batch=1):
+    (out,) = tensors(
+        sample(model, SD15.conditioning(1), SD15.conditioning(2), SD15.latent(batch), steps=3, cfg=cfg)
+    )
+    return out
+
+
+def lora(model, seed, strength=1.0):
+    """A clone of the MODEL with one weight patched, as a LoRA loader makes it."""
+    out = model.clone()
+    weight = dict(model.model.named_parameters())[KEY]
+    change = 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    assert out.add_patches({KEY: ("diff", (change,))}, strength)
+    return out
+
+
+# --- chaining -------------------------------------------------------------------------------------------------------
+
+
+def test_terms_add_in_any_order(pack, rules, main, guide):
+    other = SD15.build(9)
+    one, two = rules["Auto"](2.0), rules["Auto"](1.5)
+    first = run(pack.with_autoguidance(pack.with_autoguidance(main, guide, one), other, two))
+    second = run(pack.with_autoguidance(pack.with_autoguidance(main, other, two), guide, one))
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+    with_cfg_last = run(pack.with_rule(pack.with_autoguidance(main, guide, one), rules["CFG"](4.0)))
+    with_cfg_first = run(pack.with_autoguidance(pack.with_rule(main, rules["CFG"](4.0)), guide, one))
+    assert torch.equal(with_cfg_last, with_cfg_first)
+
+
+def test_the_same_component_twice_adds(pack, rules, main, guide):
+    twice = pack.with_autoguidance(pack.with_autoguidance(main, guide, rules["Auto"](1.5)), guide, rules["Auto"](2.0))
+    once = pack.with_autoguidance(main, guide, rules["Auto"](2.5))
+    torch.testing.assert_close(run(twice), run(once), rtol=1e-4, atol=1e-4)
+    assert len(pack.plan_of(twice).guides) == 1, "one guide connected twice is one guide"
+
+
+def test_a_branch_of_the_graph_keeps_its_own_plan(pack, rules, main, guide):
+    plain = run(main)
+    branch = pack.with_rule(main, rules["CFG"](2.0))
+    longer = pack.with_autoguidance(branch, guide, rules["Auto"](2.0))
+    alone = run(branch)
+    run(longer)
+    assert torch.equal(run(branch), alone)
+    assert torch.equal(run(main), plain)
+    assert [len(pack.plan_of(m).guidance.rules) for m in (main, branch, longer)] == [0, 1, 2]
+
+
+def test_clones_downstream_keep_the_guide(pack, rules, main, guide):
+    model = pack.with_autoguidance(main, guide, rules["Auto"](2.0))
+    assert torch.equal(run(model.clone().clone()), run(model))
+
+
+def test_an_engine_is_installed_once(pack, rules, main, guide):
+    from guidance_pack.host.plan import KEY as engine
+
+    model = pack.with_autoguidance(pack.with_rule(main, rules["CFG"](2.0)), guide, rules["Auto"](2.0))
+    assert all(len(model.get_wrappers(kind, engine)) == 1 for kind in model.wrappers)
+
+
+def test_transforms_run_last_in_chain_order(pack, rules, main, guide):
+    rescale, auto = rules["Rescale"](1.0), rules["Auto"](2.0)
+    early = run(pack.with_autoguidance(pack.with_rule(main, rescale), guide, auto))
+    late = run(pack.with_rule(pack.with_autoguidance(main, guide, auto), rescale))
+    assert torch.equal(early, late)
+
+
+def test_overlapping_cfg_is_refused_in_words_and_neighbours_are_not(pack, rules, main):
+    from guidance_pack.guidance.schedule import Interval
+
+    first = pack.with_rule(main, rules["CFG"](4.0, Interval(0.0, 0.5)))
+    with pytest.raises(ValueError, match="Give them intervals that do not overlap, or remove one"):
+        pack.with_rule(first, rules["CFG"](2.0, Interval(0.4, 1.0)))
+    with pytest.raises(ValueError, match="Two CFG Combine"):
+        pack.with_rule(first, rules["CFG"](2.0))
+    with pytest.raises(ValueError, match="Two CFG Combine"):
+        pack.with_rule(first, rules["CFG"](2.0, Interval(14.0, 0.03, "sigma")))
+    both = pack.with_rule(first, rules["CFG"](1.0, Interval(0.5, 1.0)))
+    with count_forwards(main) as count:
+        run(both)
+    assert count.evaluations < 6
+
+
+# --- one network, several weights -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["guide is the base", "main is the base", "two LoRAs"])
+def test_two_lora_variants_of_one_checkpoint(pack, rules, main, case):
+    """Equal to two truly separate checkpoints; never zero guidance."""
+    pairs = {
+        "guide is the base": lambda base, other: (lora(base, 1), other),
+        "main is the base": lambda base, other: (base, lora(other, 1)),
+        "two LoRAs": lambda base, other: (lora(base, 1), lora(other, 2)),
+    }
+    shared = pack.with_autoguidance(*pairs[case](main, main), rules["Auto"](2.0))
+    apart = pack.with_autoguidance(*pairs[case](SD15.build(0), SD15.build(0)), rules["Auto"](2.0))
+    expected = run(apart, cfg=1.0)
+    torch.testing.assert_close(run(shared, cfg=1.0), expected, rtol=1e-5, atol=1e-5)
+    assert (run(pairs[case](main, main)[0], cfg=1.0) - expected).abs().max() > 0.01, "the guidance is not zero"
+
+
+def test_a_shared_network_with_equal_weights_needs_no_copy(pack, rules, main):
+    model = pack.with_autoguidance(main, main.clone(), rules["Auto"](2.0), SD15.conditioning(3))
+    (patcher,) = pack.guides_of(model).values()
+    assert patcher.model is main.model
+    separate = pack.with_autoguidance(main, SD15.build(0), rules["Auto"](2.0), SD15.conditioning(3))
+    assert torch.equal(run(model, cfg=1.0), run(separate, cfg=1.0))
+    assert main.model.current_patcher is None
+
+
+def test_a_shared_network_with_the_same_prompt_adds_nothing(pack, rules, main):
+    model = pack.with_autoguidance(main, main.clone(), rules["Auto"](3.0))
+    assert torch.equal(run(model, cfg=1.0), run(main, cfg=1.0))
+
+
+def test_a_lora_after_autoguidance_is_refused_before_sampling(pack, rules, main):
+    model = lora(pack.with_autoguidance(main, main.clone(), rules["Auto"](2.0), SD15.conditioning(3)), 1)
+    with count_forwards(main) as count, pytest.raises(ValueError, match="Move the LoRA or patch before Autoguidance"):
+        run(model)
+    assert count.forwards == 0
+
+
+def test_without_a_way_to_load_it_again_the_error_names_the_ways_out(pack, rules, main):
+    main.cached_patcher_init = None
+    with pytest.raises(ValueError, match="Load the guide with another loader node"):
+        pack.with_autoguidance(lora(main, 1), main, rules["Auto"](2.0))
+
+
+def test_a_sampling_patch_on_one_of_two_clones_is_a_difference_too(pack, rules, main):
+    import comfy_extras.nodes_model_advanced as advanced
+
+    zsnr = advanced.ModelSamplingDiscrete().patch(main, "v_prediction", True)[0]
+    model = pack.with_autoguidance(main, zsnr, rules["Auto"](2.0))
+    (patcher,) = pack.guides_of(model).values()
+    assert patcher.model is not main.model
+
+
+def test_the_second_model_of_a_dual_model_guider_counts_too(pack, rules, main):
+    from comfy_extras.nodes_custom_sampler import Guider_DualModel
+
+    model = pack.with_autoguidance(SD15.build(3), main, rules["Auto"](2.0))
+    guider = Guider_DualModel(model, lora(main, 1))
+    guider.set_conds(SD15.conditioning(1), SD15.conditioning(2))
+    guider.set_cfg(3.0)
+    latent = SD15.latent()["samples"]
+    with torch.inference_mode(), pytest.raises(ValueError, match="share one network but differ"):
+        guider.sample(torch.randn_like(latent), latent, None, torch.tensor([1.0, 0.0]), disable_pbar=True, seed=0)
+
+
+# --- pairs that cannot be -------------------------------------------------------------------------------------------
+
+
+def test_another_latent_space_is_refused_in_words(pack, rules, main):
+    other = next(spec for name, spec in MODELS.items() if name.startswith(("sd3", "flux")))
+    with pytest.raises(ValueError, match="do not share a latent space.*4 channels.*16"):
+        pack.with_autoguidance(main, other.build(0), rules["Auto"](2.0))
+
+
+def test_a_guide_with_components_of_its_own_is_refused(pack, rules, main, guide):
+    with pytest.raises(ValueError, match="a guide is evaluated bare"):
+        pack.with_autoguidance(main, pack.with_rule(guide, rules["CFG"](2.0)), rules["Auto"](2.0))
