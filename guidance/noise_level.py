@@ -73,8 +73,9 @@ def change_coordinates(x: Tensor, source: NoiseLevel, target: NoiseLevel) -> Ten
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
     """[B] -> [B, 1, ...] with the dtype and device of `like` [B, ...], ready to multiply it."""
-    return values.to(device=like.device, dtype=like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    # Cast on the CPU first: not every device has float64.
+    return values.to(like.dtype).to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _coefficients(values: Tensor) -> Tensor:
-    return values.detach().to(device="cpu", dtype=torch.float64).reshape(-1)
+    return values.detach().cpu().to(torch.float64).reshape(-1)

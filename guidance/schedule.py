@@ -113,9 +113,9 @@ class Curve(Schedule):
 
     def __call__(self, level: NoiseLevel) -> Tensor:
         _must_be_resolved(self)
-        points = [(math.log(position), value) for position, value in reversed(self.points)]
-        knots, values = torch.tensor(points, dtype=torch.float64).unbind(1)
-        return _interpolate(level.sigma.log(), knots, values)
+        positions, values = zip(*reversed(self.points), strict=True)
+        knots = torch.tensor([math.log(position) for position in positions], dtype=torch.float64)
+        return _interpolate(level.sigma.log(), knots, torch.tensor(values, dtype=torch.float64))
 
     def resolve(self, positions: Positions) -> Curve:
         points = self.points if self.unit == "sigma" else tuple(_subdivide(self.points))

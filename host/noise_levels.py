@@ -52,7 +52,7 @@ def carry(x: torch.Tensor, level: NoiseLevel, source, target) -> tuple[torch.Ten
     seen = NoiseLevel(torch.maximum(level.a, floor), level.b)
     sigma = sigma_of(target, seen)
     moved = change_coordinates(x, seen, level_of(target, sigma))
-    return moved, sigma.to(device=x.device, dtype=torch.float32)
+    return moved, sigma.to(torch.float32).to(x.device)
 
 
 class ModelPositions:

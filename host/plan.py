@@ -69,6 +69,12 @@ def with_autoguidance(
             "it was before those components to guide_model."
         )
     check_pair(model, guide)
+    if positive is None and _same_model(model, guide):
+        raise ValueError(
+            "model and guide_model are one and the same model with the same weights, so the guidance would be zero. "
+            "Connect a weaker version to guide_model: a smaller or less trained checkpoint, or the model without its "
+            "LoRA. Or connect another prompt to guide_positive."
+        )
     plan = plan_of(model)
     source = (guide.model, guide.patches_uuid, guide.model_options, positive)
     known = next((g for g in plan.guides if _same(g.source, source)), None)
@@ -120,6 +126,13 @@ def _span(schedule: Schedule) -> tuple[float, float]:
         return schedule.start, schedule.end
     parts = [_span(part) for part in schedule.parts] if isinstance(schedule, Product) else []
     return min((s for s, _ in parts), default=float("inf")), max((e for _, e in parts), default=0.0)
+
+
+def _same_model(first: ModelPatcher, second: ModelPatcher) -> bool:
+    """Whether two MODELs predict the same for the same conditioning."""
+    if first.model is not second.model or sharing.conflict(first, second):
+        return False
+    return _alike(first.model_options, second.model_options)
 
 
 def _same(first: tuple, second: tuple) -> bool:

@@ -160,7 +160,8 @@ def count_forwards(model, batch: int = 1):
         handle.remove()
 
 
-def _unet(channels: int, context: int, **more) -> dict:
+def unet(channels: int, context: int, **more) -> dict:
+    """The host's configuration of a Stable Diffusion U-Net with two shallow levels, unless `more` says otherwise."""
     return {
         "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": channels, "num_res_blocks": [1, 1],
         "channel_mult": (1, 2), "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
@@ -169,7 +170,7 @@ def _unet(channels: int, context: int, **more) -> dict:
     }  # fmt: skip
 
 
-SDXL_UNET = _unet(64, 2048, use_linear_in_transformer=True, adm_in_channels=2816, num_classes="sequential")
+SDXL_UNET = unet(64, 2048, use_linear_in_transformer=True, adm_in_channels=2816, num_classes="sequential")
 SD20_V_HINT = {"output_blocks.11.1.transformer_blocks.0.norm1.bias": torch.tensor([-1.0, 1.0])}
 SD3_UNET = {
     "in_channels": 16, "out_channels": 16, "patch_size": 2, "depth": 2, "input_size": None, "adm_in_channels": 2048,
@@ -190,6 +191,11 @@ QWEN_UNET = {
     "num_attention_heads": 2, "axes_dims_rope": (8, 12, 12),
 }  # fmt: skip
 AUDIO_UNET = {"audio_model": "dit1.0", "embed_dim": 64, "depth": 2, "num_heads": 2, "project_cond_tokens": True}
+ACE_UNET = {
+    "audio_model": "ace1.5", "hidden_size": 64, "num_dit_layers": 2, "num_lyric_layers": 1, "num_timbre_layers": 1,
+    "num_tokenizer_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32, "intermediate_size": 128,
+    "fsq_dim": 64, "encoder_hidden_size": 64, "encoder_intermediate_size": 128, "encoder_num_heads": 2,
+}  # fmt: skip
 LTXAV_UNET = {
     "image_model": "ltxav", "num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2,
     "audio_attention_head_dim": 16, "audio_num_attention_heads": 2, "cross_attention_dim": 64,
@@ -204,8 +210,8 @@ RADIANCE_UNET = {
 }  # fmt: skip
 
 FAMILIES = (
-    HostModel("sd15", "SD15", "EPS", _unet(32, 768), ((4, 8, 8),), (8, 768)),
-    HostModel("sd20_v", "SD20", "V_PREDICTION", _unet(64, 1024, use_linear_in_transformer=True), ((4, 8, 8),),
+    HostModel("sd15", "SD15", "EPS", unet(32, 768), ((4, 8, 8),), (8, 768)),
+    HostModel("sd20_v", "SD20", "V_PREDICTION", unet(64, 1024, use_linear_in_transformer=True), ((4, 8, 8),),
               (8, 1024), hints=SD20_V_HINT),
     HostModel("sdxl", "SDXL", "EPS", SDXL_UNET, ((4, 8, 8),), (8, 2048), 1280),
     HostModel("sdxl_zsnr", "SDXL", "V_PREDICTION", SDXL_UNET, ((4, 8, 8),), (8, 2048), 1280,
@@ -218,6 +224,8 @@ FAMILIES = (
     HostModel("qwen_image", "QwenImage", "CONST", QWEN_UNET, ((16, 1, 8, 8),), (8, 3584), scheduler="simple"),
     HostModel("stable_audio", "StableAudio", "V_PREDICTION", AUDIO_UNET, ((64, 32),), (8, 768),
               extras={"seconds_start": 0, "seconds_total": 4}, scheduler="exponential"),
+    HostModel("ace_step15", "ACEStep15", "CONST", ACE_UNET, ((64, 32),), (8, 1024),
+              extras={"conditioning_lyrics": torch.ones(1, 4, 1024)}, scheduler="simple"),
     HostModel("ltxav", "LTXAV", "CONST", LTXAV_UNET, ((128, 2, 4, 4), (8, 6, 16)), (8, 128), scheduler="simple"),
     HostModel("chroma_radiance", "ChromaRadiance", "CONST", RADIANCE_UNET, ((3, 32, 32),), (8, 4096),
               scheduler="simple"),
@@ -232,4 +240,5 @@ flux = functools.partial(load, "flux")
 wan = functools.partial(load, "wan")
 qwen_image = functools.partial(load, "qwen_image")
 stable_audio = functools.partial(load, "stable_audio")
+ace_step15 = functools.partial(load, "ace_step15")
 ltxav = functools.partial(load, "ltxav")

@@ -142,9 +142,19 @@ def test_a_shared_network_with_equal_weights_needs_no_copy(pack, rules, main):
     assert main.model.current_patcher is None
 
 
-def test_a_shared_network_with_the_same_prompt_adds_nothing(pack, rules, main):
-    model = pack.with_autoguidance(main, main.clone(), rules["Auto"](3.0))
-    assert torch.equal(run(model, cfg=1.0), run(main, cfg=1.0))
+def test_a_model_as_its_own_guide_is_refused(pack, rules, main):
+    with pytest.raises(ValueError, match="one and the same model.*guidance would be zero"):
+        pack.with_autoguidance(main, main.clone(), rules["Auto"](3.0))
+
+
+def test_a_model_with_other_attention_is_a_guide_over_the_same_network(pack, rules, main):
+    """Identity attention in the middle block (as in PAG), set as a patch of the guide's own options."""
+    weak = main.clone()
+    weak.set_model_attn1_replace(lambda q, k, v, extra, **_: v, "middle", 0)
+    model = pack.with_autoguidance(main, weak, rules["Auto"](2.0))
+    (patcher,) = pack.guides_of(model).values()
+    assert patcher.model is main.model
+    assert not torch.equal(run(model, cfg=1.0), run(main, cfg=1.0))
 
 
 def test_a_lora_after_autoguidance_is_refused_before_sampling(pack, rules, main):

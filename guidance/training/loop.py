@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..networks.preconditioning import SIGMA_DATA, Prediction, add_noise, precondition
 from .ema import Average, Decay, PowerDecay
+from .muon import Muon
 from .noise import LogNormal, NoiseSampler
 from .weighting import EDMWeight, Weighting
 
@@ -26,17 +27,15 @@ class Settings:
             (as in Karras et al. 2024, EDM2), so that a training has no fixed end and can be stopped at any time.
         label_dropout: share of pictures that are shown with the null class, which trains the unconditional prediction.
         null_class: the index of the null class.
-        betas: Adam's.
     """
 
     steps: int
     null_class: int
     prediction: Prediction = "edm"
     sigma_data: float = SIGMA_DATA
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    steady: int = 2000
-    betas: tuple[float, float] = (0.9, 0.99)
+    learning_rate: float = 3e-3
+    warmup: int = 50
+    steady: int = 1000
     label_dropout: float = 0.12
     noise: NoiseSampler = field(default_factory=LogNormal)
     weight: Weighting = field(default_factory=EDMWeight)
@@ -54,7 +53,7 @@ class Report:
 
 
 class State:
-    """Everything a training must remember between two steps: weights, Adam's moments, the average, the generator.
+    """What a training must remember between two steps: weights, the optimiser's moments, the average, the generator.
 
     Args:
         network: trained in place.
@@ -66,7 +65,7 @@ class State:
         self.step = 0
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.average = Average(network.named_parameters(), settings.average)
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=settings.betas)
+        self.optimizer = Muon(network.parameters(), lr=settings.learning_rate)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors, to be saved and given back to `restore`."""
@@ -89,9 +88,11 @@ class State:
         for name, parameter in self.network.named_parameters():
             parameter.copy_(saved[f"network.{name}"])
             self.average.tensors[name].copy_(saved[f"average.{name}"])
-            if self.step:
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                self.optimizer.state[parameter] = {k: saved[f"optimizer.{k}.{name}"].clone() for k in keys}
+            self.optimizer.state[parameter] = {
+                key.split(".")[1]: tensor.clone()
+                for key, tensor in saved.items()
+                if key.startswith("optimizer.") and key.split(".", 2)[2] == name
+            }
 
 
 def train(state: State, data: Data, settings: Settings) -> Iterator[Report]:

@@ -28,7 +28,8 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class LogitNormal:
-    """logit t ~ N(mean, std^2): Esser et al. 2024 (Stable Diffusion 3), Section 3.1. t lies in (0, 1); 1 is pure noise."""
+    """logit t ~ N(mean, std^2): Esser et al. 2024 (Stable Diffusion 3), Section 3.1. t lies in (0, 1); 1 is
+    pure noise."""
 
     mean: float = 0.0
     std: float = 1.0

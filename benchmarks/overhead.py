@@ -1,0 +1,141 @@
+"""What the engine costs beside the networks: `python tools/dev.py python benchmarks/overhead.py [--device cuda]`.
+
+Three runs side by side, interleaved, on the same networks, noise and sigmas, each through a guider of the host:
+  bare      a guider that makes the same network evaluations by hand and throws the second one away: no engine
+  engine    the same evaluations asked for by CFG + Autoguidance on a MODEL
+  dual      the host's own DualModelGuider, for one evaluation of each network (autoguidance without CFG)
+The figures are medians over the repeats of time per step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tests")]
+
+CASES = {"tiny": (24, 9), "sd15": (4, 5)}  # steps per run, repeats
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="folder of ComfyUI")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--size", type=int, default=32, help="latent height and width of the sd15 case")
+    options = parser.parse_args()
+    load_host(options.comfyui, options.device)
+    import torch
+
+    torch.set_grad_enabled(False)
+    print(f"{platform.platform()}, torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
+    print("| network | evaluations per step (main + guide) | bare, ms | engine, ms | over bare | dual, ms | over dual |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for case in options.only:
+        measure(case, options.size)
+
+
+def load_host(comfyui: Path, device: str) -> None:
+    """ComfyUI importable, and the pack as `guidance_pack`."""
+    import importlib.util
+
+    sys.path.insert(0, str(comfyui))
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    from comfy.cli_args import args
+
+    args.cpu = device == "cpu"
+    spec = importlib.util.spec_from_file_location(
+        "guidance_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["guidance_pack"] = module
+    spec.loader.exec_module(module)
+
+
+def networks(case: str):
+    """(main, guide, positive, negative, latent) of a case."""
+    import torch
+
+    if case == "tiny":
+        from guidance_pack.host.labels import class_conditioning
+        from guidance_pack.host.tiny_model import load_tiny_model
+
+        model = load_tiny_model("shapes-edm")
+        return (model, load_tiny_model("shapes-edm-weak"), class_conditioning(model, "circle"),
+                class_conditioning(model, ""), torch.zeros(4, 3, 32, 32))
+    import host_models
+
+    spec = host_models.MODELS["sd15"]
+    return host_models.full_size("sd15", 0), host_models.full_size("sd15", 1), spec.conditioning(1), spec.conditioning(2), None
+
+
+def guiders(main, guide, positive, negative) -> dict:
+    """The guiders of the comparison: name -> a guider ready to sample."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Guider_DualModel
+    from guidance_pack.guidance.rules.autoguidance import Autoguidance
+    from guidance_pack.host.plan import with_autoguidance
+
+    class Bare(Guider_DualModel):
+        """The host's own step, and the second network's evaluation beside it."""
+
+        def predict_noise(self, x, timestep, model_options=None, seed=None):
+            comfy.samplers.calc_cond_batch(self.uncond_inner, [self._uncond_conds], x, timestep, model_options)
+            return comfy.samplers.CFGGuider.predict_noise(self, x, timestep, model_options, seed)
+
+    def ready(guider, cfg, second):
+        guider.set_conds(positive, second)
+        guider.set_cfg(cfg)
+        return guider
+
+    guided = with_autoguidance(main, guide, Autoguidance(2.0))
+    return {
+        "bare 2 + 1": ready(Bare(main, guide), 3.0, negative),
+        "engine 2 + 1": ready(comfy.samplers.CFGGuider(guided), 3.0, negative),
+        "dual 1 + 1": ready(Guider_DualModel(main, guide), 2.0, positive),
+        "engine 1 + 1": ready(comfy.samplers.CFGGuider(guided), 1.0, negative),
+    }
+
+
+def measure(case: str, size: int) -> None:
+    """Print one row per number of evaluations."""
+    import comfy.samplers
+    import torch
+
+    steps, repeats = CASES[case]
+    model, guide, positive, negative, latent = networks(case)
+    latent = torch.zeros(1, 4, size, size) if latent is None else latent
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", steps)
+    times: dict[str, list[float]] = {}
+    for repeat in range(repeats + 1):
+        for name, guider in guiders(model, guide, positive, negative).items():
+            elapsed = timed(guider, noise, latent, sigmas)
+            if repeat:  # the first round warms up
+                times.setdefault(name, []).append(elapsed / steps * 1000)
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    bare, ours, dual, pair = (middle[n] for n in ("bare 2 + 1", "engine 2 + 1", "dual 1 + 1", "engine 1 + 1"))
+    print(f"| {case} | 2 + 1 | {bare:.2f} | {ours:.2f} | {ours / bare - 1:+.1%} | | |")
+    print(f"| {case} | 1 + 1 | | {pair:.2f} | | {dual:.2f} | {pair / dual - 1:+.1%} |")
+
+
+def timed(guider, noise, latent, sigmas) -> float:
+    """Seconds of one run, as SamplerCustomAdvanced makes it."""
+    import comfy.samplers
+    import torch
+
+    with torch.inference_mode():
+        start = time.perf_counter()
+        guider.sample(noise, latent, comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=0)
+        return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

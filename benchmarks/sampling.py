@@ -1,0 +1,96 @@
+"""A pure-torch sampler of the embedded networks with guidance, for benchmarks that must not depend on the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to guide. Weight 1 is off.
+
+    Attributes:
+        name: what the table calls it.
+        cfg: weight of classifier-free guidance.
+        autoguidance: weight of autoguidance.
+        interval: sigma_ve in (low, high] where CFG acts (Kynkaanniemi et al. 2024); sigma_ve is t / (1 - t) for a flow.
+    """
+
+    name: str
+    cfg: float = 1.0
+    autoguidance: float = 1.0
+    interval: tuple[float, float] = (0.0, math.inf)
+
+
+def combine(main: Tensor, null: Tensor | None, weak: Tensor | None, cfg: float, autoguidance: float) -> Tensor:
+    """D + (w_cfg - 1)(D - D_null) + (w_ag - 1)(D - D_weak): Karras et al. 2024 (autoguidance), Eq. 6."""
+    guided = main
+    if null is not None:
+        guided = guided + (cfg - 1) * (main - null)
+    if weak is not None:
+        guided = guided + (autoguidance - 1) * (main - weak)
+    return guided
+
+
+class Guided:
+    """The denoiser that a setting makes of a main and a weak one; `evaluations` counts the networks' runs per sample.
+
+    Args:
+        main, weak: functions of (x, sigma, y).
+        prediction: "edm" or "flow", to place the interval.
+        null: the index of the null class.
+    """
+
+    def __init__(self, main: Denoiser, weak: Denoiser, setting: Setting, prediction: str, null: int) -> None:
+        self.main, self.weak, self.setting, self.prediction, self.null = main, weak, setting, prediction, null
+        self.evaluations = 0
+
+    def __call__(self, x: Tensor, sigma: float, y: Tensor) -> Tensor:
+        s, setting = torch.full((len(x),), sigma), self.setting
+        level = sigma if self.prediction == "edm" else sigma / max(1 - sigma, 1e-9)
+        low, high = setting.interval
+        null = weak = None
+        if setting.cfg != 1 and low < level <= high:
+            null = self._run(self.main, x, s, torch.full_like(y, self.null))
+        if setting.autoguidance != 1:
+            weak = self._run(self.weak, x, s, y)
+        return combine(self._run(self.main, x, s, y), null, weak, setting.cfg, setting.autoguidance)
+
+    def _run(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        self.evaluations += 1
+        return denoiser(x, sigma, y)
+
+
+def noise_levels(prediction: str, steps: int, rho: float = 7.0) -> list[float]:
+    """`steps` levels falling from pure noise, and a final 0: Karras et al. 2022, Eq. 5 for "edm"; even for "flow"."""
+    if prediction == "flow":
+        return [1 - i / steps for i in range(steps)] + [0.0]
+    low, high = 0.002 ** (1 / rho), 80.0 ** (1 / rho)
+    return [(high + i / (steps - 1) * (low - high)) ** rho for i in range(steps)] + [0.0]
+
+
+@torch.no_grad()
+def heun(denoise: Callable[[Tensor, float, Tensor], Tensor], noise: Tensor, y: Tensor, levels: list[float]) -> Tensor:
+    """Heun's second-order method on dx/dsigma = (x - D) / sigma, which holds for "edm" and, with t for sigma, "flow".
+
+    Karras et al. 2022, Algorithm 1, without the correction where the next level is 0.
+
+    Args:
+        noise: standard normal [B, C, H, W].
+    """
+    x = noise * levels[0]
+    for sigma, following in zip(levels[:-1], levels[1:], strict=True):
+        slope = (x - denoise(x, sigma, y)) / sigma
+        ahead = x + (following - sigma) * slope
+        if following > 0:
+            slope = (slope + (ahead - denoise(ahead, following, y)) / following) / 2
+            ahead = x + (following - sigma) * slope
+        x = ahead
+    return x

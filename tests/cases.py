@@ -1,0 +1,126 @@
+"""What the conformance suite feeds a rule: random predictions at several noise levels, and runs over positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
+from guidance_pack.guidance.compose import Guidance, Memory
+from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.rule import Rule, Step, Term
+from guidance_pack.guidance.schedule import Constant, Curve, Interval
+from torch import Tensor
+
+SIGMAS = (6.0, 2.0, 0.4)
+SHAPE = (4, 3, 10)
+CFG_WEIGHT = 4.0  # what the sampler asks for, where no CFG rule says otherwise
+NOISY_HALF = Interval(math.inf, 1.0, "sigma_ve")
+FALLING = Curve(((10.0, 1.0), (0.1, 0.2)), "sigma_ve")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One evaluation: the noisy input, its levels, and a network that gives fixed predictions and writes down its use."""
+
+    x: Tensor
+    level: NoiseLevel
+    predictions: Mapping[Branch, Tensor]
+
+    def guide(self, rule: Rule | Guidance, memory: Memory | None = None) -> Tensor:
+        """The guided estimate; a branch that is not there raises KeyError."""
+        guidance = rule if isinstance(rule, Guidance) else Guidance((rule,))
+        return guidance.denoise(lambda b: self.predictions[b], self.x, self.level, CFG_WEIGHT, memory)
+
+    def change(self, how: Callable[[Tensor], Tensor], sigmas: NoiseLevel | None = None) -> Case:
+        """The same with all tensors changed alike."""
+        changed = {branch: how(tensor) for branch, tensor in self.predictions.items()}
+        return Case(how(self.x), sigmas or self.level, changed)
+
+
+class Seen(dict):
+    """Branches that remember which were read."""
+
+    def __init__(self, branches: Mapping[Branch, Tensor]) -> None:
+        super().__init__(branches)
+        self.read: set[Branch] = set()
+
+    def __getitem__(self, branch: Branch) -> Tensor:
+        self.read.add(branch)
+        return super().__getitem__(branch)
+
+
+def active(cls: type[Rule]) -> Iterator[Rule]:
+    """The rule with its defaults, with each number half-way to off, and on schedules that differ over noise."""
+    standard = cls()
+    yield standard
+    for name, off in cls.off.items():
+        yield replace(standard, **{name: (getattr(standard, name) + off) / 2})
+    yield replace(standard, schedule=NOISY_HALF)
+    yield replace(standard, schedule=FALLING)
+
+
+def levels(*sigmas: float) -> NoiseLevel:
+    return NoiseLevel.variance_exploding(torch.tensor(sigmas, dtype=torch.float64))
+
+
+def branches_of(rule: Rule) -> frozenset[Branch]:
+    """All branches that a rule may ever read, and those of the host's own step."""
+    everywhere = replace(rule, schedule=Constant(1.0))
+    return {POSITIVE, NEGATIVE} | everywhere.needs(levels(1.0), torch.full((1,), CFG_WEIGHT, dtype=torch.float64))
+
+
+def case(rule: Rule, sigmas: tuple[float, ...] = SIGMAS, shape=SHAPE, dtype=torch.float64, seed: int = 0) -> Case:
+    """Random predictions, of another size and mean in every branch and sample."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw() -> Tensor:
+        size = torch.rand(len(sigmas), *[1] * len(shape), generator=generator, dtype=torch.float64) + 0.5
+        return (size * torch.randn(len(sigmas), *shape, generator=generator, dtype=torch.float64) + 0.3).to(dtype)
+
+    ordered = sorted(branches_of(rule), key=str)
+    return Case(draw(), levels(*sigmas), {branch: draw() for branch in ordered})
+
+
+def step_of(rule: Rule, given: Case) -> Step:
+    """What the law hands to the rule in this case, with every branch there."""
+    cfg = Guidance((rule,)).cfg(given.level, CFG_WEIGHT)
+    return Step(given.x, given.level, given.predictions, cfg)
+
+
+def apply(rule: Rule, denoised: Tensor, step: Step, state: Any = None) -> tuple[Tensor, Any]:
+    """One call of the rule's own method: the changed estimate and the state after it."""
+    if isinstance(rule, Term):
+        displacement, state = rule.displacement(step, state)
+        return denoised + displacement, state
+    return rule.transform(denoised, step, state)
+
+
+def same(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> bool:
+    return bool(torch.isfinite(found).all()) and torch.allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def tensors(state: Any) -> Iterator[Tensor]:
+    """All tensors of a state, however it is nested."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            yield from tensors(value)
+    elif isinstance(state, tuple | list):
+        for value in state:
+            yield from tensors(value)
+
+
+def run(rule: Rule, calls: int = 1) -> list[Tensor]:
+    """Four noise levels, each evaluated several times; gives the last estimate at each."""
+    memory, found = Memory(), []
+    for position, sigma in enumerate((6.0, 2.0, 0.8, 0.3)):
+        memory.move_to(position)
+        for call in reversed(range(calls)):  # the last call at every position is the same in all runs
+            estimate = case(rule, sigmas=(sigma, sigma), seed=10 * position + call).guide(rule, memory)
+        found.append(estimate)
+    return found

@@ -1,0 +1,151 @@
+"""The shipped workflows: made by the tool, whole, stamped, and run through the real queue."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import make_workflows
+from devtools import gallery
+from devtools.prompt import to_prompt
+from workflow_list import WORKFLOWS
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "workflows").glob("*.json"))
+NAMES = [file.stem for file in FILES]
+ON_THE_PAGE = {"MarkdownNote"}  # nodes that only the page knows
+SAVED = {"first_steps": 2, "autoguidance": 2, "cfg_and_autoguidance": 4, "interval": 3, "shaping": 3}
+THUMBNAIL_BYTES = 60_000
+
+
+@pytest.fixture(scope="session")
+def object_info(server):
+    return server.get("/object_info")
+
+
+@pytest.fixture(params=FILES, ids=NAMES)
+def workflow(request):
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def nodes_of(workflow):
+    return [node for node in workflow["nodes"] if node["type"] not in ON_THE_PAGE]
+
+
+def project(pattern):
+    return re.search(pattern, (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE).group(1)
+
+
+def test_the_files_are_what_the_tool_writes(object_info):
+    made = make_workflows.build_all(object_info)
+    assert made == make_workflows.build_all(object_info)
+    assert {file.stem: file.read_text(encoding="utf-8") for file in FILES} == made
+
+
+def test_names_can_be_linked_and_every_workflow_is_expected():
+    assert set(NAMES) == set(WORKFLOWS) == set(SAVED)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in NAMES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_thumbnails_are_small_pictures(file):
+    picture = file.with_suffix(".jpg")
+    assert picture.stat().st_size < THUMBNAIL_BYTES
+    assert min(Image.open(picture).size) >= 256
+
+
+def test_workflows_say_what_they_show(workflow):
+    assert workflow["version"] == 0.4
+    assert re.fullmatch(r"[A-Z][^.]+\.", workflow["extra"]["description"])
+    assert any(node["type"] == "MarkdownNote" for node in workflow["nodes"])
+
+
+def test_stamps_name_the_pack_and_its_version(workflow, object_info):
+    ours = ("guidance-components", project(r'^version = "(.+)"'))
+    core = ("comfy-core", project(r'^requires-comfyui = ">=(.+)"'))
+    for node in nodes_of(workflow):
+        properties = node["properties"]
+        custom = object_info[node["type"]]["python_module"].startswith("custom_nodes.")
+        assert (properties["cnr_id"], properties["ver"]) == (ours if custom else core), node["type"]
+        assert properties["Node name for S&R"] == node["type"]
+
+
+def test_links_agree_at_both_ends(workflow):
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: link for link in workflow["links"]}
+    assert len(links) == len(workflow["links"]) == workflow["last_link_id"]
+    for number, source, slot, target, place, kind in links.values():
+        assert number in nodes[source]["outputs"][slot]["links"]
+        assert nodes[source]["outputs"][slot]["type"] == kind == nodes[target]["inputs"][place]["type"]
+        assert nodes[target]["inputs"][place]["link"] == number
+    used = [s["link"] for node in nodes.values() for s in node["inputs"] if s["link"] is not None]
+    given = [link for node in nodes.values() for s in node["outputs"] for link in s["links"] or ()]
+    assert sorted(used) == sorted(given) == sorted(links)
+
+
+def test_required_inputs_are_there(workflow, object_info):
+    for number, entry in to_prompt(workflow, object_info).items():
+        required = object_info[entry["class_type"]]["input"].get("required", {})
+        assert required.keys() <= entry["inputs"].keys(), (number, entry["class_type"])
+
+
+def test_widget_values_are_allowed(workflow, object_info):
+    for entry in to_prompt(workflow, object_info).values():
+        sections = object_info[entry["class_type"]]["input"]
+        specs = {**sections.get("required", {}), **sections.get("optional", {})}
+        for name, value in entry["inputs"].items():
+            kind, *rest = specs[name]
+            options = rest[0] if rest else {}
+            choices = kind if isinstance(kind, list) else options.get("options")
+            if isinstance(value, list):
+                continue  # a link
+            if choices is not None:
+                assert value in choices, (entry["class_type"], name)
+            elif kind in ("INT", "FLOAT"):
+                assert options["min"] <= value <= options["max"], (entry["class_type"], name)
+
+
+def box(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - 30, x + width, y + height
+
+
+def test_nodes_do_not_overlap_and_lie_in_one_group(workflow):
+    boxes = [box(node) for node in workflow["nodes"]]
+    for index, (left, top, right, bottom) in enumerate(boxes):
+        for x0, y0, x1, y1 in boxes[:index]:
+            assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
+        around = [g for g in workflow["groups"] if inside((left, top, right, bottom), g["bounding"])]
+        assert len(around) == 1
+
+
+def inside(node, bounding):
+    x, y, width, height = bounding
+    return x <= node[0] and y <= node[1] and node[2] <= x + width and node[3] <= y + height
+
+
+def test_every_node_of_the_pack_appears_in_a_workflow(object_info):
+    ours = {name for name, info in object_info.items() if info["category"] == "guidance"}
+    used = {node["type"] for file in FILES for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]}
+    assert len(ours) >= 9 and ours <= used
+
+
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_workflows_run_through_the_real_queue(file, server, object_info):
+    workflow = json.loads(file.read_text(encoding="utf-8"))
+    prompt = to_prompt(workflow, object_info)
+    outputs = gallery.wait_for(server, gallery.submit(server, prompt, file.stem), prompt, file.stem)
+    saved = [image for entry in outputs.values() for image in entry.get("images", ()) if image["type"] == "output"]
+    assert len(saved) == SAVED[file.stem]
+    pixels = [pixels_of(server, image) for image in saved]
+    assert all(picture.std() > 0.02 for picture in pixels)
+    assert all((first != second).any() for i, first in enumerate(pixels) for second in pixels[:i])
+
+
+def pixels_of(server, image):
+    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
+    return np.asarray(Image.open(io.BytesIO(server.fetch(f"/view?{query}"))), dtype=np.float32) / 255.0

@@ -1,0 +1,50 @@
+"""Pastes labelled pictures into one sheet: `python sheet.py SHEET.png LIST.json`, LIST a list of [row, label, file].
+
+Runs in the environment's Python, because it needs Pillow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+CELL, LABEL, MARGIN = 224, 20, 8
+
+
+def paste(entries: list[tuple[str, str, str]]) -> Image.Image:
+    """One row of pictures for each distinct row name, the row's name above it and each label below its picture."""
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for row, label, file in entries:
+        rows.setdefault(row, []).append((label, file))
+    columns = max(len(cells) for cells in rows.values())
+    height = CELL + 2 * LABEL + MARGIN
+    sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, len(rows) * height + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=13)
+    for i, (row, cells) in enumerate(rows.items()):
+        top = MARGIN + i * height
+        draw.text((MARGIN, top), row, fill="black", font=font)
+        for j, (label, file) in enumerate(cells):
+            left = MARGIN + j * (CELL + MARGIN)
+            sheet.paste(fitted(file), (left, top + LABEL))
+            draw.text((left, top + LABEL + CELL + 2), label, fill=(90, 90, 90), font=font)
+    return sheet
+
+
+def fitted(file: str) -> Image.Image:
+    """The picture scaled into a cell; small pixel pictures by whole factors, so that their pixels stay sharp."""
+    picture = Image.open(file).convert("RGB")
+    scale = CELL / max(picture.size)
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    scale = int(scale) if scale >= 1 else scale
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), how)
+    cell = Image.new("RGB", (CELL, CELL), (240, 240, 240))
+    cell.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
+    return cell
+
+
+if __name__ == "__main__":
+    paste(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))).save(sys.argv[1])

@@ -1,0 +1,178 @@
+"""The workflows of the pack, one function each: what they show, said in nodes.
+
+All of them draw the same eight pictures: seed, noise, classes, sampler and steps are the same everywhere, so that only
+the guidance differs. Each column of a picture is one class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from workflow_graph import Node, Output, Stamps, Workflow
+
+MAIN, WEAK = "shapes-edm", "shapes-edm-weak"
+CLASSES = "star, heart, moon, arrow"
+SEED, STEPS, BATCH = 7, 24, 8
+COLUMNS, CELL = 4, 128
+# Where guidance of this model helps, in sigma: the noisy and the clean end.
+NOISY, CLEAN = 5.0, 0.15
+
+
+class Scene(Workflow):
+    """A workflow on the embedded model: the shared nodes first, then one lane per picture."""
+
+    def shared(self, note: str, weak: bool = False, size: tuple[int, int] = (360, 260)) -> None:
+        """The lane on the left: note, models, classes, empty latents."""
+        lane = self.lane("Model, classes, size")
+        self.note(lane, 0, note, size)
+        self.main = self.add("GuidanceTinyModel", lane, 0, title="Main model", name=MAIN)
+        if weak:
+            self.weak = self.add("GuidanceTinyModel", lane, 0, title="Weak model: the guide", name=WEAK)
+        model = self.main["MODEL"]
+        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=CLASSES)
+        self.no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
+        self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
+
+    def picture(self, lane: int, model: Output, prefix: str, title: str, column: int = 2) -> None:
+        """Sampler, decoder, grid and the saved picture at the end of a lane."""
+        sampler = self.add(
+            "KSampler", lane, column, model=model, positive=self.classes["CONDITIONING"],
+            negative=self.no_class["CONDITIONING"], latent_image=self.latents["LATENT"],
+            seed=SEED, steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="karras",
+        )
+        decoded = self.add("VAEDecode", lane, column + 1, samples=sampler["LATENT"], vae=self.main["VAE"])
+        single = self.add("RebatchImages", lane, column + 1, images=decoded["IMAGE"], batch_size=1)
+        grid = self.add(
+            "ImageGrid", lane, column + 1, images=single["IMAGE"], columns=COLUMNS, cell_width=CELL, cell_height=CELL,
+        )
+        self.add(
+            "SaveImage", lane, column + 2, title=title, size=(330, 380), images=grid["images"],
+            filename_prefix=f"guidance/{prefix}",
+        )
+
+    def report(self, lane: int, column: int, model: Output) -> Node:
+        """The plan of a MODEL, for the sampler of `picture`."""
+        return self.add(
+            "GuidanceReport", lane, column, size=(420, 560), model=model, cfg=1.0, scheduler="karras", steps=STEPS
+        )
+
+
+def first_steps(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "first_steps", "The same noise drawn without guidance and with classifier-free guidance (CFG Combine).",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## First steps\nThe two lanes differ in one node: **CFG Combine**.\n\nPress Run and compare the two saved "
+        "pictures: same seed, same classes (one per column). With guidance the shapes are cleaner and truer to "
+        "their class, and less varied.\n\nNext: change `weight`, or take any model of yours in place of the tiny one."
+    )
+    plain = scene.lane("Unguided")
+    scene.picture(plain, scene.main["MODEL"], "first_steps_unguided", "unguided")
+    lane = scene.lane("CFG")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=scene.main["MODEL"], weight_from="node", weight=2.0)
+    scene.picture(lane, cfg["MODEL"], "first_steps_cfg", "CFG 2")
+    return scene.build()
+
+
+def autoguidance(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "autoguidance", "A model steered away from the mistakes of a smaller, less trained version of itself.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Autoguidance\nThe guide is the same kind of model, but smaller and less trained. Where the two disagree, "
+        "**Autoguidance** steers away from the guide.\n\nBoth see the same class, so unlike CFG it does not push "
+        "towards the most typical picture.\n\nWeight 1 is off: then the guide is not even loaded.",
+        weak=True,
+    )
+    plain = scene.lane("Unguided")
+    scene.picture(plain, scene.main["MODEL"], "autoguidance_unguided", "unguided")
+    lane = scene.lane("Autoguidance")
+    guided = scene.add(
+        "GuidanceAutoguidance", lane, 1, model=scene.main["MODEL"], guide_model=scene.weak["MODEL"], weight=2.0
+    )
+    scene.picture(lane, guided["MODEL"], "autoguidance", "autoguidance 2")
+    return scene.build()
+
+
+def cfg_and_autoguidance(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "cfg_and_autoguidance", "Unguided, CFG, autoguidance, and one total weight divided between the two.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## CFG + Autoguidance\nFour lanes from the same noise: nothing, CFG, autoguidance, and both.\n\n"
+        "**CFG + Autoguidance** divides one total weight: `mix` 0 is the second lane, 1 the third. Chaining CFG "
+        "Combine and Autoguidance by hand gives the same, with two weights of your own: their effects add up.",
+        weak=True,
+    )
+    model, weak = scene.main["MODEL"], scene.weak["MODEL"]
+    scene.picture(scene.lane("Unguided"), model, "both_unguided", "unguided")
+    lane = scene.lane("CFG")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
+    scene.picture(lane, cfg["MODEL"], "both_cfg", "CFG 2")
+    lane = scene.lane("Autoguidance")
+    guided = scene.add("GuidanceAutoguidance", lane, 1, model=model, guide_model=weak, weight=2.0)
+    scene.picture(lane, guided["MODEL"], "both_autoguidance", "autoguidance 2")
+    lane = scene.lane("Both")
+    both = scene.add("GuidanceMix", lane, 1, model=model, guide_model=weak, total=2.0, mix=0.5)
+    scene.picture(lane, both["MODEL"], "both", "both: total 2, mix 0.5")
+    return scene.build()
+
+
+def interval(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "interval", "A high CFG weight everywhere, only in an interval of noise levels, and on a falling schedule.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Interval\nThree lanes with the same high weight: everywhere, only where it helps, and falling towards "
+        "clean.\n\n**Guidance Report** says beforehand what a MODEL will do: its plot shows the weight at each step, "
+        "the bars the evaluations. Outside the interval the negative prompt is not evaluated, so those steps cost "
+        "half.",
+    )
+    model, span = scene.main["MODEL"], {"unit": "sigma", "start": NOISY, "end": CLEAN}
+    lane = scene.lane("CFG 4 at every noise level")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0)
+    scene.picture(lane, scene.report(lane, 2, cfg["MODEL"])["MODEL"], "interval_off", "CFG 4 everywhere", 3)
+    lane = scene.lane("CFG 4 in an interval")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0, **span)
+    scene.picture(lane, scene.report(lane, 2, cfg["MODEL"])["MODEL"], "interval_on", "CFG 4 in (0.15, 5]", 3)
+    lane = scene.lane("CFG 4, falling to off")
+    fall = scene.add("GuidanceSchedule", lane, 1, shape="cosine", start=0.1, end=0.9)
+    cfg = scene.add(
+        "GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0, schedule=fall["schedule"]
+    )
+    scene.picture(lane, scene.report(lane, 2, cfg["MODEL"])["MODEL"], "interval_ramp", "CFG 4 falling", 3)
+    return scene.build()
+
+
+def shaping(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "shaping", "A CFG weight that is too high, and two ways to tame it: Guidance Rescale and APG.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Shaping\nCFG at a weight that burns colours, then the same with **Guidance Rescale** and with **Adaptive "
+        "Projected Guidance**.\n\nRescale brings back the spread of the unguided picture. APG removes the part of "
+        "the update that oversaturates and limits its length. Neither costs an evaluation.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("CFG 8")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    scene.picture(lane, cfg["MODEL"], "shaping_cfg", "CFG 8", 3)
+    lane = scene.lane("CFG 8 + Rescale")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    rescaled = scene.add("GuidanceRescale", lane, 2, model=cfg["MODEL"], phi=0.7)
+    scene.picture(lane, rescaled["MODEL"], "shaping_rescale", "CFG 8 + rescale 0.7", 3)
+    lane = scene.lane("CFG 8 + APG")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    projected = scene.add("GuidanceAPG", lane, 2, model=cfg["MODEL"])
+    scene.picture(lane, projected["MODEL"], "shaping_apg", "CFG 8 + APG", 3)
+    return scene.build()
+
+
+WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
+    made.__name__: made for made in (first_steps, autoguidance, cfg_and_autoguidance, interval, shaping)
+}
