@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from guidance_pack.guidance.training.ema import Average, PowerDecay
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from toy2d_world import world
+
+from guidance_pack.guidance.training.ema import Average, PowerDecay
 
 SIGMA_DATA = 0.5
 SILU_GAIN = 0.596  # SiLU of a standard normal has this root mean square
@@ -79,6 +80,11 @@ class LogDensity(nn.Module):
             return torch.autograd.grad(self(x, sigma).sum(), x, create_graph=training)[0]
 
 
+def untrained(recipe: Recipe) -> LogDensity:
+    """The network that a recipe starts from."""
+    return LogDensity(recipe.width, recipe.seed)
+
+
 def train(network: LogDensity, recipe: Recipe) -> Iterator[tuple[int, float]]:
     """Exact score matching: yields (step, loss); at the end the network holds its averaged weights.
 
@@ -106,7 +112,7 @@ def train(network: LogDensity, recipe: Recipe) -> Iterator[tuple[int, float]]:
 
 
 def write(path: Path, network: LogDensity, recipe: Recipe, loss: float) -> None:
-    """Keep a network as safetensors; the header holds its recipe and its last loss, so that equal runs give equal files."""
+    """Keep a network as safetensors; the header holds its recipe and its last loss."""
     header = {"recipe": json.dumps(asdict(recipe)), "loss": f"{loss:.4f}"}
     save_file({name: p.detach().contiguous() for name, p in network.named_parameters()}, path, header)
 

@@ -1,8 +1,8 @@
 """The data of the 2-D toy experiment: two trees of Gaussians with exact density and score at every noise level.
 
-Source: Karras et al. 2024 (autoguidance, 2406.02507), Section 3 and Appendix C. A class is a tree of depth 7; each of its
-127 branches is a row of 8 thin Gaussians whose weight halves with every fork. Both trees grow from one stream of seeded
-random numbers, so "A" is the same alone and beside "B".
+Source: Karras et al. 2024 (autoguidance, 2406.02507), Section 3 and Appendix C. A class is a tree of depth 7; each of
+its 127 branches is a row of 8 thin Gaussians whose weight halves with every fork. Both trees grow from one stream of
+seeded random numbers, so "A" is the same alone and beside "B".
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Guidance:
         """
         if not self.combines:
             return torch.full_like(level.b, sampler)
-        return 1.0 + sum(rule.weights(level, sampler) - 1.0 for rule in self.combines)
+        return sum((rule.weights(level, sampler) - 1.0 for rule in self.combines), start=torch.ones_like(level.b))
 
     def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
         """The branches that the rules beside CFG need at this level."""

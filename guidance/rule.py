@@ -36,6 +36,7 @@ class Step:
     cfg: Tensor  # [B] the weight of classifier-free guidance in this call; 1 = none
 
 
+@dataclass(frozen=True)
 class Rule:
     """What every rule has. Subclass `Term` or `Transform`, not this."""
 
@@ -43,7 +44,11 @@ class Rule:
     paper: ClassVar[str]
     off: ClassVar[dict[str, Any]]  # the settings at which the rule does nothing
     uses: ClassVar[frozenset[Branch]]  # the main network's branches that it may ever need
-    schedule: Schedule
+
+    @property
+    def schedule(self) -> Schedule:
+        """How strong over noise; every rule has it as its field `schedule`."""
+        raise NotImplementedError
 
     def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
         """The branches that must be evaluated at this level; empty when the rule does nothing for every sample."""
@@ -51,7 +56,7 @@ class Rule:
 
     def resolve(self, positions: Positions) -> Rule:
         """The same rule with its schedule in VE sigma."""
-        return replace(self, schedule=self.schedule.resolve(positions))
+        return replace(self, **{"schedule": self.schedule.resolve(positions)})
 
     def strength(self, level: NoiseLevel) -> Tensor:
         """The effective weight (1 = off) or scale (0 = off) per sample, float64 [B]: what a plot shows."""

@@ -10,7 +10,8 @@ from .noise_levels import convertible, same_coordinates
 def describe(model: ModelPatcher) -> str:
     """The network in a few words: its class in ComfyUI, its latent format and size."""
     size = model.model_size() / 2**20
-    return f"{type(model.model).__name__} ({type(model.model.latent_format).__name__} latents, {size:.0f} MB)"
+    latents = type(model.get_model_object("latent_format")).__name__
+    return f"{type(model.model).__name__} ({latents} latents, {size:.0f} MB)"
 
 
 def check_pair(main: ModelPatcher, guide: ModelPatcher) -> None:
@@ -18,7 +19,7 @@ def check_pair(main: ModelPatcher, guide: ModelPatcher) -> None:
 
     Both must live in the same latent space. Different prediction families (eps, v, EDM, flow) are converted.
     """
-    first, second = main.model.latent_format, guide.model.latent_format
+    first, second = (m.get_model_object("latent_format") for m in (main, guide))  # a node may have patched another in
     same_space = type(first) is type(second) and first.latent_channels == second.latent_channels
     if not same_space or getattr(first, "scale_factor", None) != getattr(second, "scale_factor", None):
         raise ValueError(

@@ -18,7 +18,7 @@ from ..guidance.compose import uniform
 from ..guidance.rule import Step
 from .branches import Observer, evaluate
 from .plan import KEY
-from .run import Run, host_weights, is_plain, open_run, run_of
+from .run import Run, host_weights, is_plain, open_run, run_of, weight_names
 
 
 def install(model: ModelPatcher) -> None:
@@ -121,7 +121,7 @@ def _loading_weights(run: Run) -> tuple[float, ...]:
 @contextmanager
 def _weights(guider: CFGGuider, values: tuple[float, ...]):
     """The guider combines with these weights while inside."""
-    names = ("cfg1", "cfg2") if hasattr(guider, "cfg1") else ("cfg",)
+    names = weight_names(guider)
     before = [getattr(guider, name) for name in names]
     for name, value in zip(names, values, strict=True):
         setattr(guider, name, value)

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ..guidance.branch import MAIN, NEGATIVE, Branch
 from ..guidance.rule import Rule
 from ..guidance.rules.cfg import CFG
-from ..guidance.schedule import Interval, Product, Schedule
+from ..guidance.schedule import Curve, Interval, Product, Schedule
 from .compatibility import describe
 from .noise_levels import ModelPositions, level_of
 from .plan import guides_of, plan_of
@@ -35,6 +35,11 @@ class Report:
     main_evaluations: tuple[int, ...]  # per noise level
     guide_evaluations: tuple[int, ...]
     text: str
+
+
+def scheduler_names() -> list[str]:
+    """The schedulers that the host knows at this moment; other packs may add theirs."""
+    return list(comfy.samplers.SCHEDULER_NAMES)
 
 
 def sigmas_of(model: ModelPatcher, scheduler: str, steps: int) -> torch.Tensor:
@@ -93,9 +98,9 @@ def where(schedule: Schedule) -> str:
         return f", from {schedule.unit} {start} to {end}"
     if isinstance(schedule, Product):
         return "".join(where(part) for part in schedule.parts)
-    points = getattr(schedule, "points", None)
-    if points is None:
+    if not isinstance(schedule, Curve):
         return ""
+    points = schedule.points
     shown = points if len(points) <= 5 else (points[0], points[len(points) // 2], points[-1])
     return f", strength over {schedule.unit} " + ", ".join(f"{position:g}: {value:g}" for position, value in shown)
 

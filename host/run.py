@@ -65,18 +65,25 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     }
     guidance = plan.guidance.resolve(positions)
     run = Run(guidance, model_sampling, sigmas.tolist(), guides, latent_shapes, own, host_weights(guider))
-    guider.model_options[KEY] = run
+    options: dict[str, Any] = guider.model_options
+    options[KEY] = run
     return run
 
 
 def run_of(guider: CFGGuider) -> Run | None:
     """The open run of a guider."""
-    return guider.model_options.get(KEY)
+    options: dict[str, Any] = guider.model_options
+    return options.get(KEY)
+
+
+def weight_names(guider: CFGGuider) -> tuple[str, ...]:
+    """Where the guider keeps the weights that it combines with: one, or the two of a dual-prompt guider."""
+    return ("cfg1", "cfg2") if hasattr(guider, "cfg1") else ("cfg",)
 
 
 def host_weights(guider: CFGGuider) -> tuple[float, ...]:
-    """The weights that the guider combines with: one, or the two of a dual-prompt guider."""
-    return (guider.cfg1, guider.cfg2) if hasattr(guider, "cfg1") else (guider.cfg,)
+    """The guider's weights now."""
+    return tuple(float(getattr(guider, name)) for name in weight_names(guider))
 
 
 def is_plain(guider: CFGGuider) -> bool:

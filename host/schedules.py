@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..guidance.schedule import Curve, Interval, Schedule, ramp
+from ..guidance.schedule import Curve, Interval, Schedule, Unit, ramp
 from .schema import interval_problem
 
 SHAPES = ["linear", "cosine", "interval", "points"]
@@ -10,7 +10,7 @@ SMALLEST_SIGMA = 1e-6  # curves run along log sigma, which has no 0
 
 
 def make_schedule(
-    shape: str, unit: str, start: float, end: float, start_strength: float, end_strength: float, points: str
+    shape: str, unit: Unit, start: float, end: float, start_strength: float, end_strength: float, points: str
 ) -> Schedule:
     """The schedule that the widgets describe. Raises ValueError with `schedule_problem`'s sentence if there is none."""
     problem = schedule_problem(shape, unit, start, end, points)
@@ -63,5 +63,5 @@ def parse_points(text: str) -> list[tuple[float, float]]:
     return found
 
 
-def _above_zero(position: float, strength: float, unit: str) -> tuple[float, float]:
+def _above_zero(position: float, strength: float, unit: Unit) -> tuple[float, float]:
     return (max(position, SMALLEST_SIGMA) if unit == "sigma" else position), strength

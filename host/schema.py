@@ -8,7 +8,7 @@ from dataclasses import fields
 from comfy_api.latest import io
 
 from ..guidance.rule import Rule
-from ..guidance.schedule import Interval, Schedule
+from ..guidance.schedule import Interval, Schedule, Unit
 from .plan import scheduled
 
 ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
@@ -19,8 +19,8 @@ def inputs_of(rule: type[Rule]) -> list[io.Input]:
     """One number input per `param` of the rule, in the rule's order."""
     return [
         io.Float.Input(
-            f.name, default=f.default, min=f.metadata["min"], max=f.metadata["max"], step=f.metadata["step"],
-            round=0.001, tooltip=f.metadata["doc"],
+            f.name, default=getattr(rule, f.name), min=f.metadata["min"], max=f.metadata["max"],
+            step=f.metadata["step"], round=0.001, tooltip=f.metadata["doc"],
         )
         for f in fields(rule)
         if "min" in f.metadata
@@ -51,7 +51,7 @@ def interval_inputs() -> list[io.Input]:
     ]
 
 
-def schedule_of(unit: str, start: float, end: float, schedule: Schedule | None) -> Schedule:
+def schedule_of(unit: Unit, start: float, end: float, schedule: Schedule | None) -> Schedule:
     """The schedule that a node's interval inputs describe."""
     return scheduled(schedule, Interval(start, end, unit))
 
@@ -60,7 +60,7 @@ def interval_problem(unit: str | None, start: float | None, end: float | None) -
     """What is wrong with interval widgets, in words; None if nothing is, or if a value is linked and not known yet."""
     if unit is not None and unit not in UNITS:
         return f"unit is {unit!r}; it can be {' or '.join(UNITS)}."
-    if None in (unit, start, end):
+    if unit is None or start is None or end is None:
         return None
     if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0 and end >= 0.0):
         return f"start is {start:g} and end is {end:g}; both must be 0 or more."

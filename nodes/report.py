@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..host.plot import draw
-from ..host.report import report, sigmas_of
+from ..host.report import report, scheduler_names, sigmas_of
 
 
 class GuidanceReport(io.ComfyNode):
@@ -29,7 +28,7 @@ class GuidanceReport(io.ComfyNode):
                     tooltip="The cfg that the sampler will use, where no CFG Combine sets its own.",
                 ),
                 io.Combo.Input(
-                    "scheduler", options=comfy.samplers.SCHEDULER_NAMES,
+                    "scheduler", options=scheduler_names(),
                     tooltip="The sampler's scheduler. Not used if sigmas is connected.",
                 ),
                 io.Int.Input(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..guidance.rules.autoguidance import Autoguidance, split
@@ -56,7 +58,7 @@ class GuidanceAutoguidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, weight, unit, start, end, guide_model=None, schedule=None, guide_positive=None
+        cls, model, weight, unit, start, end, guide_model: Any = None, schedule=None, guide_positive=None
     ) -> io.NodeOutput:
         if weight == 1.0:
             return io.NodeOutput(model)
@@ -102,7 +104,7 @@ class GuidanceMix(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, total, mix, unit, start, end, guide_model=None, schedule=None, guide_positive=None
+        cls, model, total, mix, unit, start, end, guide_model: Any = None, schedule=None, guide_positive=None
     ) -> io.NodeOutput:
         cfg, auto = split(total, mix)
         where = schedule_of(unit, start, end, schedule)

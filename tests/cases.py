@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.rule import Rule, Step, Term
 from guidance_pack.guidance.schedule import Constant, Curve, Interval
-from torch import Tensor
 
 SIGMAS = (6.0, 2.0, 0.4)
 SHAPE = (4, 3, 10)
@@ -24,7 +25,7 @@ FALLING = Curve(((10.0, 1.0), (0.1, 0.2)), "sigma_ve")
 
 @dataclass(frozen=True)
 class Case:
-    """One evaluation: the noisy input, its levels, and a network that gives fixed predictions and writes down its use."""
+    """One evaluation: the noisy input, its levels, and networks that give fixed predictions."""
 
     x: Tensor
     level: NoiseLevel

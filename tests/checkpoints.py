@@ -28,7 +28,7 @@ def write_sd15_checkpoint(path: Path, seed: int = 0, full: bool = True) -> Path:
     """Write an SD 1.5 checkpoint (U-Net, CLIP-L, VAE) in fp16 safetensors, as CheckpointLoaderSimple reads it.
 
     `full`: the U-Net of 860 million parameters, a file of 2.1 GB. Otherwise two shallow levels of the same widths, a
-    file of some 0.5 GB that the host detects as SD 1.5 all the same. Another seed is another U-Net, text encoder and VAE.
+    file of 0.5 GB that the host detects as SD 1.5 all the same. Another seed gives other weights in all three.
     """
     shapes = sd15_shapes(SD15_UNET if full else SHALLOW_UNET)
     pool = torch.randn(POOL, generator=torch.Generator().manual_seed(seed)).half()

@@ -1,7 +1,7 @@
-"""What every guidance rule must do, written once. `CHECKS` holds one function per promise; each takes a rule class and
-raises AssertionError when the rule breaks it. `test_rules.py` runs all of them over the register.
+"""What every guidance rule must do, written once: `CHECKS` holds one function per promise.
 
-A rule is judged by what it does to predictions, through the law in `compose`, never by how it is written.
+Each takes a rule class and raises AssertionError when the rule breaks the promise. A rule is judged by what it does to
+predictions, through the law in `compose`, never by how it is written.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import torch
 from cases import CFG_WEIGHT, NOISY_HALF, SHAPE, SIGMAS, Seen, active, apply, case, levels, run, same, step_of, tensors
+from torch import Tensor
+
 from guidance_pack.guidance.branch import MAIN, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory, combine
 from guidance_pack.guidance.rule import Rule, Step, Term
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.schedule import Constant, Interval
-from torch import Tensor
 
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1, torch.float32: 1e-5}  # of the largest number of the sample
 CHECKS: dict[str, Callable[[type[Rule]], None]] = {}
@@ -44,7 +45,7 @@ def off_is_exact_and_asks_for_nothing(cls: type[Rule]) -> None:
         if isinstance(rule, CFG):
             assert bool((cfg == 1.0).all()), "off, it still combines"
         else:
-            assert torch.equal(given.guide(rule), given.guide(Guidance())), "off, the guided estimate is not the plain one"
+            assert torch.equal(given.guide(rule), given.guide(Guidance())), "off, it changes the guided estimate"
 
 
 @check

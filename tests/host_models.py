@@ -1,8 +1,8 @@
 """Small random networks of ComfyUI's own model classes, one per family that guidance meets, for tests on a CPU.
 
-Each goes the way of the host's loaders: supported_models config -> BaseModel subclass -> diffusion model -> patcher with
-`cached_patcher_init`. Only the network's sizes are small; latent channels and widths of text embeddings are the family's
-own. Weights come from a seed, so two builds with the same seed are equal and another seed is another model.
+Each goes the way of the host's loaders: supported_models config -> BaseModel subclass -> diffusion model -> patcher
+with `cached_patcher_init`. Only the network's sizes are small; latent channels and widths of text embeddings are the
+family's own. Weights come from a seed: the same seed gives an equal model, another seed another model.
 
     spec = MODELS["sd15"]
     model = spec.build(seed=0)                                      # a MODEL (ModelPatcher)
@@ -24,7 +24,7 @@ import torch
 
 @dataclass(frozen=True)
 class HostModel:
-    """One family: how to build it and what it takes. Shapes are without the batch; several shapes are a nested latent."""
+    """One family: how to build it and what it takes. Shapes lack the batch; several shapes are a nested latent."""
 
     name: str
     config: str  # class of comfy.supported_models
@@ -85,8 +85,14 @@ def load(name: str, seed: int = 0, scale: float = 1.0, disable_dynamic: bool = F
 def fill(module: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
     """Draw every parameter from `seed` and its own name: comfy.ops leaves them as they lie in memory.
 
-    Matrices keep the size of what they multiply (std 1/sqrt(fan_in)), gains are 1, biases small.
+    Matrices keep the size of what they multiply (std 1/sqrt(fan_in)), gains are 1, biases small. Two families also
+    read a position table from the checkpoint, which is a buffer: SD3 `pos_embed`, Stable Audio `inv_freq`.
     """
+    for name, value in module.state_dict().items():
+        if name.endswith(".inv_freq"):
+            value.copy_(10000.0 ** -torch.linspace(0, 1, len(value)))
+        elif name.endswith(".pos_embed"):
+            value.copy_(0.5 * torch.randn(value.shape, generator=torch.Generator().manual_seed(seed)))
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
@@ -204,9 +210,10 @@ LTXAV_UNET = {
 }  # fmt: skip
 RADIANCE_UNET = {
     **{key: value for key, value in FLUX_UNET.items() if key != "guidance_embed"}, "image_model": "chroma_radiance",
-    "in_channels": 3, "out_channels": 3, "in_dim": 64, "out_dim": 64, "hidden_dim": 64, "n_layers": 2, "patch_size": 8, "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2,
-    "nerf_max_freqs": 4, "nerf_tile_size": 64, "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32,
-    "use_x0": False, "use_sequential_txt_ids": False,
+    "in_channels": 3, "out_channels": 3, "in_dim": 64, "out_dim": 64, "hidden_dim": 64, "n_layers": 2, "patch_size": 8,
+    "nerf_hidden_size": 16, "nerf_mlp_ratio": 2, "nerf_depth": 2, "nerf_max_freqs": 4, "nerf_tile_size": 64,
+    "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32, "use_x0": False,
+    "use_sequential_txt_ids": False,
 }  # fmt: skip
 
 FAMILIES = (
@@ -238,7 +245,5 @@ sdxl = functools.partial(load, "sdxl")
 sd3 = functools.partial(load, "sd3")
 flux = functools.partial(load, "flux")
 wan = functools.partial(load, "wan")
-qwen_image = functools.partial(load, "qwen_image")
 stable_audio = functools.partial(load, "stable_audio")
-ace_step15 = functools.partial(load, "ace_step15")
 ltxav = functools.partial(load, "ltxav")

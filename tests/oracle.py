@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from torch import Tensor
+
+from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 
 GUIDE = Branch(network="guide")
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from guidance_pack.guidance.algebra import dot, norm, parallel, ratio, std
 
 SHAPES = [(3, 60), (3, 4, 15), (3, 4, 3, 5), (3, 2, 2, 3, 5), (2, 1, 1, 1)]

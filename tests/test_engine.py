@@ -109,7 +109,7 @@ def test_a_plain_run_after_guided_runs_is_exact(pack, main, guide):
     ],
 )
 def test_evaluations(pack, main, guide, build, cfg, expected):
-    """(main, guide) evaluations over 4 steps, counted at the networks' forward. Steps lie at percent 0, .25, .5, .75."""
+    """(main, guide) evaluations over 4 steps at percent 0, .25, .5, .75, counted at the networks' forward."""
     CFG, Autoguidance, APG, Rescale = rules()
     first, second = interval(0.0, 0.45), interval(0.45, 1.0)
 
@@ -180,7 +180,7 @@ def test_a_guide_may_have_its_own_prompt(pack, main, guide):
 
 
 def test_momentum_moves_on_once_per_noise_level(pack, main):
-    """Heun evaluates levels twice; the momentum of APG must not depend on that: states per level are equal to Euler's."""
+    """Heun evaluates inner levels twice; APG's momentum must see each of them as one position."""
     from guidance_pack.host import engine
 
     _, _, APG, _ = rules()

@@ -31,7 +31,8 @@ def run(model, cfg=4.0, **more):
 def failures():
     import comfy.model_management as management
 
-    return [RuntimeError("broken kernel"), management.InterruptProcessingException(), torch.OutOfMemoryError("no memory")]
+    interrupt, memory = management.InterruptProcessingException(), torch.OutOfMemoryError("no memory")
+    return [RuntimeError("broken kernel"), interrupt, memory]
 
 
 def broken(network, error, at):
@@ -86,6 +87,7 @@ def test_cleanup_callbacks_fire_once_on_success_and_on_failure(guided):
 
 def test_the_guiders_weight_is_restored_after_a_failure(guided):
     import comfy.samplers
+
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.host import plan
 

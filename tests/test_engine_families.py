@@ -71,8 +71,8 @@ def test_a_batch_of_3_is_three_batches_of_1(spec, pair):
     for index in range(3):
         part = probe.Setting(whole.sigmas, picked(whole.latent, index), picked(whole.noise, index))
         for single, batch in zip(tensors(part.run(guider_of(model, spec))), together, strict=True):
-            assert probe.far_apart(single, batch[index : index + 1]) < 1e-4
-    assert probe.far_apart(together[0][:1], together[0][1:2]) > 0.01
+            assert probe.far_apart(single, batch[index : index + 1]) < 1e-3  # sigma 4500 leaves no more digits
+    assert probe.far_apart(together[0][:1], together[0][1:2]) > 0.05
 
 
 def picked(samples, index):

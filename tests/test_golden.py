@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from oracle import FIVE, GUIDE, exact_branches, points
+
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE
 from guidance_pack.guidance.compose import Guidance
 from guidance_pack.guidance.noise_level import NoiseLevel, change_coordinates, expand
 from guidance_pack.guidance.rules.autoguidance import Autoguidance, split
 from guidance_pack.guidance.rules.cfg import CFG
-from oracle import FIVE, GUIDE, exact_branches, points
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}
 SIGMAS = (0.01, 0.7, 20.0)
@@ -96,7 +97,8 @@ def test_guidance_is_the_same_in_every_parametrisation(kind, weight):
     """Combining predictions and combining what is denoised are one thing, as the weights sum to 1."""
     x, sigma = points()
     ve = NoiseLevel.variance_exploding(sigma)
-    level = {"v": NoiseLevel.variance_preserving(ve.alpha_bar), "flow": NoiseLevel.flow(sigma / (1 + sigma))}.get(kind, ve)
+    own_levels = {"v": NoiseLevel.variance_preserving(ve.alpha_bar), "flow": NoiseLevel.flow(sigma / (1 + sigma))}
+    level = own_levels.get(kind, ve)
     evaluate = exact_branches(x, sigma)
     own = change_coordinates(x, ve, level)
     main, guide = (predictions(kind, level, evaluate(branch), own) for branch in (POSITIVE, GUIDE))

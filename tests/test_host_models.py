@@ -3,15 +3,16 @@
 import host_models
 import pytest
 import torch
+from checkpoints import write_sd15_checkpoint
 from host_models import MODELS, count_forwards, sample, tensors
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=MODELS, scope="module")
 def spec(request, comfy):
     return MODELS[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(spec):
     return spec.build(seed=0)
 
@@ -50,15 +51,21 @@ def test_depends_on_prompt_noise_latent_and_weights(spec, model):
     assert change(run(spec, model, denoise=0.5), run(spec, model, denoise=0.5, latent=1)) > 1e-2
 
 
-@pytest.mark.parametrize("cfg, per_step", [(1.0, 1), (4.0, 2)])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_counts_the_evaluations_of_a_step(spec, model, cfg, per_step, batch):
+@pytest.mark.parametrize("batch, cfg, per_step", [(1, 1.0, 1), (2, 1.0, 1), (2, 4.0, 2)])
+def test_counts_the_evaluations_of_a_step(spec, model, batch, cfg, per_step):
     with count_forwards(model, batch) as count:
-        counted = run(spec, model, batch=batch, cfg=cfg)
+        run(spec, model, batch=batch, cfg=cfg)
     assert count.evaluations == 2 * per_step
     assert 2 <= count.forwards <= 2 * per_step
-    assert change(counted, run(spec, model, batch=batch, cfg=cfg)) == 0
-    assert count.evaluations == 2 * per_step, "counting must end with the block"
+
+
+def test_counting_changes_nothing_and_ends_with_its_block(comfy):
+    spec = MODELS["sd15"]
+    model = spec.build()
+    with count_forwards(model) as count:
+        counted = run(spec, model)
+    assert change(counted, run(spec, model)) == 0
+    assert count.evaluations == 4
 
 
 def test_the_networks_raw_output_follows_x_sigma_and_prompt_at_size_one(spec, model):
@@ -71,8 +78,6 @@ def test_the_networks_raw_output_follows_x_sigma_and_prompt_at_size_one(spec, mo
 
 def predict(spec, model, x=4, percent=0.6, prompt=1):
     """The output of the diffusion model itself at one noise level."""
-    import comfy.samplers
-
     seen = []
     sampling = model.get_model_object("model_sampling")
     sigmas = torch.tensor([sampling.percent_to_sigma(percent), 0.0])
@@ -109,3 +114,21 @@ def test_the_recorded_factory_rebuilds_an_equal_independent_model(spec, model):
 
 def test_families_have_short_names(comfy):
     assert host_models.sd15(seed=3).model.model_config.__class__.__name__ == "SD15"
+
+
+def test_a_checkpoint_file_loads_whole_and_makes_a_picture(comfy, tmp_path, monkeypatch, caplog):
+    import folder_paths
+
+    import nodes
+
+    file = write_sd15_checkpoint(tmp_path / "shallow.safetensors", full=False)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], {".safetensors"}))
+    with torch.inference_mode(), caplog.at_level("WARNING"):
+        model, clip, vae = nodes.CheckpointLoaderSimple().load_checkpoint(file.name)
+        positive, negative = (nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red circle", ""))
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        samples = sample(model, positive, negative, latent, cfg=3.0)
+        (picture,) = nodes.VAEDecode().decode(vae, {"samples": samples})
+    assert type(model.model.model_config).__name__ == "SD15"
+    assert not [record for record in caplog.records if "missing" in record.getMessage()]
+    assert picture.shape == (1, 64, 64, 3) and torch.isfinite(picture).all() and picture.std() > 0.02

@@ -97,6 +97,16 @@ def test_a_fresh_network_predicts_zero_and_depends_on_its_seed():
     assert networks[0](torch.randn(1, 3, 8, 8), torch.zeros(1), torch.zeros(1)).abs().max() == 0
 
 
+def test_the_best_linear_guess_needs_no_layers():
+    """The straight passage adds a multiple of the input, a different one for every noise level."""
+    network, x = TinyUNet(**SMALL), torch.randn(2, 3, 8, 8)
+    network.initialise(torch.Generator().manual_seed(0))
+    nn.init.normal_(network.passage.weight)
+    with torch.no_grad():
+        gains = network(x, torch.tensor([-1.0, 1.0]), torch.zeros(2)) / x
+    assert gains.flatten(2).std(2).max() < 1e-4 and (gains[0] - gains[1]).abs().max() > 0.01
+
+
 def test_half_precision_runs():
     network = small().to(torch.bfloat16)
     out = network(torch.randn(1, 3, 8, 8, dtype=torch.bfloat16), torch.zeros(1), torch.zeros(1))

@@ -87,7 +87,9 @@ def test_mix_is_the_two_nodes(nodes, model):
         ({"start": math.nan}, "must be 0 or more"),
     ],
 )
-@pytest.mark.parametrize("node_id", ["GuidanceCFG", "GuidanceAutoguidance", "GuidanceMix", "GuidanceRescale", "GuidanceAPG"])
+@pytest.mark.parametrize(
+    "node_id", ["GuidanceCFG", "GuidanceAutoguidance", "GuidanceMix", "GuidanceRescale", "GuidanceAPG"]
+)
 def test_wrong_intervals_are_answered_when_queued(nodes, node_id, changed, words):
     widgets = {"unit": "percent", "start": 0.0, "end": 1.0, **changed}
     assert words in nodes[node_id].validate_inputs(**widgets)

@@ -7,6 +7,7 @@ from torch import nn
 from guidance_pack.guidance.networks.preconditioning import precondition
 from guidance_pack.guidance.training.ema import Average, PlainDecay, PowerDecay, power_exponent
 from guidance_pack.guidance.training.loop import Settings, State, denoising_loss, train
+from guidance_pack.guidance.training.muon import Muon, orthogonalised
 from guidance_pack.guidance.training.noise import LogitNormal, LogNormal, Uniform
 from guidance_pack.guidance.training.weighting import EDMWeight, UniformWeight, VelocityWeight
 
@@ -108,6 +109,30 @@ def test_weights_in_closed_form():
     torch.testing.assert_close(EDMWeight(0.5)(sigma) * scale**2, torch.ones(3))
     torch.testing.assert_close(VelocityWeight()(sigma), 1 / sigma**2)
     torch.testing.assert_close(UniformWeight()(sigma), torch.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
+def test_orthogonalised_matrices_keep_their_directions_and_lose_their_scales(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 1, shape[1])
+    values = torch.linalg.svdvals(orthogonalised(matrix))
+    assert values.min() > 0.5 and values.max() < 1.3
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    turned = u.T @ orthogonalised(matrix) @ vh.T
+    assert (turned - torch.diag(turned.diagonal())).abs().max() < 1e-3
+    assert orthogonalised(torch.zeros(shape)).abs().max() == 0
+
+
+def test_the_first_step_has_the_promised_size():
+    """A matrix moves by lr 0.2 sqrt(max) U V^T whatever its gradient's size, a vector by lr sign(gradient), as in Adam."""
+    matrix, vector = nn.Parameter(torch.zeros(8, 8)), nn.Parameter(torch.zeros(5))
+    untouched = nn.Parameter(torch.ones(2))
+    optimizer = Muon([matrix, vector, untouched], lr=0.1)
+    matrix.grad, vector.grad = 1e-4 * torch.eye(8), torch.tensor([3.0, -1, 1e-3, -1e-3, 1])
+    optimizer.step()
+    torch.testing.assert_close(vector.data, -0.1 * vector.grad.sign(), rtol=1e-3, atol=0)
+    expected = -0.1 * 0.2 * 8**0.5 * torch.eye(8)
+    torch.testing.assert_close(matrix.data, expected, rtol=0.35, atol=1e-6)
+    assert torch.equal(untouched.data, torch.ones(2))
 
 
 def toy(**changes):

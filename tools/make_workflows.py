@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the files in workflows/ from the descriptions in workflow_list.py and a running ComfyUI.
+"""Writes what is derived from the nodes of a running ComfyUI: workflows/ (from workflow_list.py) and locales/en.
 
-    python3 tools/make_workflows.py                write the workflows
-    python3 tools/make_workflows.py --thumbnails   write them, run them, and draw their thumbnails
+    python3 tools/make_workflows.py                write the files
+    python3 tools/make_workflows.py --thumbnails   also run the workflows and draw their thumbnails
 
 Widget order and types come from the server's own /object_info, so the files are what the page itself would save. The
 output is the same on every run; a test holds the files in the repository to it.
@@ -19,11 +19,13 @@ import tempfile
 from pathlib import Path
 
 import dev
+from locale_texts import english
+from workflow_graph import Stamps
+from workflow_list import WORKFLOWS
+
 from devtools import gallery
 from devtools.server import ROOT, Server, free_port
 from devtools.terminal import DevError, say
-from workflow_graph import Stamps
-from workflow_list import WORKFLOWS
 
 FOLDER = ROOT / "workflows"
 
@@ -31,22 +33,22 @@ FOLDER = ROOT / "workflows"
 def stamps() -> Stamps:
     """The versions that the nodes are stamped with: this pack's, and the oldest ComfyUI that it declares."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    found = [re.search(pattern, text, re.MULTILINE) for pattern in (r'^version = "(.+)"', r'^requires-comfyui = ">=(.+)"')]
-    pack, core = (match.group(1) for match in found if match)
+    patterns = (r'^version = "(.+)"', r'^requires-comfyui = ">=(.+)"')
+    pack, core = (re.findall(pattern, text, re.MULTILINE)[0] for pattern in patterns)
     return Stamps(pack=pack, core=core)
 
 
-def build_all(object_info: dict) -> dict[str, str]:
-    """The text of every workflow file, by name."""
-    made = {name: describe(object_info, stamps()) for name, describe in WORKFLOWS.items()}
-    return {name: json.dumps(workflow, indent=1, ensure_ascii=False) + "\n" for name, workflow in made.items()}
+def build_all(object_info: dict) -> dict[Path, str]:
+    """The text of every file."""
+    made = {FOLDER / f"{name}.json": describe(object_info, stamps()) for name, describe in WORKFLOWS.items()}
+    made[ROOT / "locales" / "en" / "nodeDefs.json"] = english(object_info)
+    return {file: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for file, content in made.items()}
 
 
 def write(object_info: dict) -> None:
-    """Write every workflow file that changed."""
-    FOLDER.mkdir(exist_ok=True)
-    for name, text in build_all(object_info).items():
-        file = FOLDER / f"{name}.json"
+    """Write every file that changed."""
+    for file, text in build_all(object_info).items():
+        file.parent.mkdir(parents=True, exist_ok=True)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             file.write_text(text, encoding="utf-8")
             say(f"wrote {file.relative_to(ROOT)}")

@@ -147,11 +147,10 @@ class Workflow:
                 node.data["pos"] = [lefts[node.column], top + stacked + TITLE]
                 heights[node.column] = stacked + TITLE + node.data["size"][1] + GAP_Y
             bottom = top + max(heights.values()) - GAP_Y
-            first, last = min(n.column for n in members), max(n.column for n in members)
-            right = max(lefts[last] + n.data["size"][0] for n in members if n.column == last)
-            box = [lefts[first] - PAD, top - TITLE - PAD, right - lefts[first] + 2 * PAD, bottom - top + TITLE + 2 * PAD]
-            groups.append({"id": lane + 1, "title": title, "bounding": box, "color": GROUP_COLOR, "font_size": 24,
-                           "flags": {}})
+            left = min(lefts[node.column] for node in members) - PAD
+            right = max(lefts[node.column] + node.data["size"][0] for node in members) + PAD
+            box = [left, top - TITLE - PAD, right - left, bottom - top + TITLE + 2 * PAD]
+            groups.append({"id": lane + 1, "title": title, "bounding": box, "color": GROUP_COLOR, "flags": {}})
             # The first lane is what all others share: it stands to their left.
             top = 0 if lane == 0 else bottom + TITLE + 2 * PAD + LANE_GAP
         return groups

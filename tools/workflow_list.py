@@ -21,7 +21,7 @@ NOISY, CLEAN = 5.0, 0.15
 class Scene(Workflow):
     """A workflow on the embedded model: the shared nodes first, then one lane per picture."""
 
-    def shared(self, note: str, weak: bool = False, size: tuple[int, int] = (360, 260)) -> None:
+    def shared(self, note: str, weak: bool = False, size: tuple[int, int] = (360, 250)) -> None:
         """The lane on the left: note, models, classes, empty latents."""
         lane = self.lane("Model, classes, size")
         self.note(lane, 0, note, size)
@@ -53,7 +53,7 @@ class Scene(Workflow):
     def report(self, lane: int, column: int, model: Output) -> Node:
         """The plan of a MODEL, for the sampler of `picture`."""
         return self.add(
-            "GuidanceReport", lane, column, size=(420, 560), model=model, cfg=1.0, scheduler="karras", steps=STEPS
+            "GuidanceReport", lane, column, size=(400, 470), model=model, cfg=1.0, scheduler="karras", steps=STEPS
         )
 
 
@@ -134,17 +134,17 @@ def interval(object_info: dict, stamps: Stamps) -> dict:
     )
     model, span = scene.main["MODEL"], {"unit": "sigma", "start": NOISY, "end": CLEAN}
     lane = scene.lane("CFG 4 at every noise level")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0)
-    scene.picture(lane, scene.report(lane, 2, cfg["MODEL"])["MODEL"], "interval_off", "CFG 4 everywhere", 3)
+    cfg = scene.add("GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0)
+    scene.picture(lane, cfg["MODEL"], "interval_off", "CFG 4 everywhere", 4)
     lane = scene.lane("CFG 4 in an interval")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0, **span)
-    scene.picture(lane, scene.report(lane, 2, cfg["MODEL"])["MODEL"], "interval_on", "CFG 4 in (0.15, 5]", 3)
+    cfg = scene.add("GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, **span)
+    scene.picture(lane, scene.report(lane, 3, cfg["MODEL"])["MODEL"], "interval_on", "CFG 4 in (0.15, 5]", 4)
     lane = scene.lane("CFG 4, falling to off")
     fall = scene.add("GuidanceSchedule", lane, 1, shape="cosine", start=0.1, end=0.9)
     cfg = scene.add(
-        "GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0, schedule=fall["schedule"]
+        "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, schedule=fall["schedule"]
     )
-    scene.picture(lane, scene.report(lane, 2, cfg["MODEL"])["MODEL"], "interval_ramp", "CFG 4 falling", 3)
+    scene.picture(lane, scene.report(lane, 3, cfg["MODEL"])["MODEL"], "interval_ramp", "CFG 4 falling", 4)
     return scene.build()
 
 

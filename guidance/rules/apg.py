@@ -65,7 +65,9 @@ class APG(Term):
         average = delta if state is None else delta + self.momentum * state
         push = average
         if self.norm_threshold:
-            push = push * ratio(self.norm_threshold, norm(push), at_zero=1.0).clamp(max=1.0).to(push.dtype)
+            length = norm(push)
+            limit = torch.full_like(length, self.norm_threshold)
+            push = push * ratio(limit, length, at_zero=1.0).clamp(max=1.0).to(push.dtype)
         push = push - (1.0 - self.eta) * parallel(push, positive)
         return expand((step.cfg - 1.0) * self.strength(step.level), step.x) * (push - delta), average
 
