@@ -1,11 +1,10 @@
 """The 2-D toy experiment of the autoguidance paper: where guidance puts samples, when the truth is known exactly.
 
-    python benchmarks/toy2d.py            sample with the networks in benchmarks/results, print the table, draw the picture
-    python benchmarks/toy2d.py --train    train the three networks first: 10-15 minutes on one idle CPU core, of which the
-                                          main network takes most
+    python benchmarks/toy2d.py            sample with the networks in benchmarks/results, print the table, draw
+    python benchmarks/toy2d.py --train    train the three networks first: 10-15 minutes on one idle CPU core
 
-Source: Karras et al. 2024 (2406.02507), Section 3 and Appendix C. The guide of autoguidance is a narrower network of the
-same class, trained eight times shorter; that of CFG has seen both classes. Both combinations are the pack's own rules.
+Source: Karras et al. 2024 (2406.02507), Section 3 and Appendix C. The guide of autoguidance is a narrower network of
+the same class, trained eight times shorter; that of CFG has seen both classes. Both are combined by the pack's rules.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from toy2d_world import Mixture
 
 SIDE, MARGIN, GAP, TITLE = 520, 28, 16, 60
 FINE = 2  # drawn this much larger and reduced, for smooth dots and lines
-LEFT, BOTTOM, EXTENT = -0.22, -0.08, 1.62  # the window of a panel, in data units
+LEFT, BOTTOM, EXTENT = -0.52, -0.44, 2.02  # the window of a panel, in data units
 PAPER, INK, FAINT = (251, 250, 247), (38, 42, 51), (120, 126, 138)
 LAND, EDGE = (232, 228, 218), (176, 168, 150)
 DOT = (196, 78, 42)
@@ -41,7 +41,7 @@ def _ground(truth: Mixture, outline: float) -> Image.Image:
     down, right = torch.meshgrid(axis.flip(0) + BOTTOM, axis + LEFT, indexing="ij")
     grid = torch.stack([right.flatten(), down.flatten()], 1)
     inside = (truth.log_density(grid, torch.zeros(len(grid))) >= outline).reshape(size, size)
-    mask = Image.frombytes("L", (size, size), bytes((inside.byte() * 255).flatten().tolist()))
+    mask = Image.frombytes("L", (size, size), (inside.byte() * 255).numpy().tobytes())
     line = ImageChops.subtract(mask.filter(ImageFilter.MaxFilter(5)), mask)
     ground = Image.new("RGB", (size, size), (255, 255, 255))
     ground.paste(LAND, mask=mask)

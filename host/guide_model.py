@@ -28,7 +28,7 @@ class GuideModel:
 
     name: str
     patcher: ModelPatcher
-    raw: list[dict]  # its positive conditioning, converted but not encoded
+    raw: dict[str, list[dict]]  # conditioning by name, converted but not encoded; "positive" is what it is asked for
     options: dict = field(default_factory=dict)
     conds: dict[str, list[dict]] = field(default_factory=dict)
     main_sampling: Any = None  # the main model's model_sampling: the coordinates in which x and sigma arrive
@@ -36,10 +36,13 @@ class GuideModel:
 
     def prepare(self, main: ModelPatcher, main_options: dict, sigmas, noise, latent_image, denoise_mask, seed, shapes):
         """Encode the conditioning with the guide's own network, once per run (networks are loaded by now)."""
-        check_conditioning(self.patcher, self.name, self.raw)
+        check_conditioning(self.patcher, self.name, self.raw["positive"])
         self.opened = True
         self.options = create_model_options_clone(self.patcher.model_options)
-        conds = {"positive": [own_control(cond) for cond in self.raw]}
+        # The host evaluates the positive on the areas of the other prompts too (create_cond_with_same_area_if_none).
+        regions = {name: [cond for cond in conds if is_region(cond)] for name, conds in self.raw.items()}
+        regions["positive"] = self.raw["positive"]
+        conds = {name: [own_control(cond) for cond in found] for name, found in regions.items()}
         comfy.samplers.preprocess_conds_hooks(conds)
         comfy.sampler_helpers.prepare_model_patcher(self.patcher, conds, self.options)
         comfy.samplers.filter_registered_hooks_on_conds(conds, self.options)
@@ -75,7 +78,7 @@ class GuideModel:
         if not cleaned:
             with self._current():
                 self.patcher.cleanup()
-        for cond in self.conds.get("positive", ()):
+        for cond in (cond for conds in self.conds.values() for cond in conds):
             if "control" in cond:
                 cond["control"].cleanup()
         comfy.samplers.cast_to_load_options(self.options, device=self.patcher.offload_device)
@@ -91,6 +94,11 @@ class GuideModel:
             yield
         finally:
             network.current_patcher = before
+
+
+def is_region(cond: dict) -> bool:
+    """Whether a cond has an area, or will get one from its mask."""
+    return "area" in cond or cond.get("set_area_to_bounds", False)
 
 
 def own_control(cond: dict) -> dict:

@@ -60,7 +60,7 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     sharing.check_at_run(model, {guide.name: patcher for guide, patcher in patchers.items()}, others)
     own = {g.key: comfy.sampler_helpers.convert_cond(g.positive) for g in patchers if g.positive is not None}
     guides = {
-        g.name: GuideModel(g.name, patcher, own.get(g.key, guider.original_conds["positive"]))
+        g.name: GuideModel(g.name, patcher, {"positive": own[g.key]} if g.key in own else guider.original_conds)
         for g, patcher in patchers.items()
     }
     guidance = plan.guidance.resolve(positions)

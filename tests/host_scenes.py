@@ -1,4 +1,4 @@
-"""What else people have in a graph: other nodes on the MODEL, conditioning of every kind, masks. For the small SD1.5."""
+"""What else people have in a graph: other nodes on the MODEL, conditioning of every kind, masks. For a small SD1.5."""
 
 import functools
 from collections.abc import Callable
@@ -121,7 +121,7 @@ def control_net():
     network = comfy.cldm.cldm.ControlNet(
         image_size=32, in_channels=4, model_channels=32, hint_channels=3, num_res_blocks=[1, 1], channel_mult=(1, 2),
         transformer_depth=[1, 1], transformer_depth_middle=1, context_dim=768, use_spatial_transformer=True,
-        legacy=False, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+        num_heads=8, legacy=False, dtype=torch.float32, operations=comfy.ops.disable_weight_init,
     )  # fmt: skip
     host_models.fill(network, 3, 0.5)
     return comfy.controlnet.ControlNet(network.eval(), load_device=comfy.model_management.get_torch_device())

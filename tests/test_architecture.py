@@ -113,7 +113,7 @@ def test_rules_stay_on_their_device(path):
 
 @pytest.mark.parametrize("path", [p for p in LIBRARY if room(p) != "host"], ids=name)
 def test_only_the_host_imports_comfyui(path):
-    comfyui = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution", "node_helpers"}
+    comfyui = {"comfy", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution"}
     assert not top(theirs(path)) & comfyui
     if room(path) != "nodes":
         assert "comfy_api" not in top(theirs(path))

@@ -121,8 +121,9 @@ def test_the_guiders_weights_are_its_own_again_after_a_run(kind, main, guide, se
 
 def test_ksampler_and_sampler_custom_give_what_a_cfg_guider_gives(main, guide):
     import comfy.samplers
-    import nodes
     from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustom, SamplerCustomAdvanced
+
+    import nodes
 
     model = spanned(main, guide)
     one, two, latent = SD15.conditioning(1), SD15.conditioning(2), SD15.latent(1, None)

@@ -57,7 +57,7 @@ def test_names_can_be_linked_and_every_workflow_is_expected():
 def test_thumbnails_are_small_pictures(file):
     picture = file.with_suffix(".jpg")
     assert picture.stat().st_size < THUMBNAIL_BYTES
-    assert min(Image.open(picture).size) >= 256
+    assert min(Image.open(picture).size) >= 200
 
 
 def test_workflows_say_what_they_show(workflow):
@@ -82,7 +82,8 @@ def test_links_agree_at_both_ends(workflow):
     assert len(links) == len(workflow["links"]) == workflow["last_link_id"]
     for number, source, slot, target, place, kind in links.values():
         assert number in nodes[source]["outputs"][slot]["links"]
-        assert nodes[source]["outputs"][slot]["type"] == kind == nodes[target]["inputs"][place]["type"]
+        assert nodes[source]["outputs"][slot]["type"] == kind
+        assert nodes[target]["inputs"][place]["type"] in (kind, "*")
         assert nodes[target]["inputs"][place]["link"] == number
     used = [s["link"] for node in nodes.values() for s in node["inputs"] if s["link"] is not None]
     given = [link for node in nodes.values() for s in node["outputs"] for link in s["links"] or ()]

@@ -34,7 +34,7 @@ from guidance_pack.guidance.networks import files  # noqa: E402
 from guidance_pack.guidance.networks.classifier import Classifier  # noqa: E402
 from guidance_pack.guidance.networks.tiny import TinyUNet  # noqa: E402
 from guidance_pack.guidance.training.loop import Settings, State, train  # noqa: E402
-from guidance_pack.guidance.training.noise import LogitNormal, LogNormal  # noqa: E402
+from guidance_pack.guidance.training.noise import LogitNormal, LogNormal, NoiseSampler  # noqa: E402
 from guidance_pack.guidance.training.weighting import VelocityWeight  # noqa: E402
 from guidance_pack.guidance.world import LABELS, render  # noqa: E402
 
@@ -56,9 +56,10 @@ class Recipe:
     batch: int = 32
     data_seed: int = 1
     seed: int = 0
+    then: tuple[int, NoiseSampler] | None = None  # after this step, other noise levels
 
 
-# Shapes are decided at higher noise than the textures of photographs, hence the mean above the paper's -1.2.
+# Shapes are decided at higher noise than the textures of photographs, hence means above the paper's -1.2.
 EDM = Settings(steps=0, null_class=NULL, noise=LogNormal(-0.6, 1.3))
 FLOW_SETTINGS = replace(EDM, prediction="flow", noise=LogitNormal(), weight=VelocityWeight())
 RECIPES: dict[str, Recipe] = {
@@ -122,8 +123,20 @@ def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: fl
             out / f"{name}.safetensors", files.DENOISER, network.config.as_dict(), facts, state.average.tensors
         )
 
-    reports = train(state, lambda step: batch_of(recipe, step), settings)
-    follow(name, ((r.step, r.loss) for r in reports), recipe.steps, minutes, save)
+    def steps() -> Iterator[tuple[int, float]]:
+        for phase in phases(recipe, settings):
+            for report in train(state, lambda step: batch_of(recipe, step), phase):
+                yield report.step, report.loss
+
+    follow(name, steps(), recipe.steps, minutes, save)
+
+
+def phases(recipe: Recipe, settings: Settings) -> list[Settings]:
+    """The settings of the whole training, or of its two parts where the recipe changes the noise levels."""
+    if recipe.then is None:
+        return [settings]
+    last, noise = recipe.then
+    return [replace(settings, steps=min(last, settings.steps)), replace(settings, noise=noise)]
 
 
 def train_judge(name: str, recipe: Recipe, out: Path, work: Path, minutes: float) -> None:

@@ -10,7 +10,7 @@ from devtools.server import PACK
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 TITLE, SLOT, WIDGET, FOOT = 30, 20, 24, 14  # heights of a node's parts on the page, in pixels
-GAP_X, GAP_Y, LANE_GAP, PAD = 70, 40, 70, 20
+GAP_X, GAP_Y, LANE_GAP, PAD = 70, 60, 70, 20
 GROUP_COLOR = "#3f789e"
 
 

@@ -21,7 +21,7 @@ NOISY, CLEAN = 5.0, 0.15
 class Scene(Workflow):
     """A workflow on the embedded model: the shared nodes first, then one lane per picture."""
 
-    def shared(self, note: str, weak: bool = False, size: tuple[int, int] = (360, 250)) -> None:
+    def shared(self, note: str, weak: bool = False, size: tuple[int, int] = (360, 200)) -> None:
         """The lane on the left: note, models, classes, empty latents."""
         lane = self.lane("Model, classes, size")
         self.note(lane, 0, note, size)
@@ -46,14 +46,15 @@ class Scene(Workflow):
             "ImageGrid", lane, column + 1, images=single["IMAGE"], columns=COLUMNS, cell_width=CELL, cell_height=CELL,
         )
         self.add(
-            "SaveImage", lane, column + 2, title=title, size=(330, 380), images=grid["images"],
+            "SaveImage", lane, column + 2, title=title, size=(330, 300), images=grid["images"],
             filename_prefix=f"guidance/{prefix}",
         )
 
-    def report(self, lane: int, column: int, model: Output) -> Node:
+    def report(self, lane: int, column: int, model: Output, title: str) -> Node:
         """The plan of a MODEL, for the sampler of `picture`."""
         return self.add(
-            "GuidanceReport", lane, column, size=(400, 470), model=model, cfg=1.0, scheduler="karras", steps=STEPS
+            "GuidanceReport", lane, column, title=f"Guidance Report: {title}", size=(400, 440), model=model, cfg=1.0,
+            scheduler="karras", steps=STEPS,
         )
 
 
@@ -65,7 +66,7 @@ def first_steps(object_info: dict, stamps: Stamps) -> dict:
     scene.shared(
         "## First steps\nThe two lanes differ in one node: **CFG Combine**.\n\nPress Run and compare the two saved "
         "pictures: same seed, same classes (one per column). With guidance the shapes are cleaner and truer to "
-        "their class, and less varied.\n\nNext: change `weight`, or take any model of yours in place of the tiny one."
+        "their class, and less varied.\n\nNext: change *weight*, or take any model of yours in place of the tiny one."
     )
     plain = scene.lane("Unguided")
     scene.picture(plain, scene.main["MODEL"], "first_steps_unguided", "unguided")
@@ -103,7 +104,7 @@ def cfg_and_autoguidance(object_info: dict, stamps: Stamps) -> dict:
     )
     scene.shared(
         "## CFG + Autoguidance\nFour lanes from the same noise: nothing, CFG, autoguidance, and both.\n\n"
-        "**CFG + Autoguidance** divides one total weight: `mix` 0 is the second lane, 1 the third. Chaining CFG "
+        "**CFG + Autoguidance** divides one total weight: *mix* 0 is the second lane, 1 the third. Chaining CFG "
         "Combine and Autoguidance by hand gives the same, with two weights of your own: their effects add up.",
         weak=True,
     )
@@ -138,13 +139,16 @@ def interval(object_info: dict, stamps: Stamps) -> dict:
     scene.picture(lane, cfg["MODEL"], "interval_off", "CFG 4 everywhere", 4)
     lane = scene.lane("CFG 4 in an interval")
     cfg = scene.add("GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, **span)
-    scene.picture(lane, scene.report(lane, 3, cfg["MODEL"])["MODEL"], "interval_on", "CFG 4 in (0.15, 5]", 4)
+    reported = scene.report(lane, 3, cfg["MODEL"], "interval")
+    scene.add("PreviewAny", lane, 3, title="The plan in words", size=(400, 340), source=reported["text"])
+    scene.picture(lane, reported["MODEL"], "interval_on", "CFG 4 in (0.15, 5]", 4)
     lane = scene.lane("CFG 4, falling to off")
     fall = scene.add("GuidanceSchedule", lane, 1, shape="cosine", start=0.1, end=0.9)
     cfg = scene.add(
         "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, schedule=fall["schedule"]
     )
-    scene.picture(lane, scene.report(lane, 3, cfg["MODEL"])["MODEL"], "interval_ramp", "CFG 4 falling", 4)
+    reported = scene.report(lane, 3, cfg["MODEL"], "falling")
+    scene.picture(lane, reported["MODEL"], "interval_ramp", "CFG 4 falling", 4)
     return scene.build()
 
 

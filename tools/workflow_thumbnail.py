@@ -11,25 +11,27 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE, MARGIN, LABEL = 480, 8, 22
-MOST_PICTURES = 4
+WIDTH, MARGIN, LABEL = 480, 8, 22
+MOST_PICTURES = 6
 
 
 def thumbnail(entries: list[tuple[str, str]]) -> Image.Image:
-    """The pictures of a workflow under each other or side by side, each below its title, on a square."""
-    chosen = entries[:MOST_PICTURES]
-    columns = 1 if len(chosen) < 4 else 2
-    rows = -(-len(chosen) // columns)
-    width, height = (SIZE - MARGIN) // columns - MARGIN, (SIZE - MARGIN) // rows - MARGIN - LABEL
-    sheet = Image.new("RGB", (SIZE, SIZE), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
-    for index, (title, file) in enumerate(chosen):
-        left = MARGIN + index % columns * (width + MARGIN)
-        top = MARGIN + index // columns * (height + LABEL + MARGIN)
-        picture = Image.open(file).convert("RGB")
-        picture.thumbnail((width, height), Image.Resampling.LANCZOS)
-        draw.text((left, top + 1), title, fill="black", font=font)
-        sheet.paste(picture, (left + (width - picture.width) // 2, top + LABEL))
+    """The pictures of a workflow, each below its title: two under each other, more in two columns."""
+    chosen = [(title, Image.open(file).convert("RGB")) for title, file in entries[:MOST_PICTURES]]
+    columns = 1 if len(chosen) <= 2 else 2
+    width = (WIDTH - MARGIN) // columns - MARGIN
+    for _, picture in chosen:
+        picture.thumbnail((width, WIDTH), Image.Resampling.LANCZOS)
+    rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
+    heights = [LABEL + MARGIN + max(picture.height for _, picture in row) for row in rows]
+    sheet = Image.new("RGB", (WIDTH, sum(heights) + MARGIN), "white")
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=15), MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, (title, picture) in enumerate(row):
+            left = MARGIN + column * (width + MARGIN)
+            draw.text((left, top), title, fill="black", font=font)
+            sheet.paste(picture, (left, top + LABEL))
+        top += height
     return sheet
 
 

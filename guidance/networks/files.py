@@ -123,7 +123,7 @@ def read_network(path: str | Path, file_format: str) -> NetworkFile:
 
 
 def format_of(path: str | Path) -> str | None:
-    """The format that a file's header names; None for a file that is not one of ours. Reads the header alone."""
+    """The format that a file's header names, None where it names none. Reads the header alone."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format")
