@@ -1,8 +1,8 @@
 """Checks the engine from outside: every guided step is recorded, then evaluated again without the engine, by hand.
 
 A guided run is recorded at its outermost PREDICT_NOISE wrapper: what came in (x, sigma) and what went out. `replay`
-sends the same (x, sigma) through any other graph of the real host, without our engine; so the host's own prediction, the
-bare branches of the main network and the guide alone are each evaluated by the host itself, and the law is written down:
+sends the same (x, sigma) through any other graph of the real host, without our engine; so the host's own prediction,
+the bare branches of the main network and the guide alone are each evaluated by the host itself, and the law is checked:
 
     D' = D_host + (w - 1)(D_main - D_guide)
 

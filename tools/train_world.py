@@ -66,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
     "shapes-judge": Recipe({}, None, steps=1200, batch=128, data_seed=3, seed=3),
     "shapes-edm-weak": Recipe(WEAK, EDM, steps=1000, seed=1),
     "shapes-flow-weak": Recipe(WEAK | FLOW, FLOW_SETTINGS, steps=1000, seed=1),
-    "shapes-edm": Recipe(MAIN, EDM, steps=8000),
+    "shapes-edm": Recipe(MAIN, EDM, steps=8000, then=(3207, LogNormal(0.2, 1.1))),
     "shapes-flow": Recipe(MAIN | FLOW, FLOW_SETTINGS, steps=8000),
 }
 

@@ -133,12 +133,14 @@ def interval(object_info: dict, stamps: Stamps) -> dict:
         "the bars the evaluations. Outside the interval the negative prompt is not evaluated, so those steps cost "
         "half.",
     )
-    model, span = scene.main["MODEL"], {"unit": "sigma", "start": NOISY, "end": CLEAN}
+    model = scene.main["MODEL"]
     lane = scene.lane("CFG 4 at every noise level")
     cfg = scene.add("GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0)
     scene.picture(lane, cfg["MODEL"], "interval_off", "CFG 4 everywhere", 4)
     lane = scene.lane("CFG 4 in an interval")
-    cfg = scene.add("GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, **span)
+    cfg = scene.add(
+        "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, unit="sigma", start=NOISY, end=CLEAN
+    )
     reported = scene.report(lane, 3, cfg["MODEL"], "interval")
     scene.add("PreviewAny", lane, 3, title="The plan in words", size=(400, 340), source=reported["text"])
     scene.picture(lane, reported["MODEL"], "interval_on", "CFG 4 in (0.15, 5]", 4)
