@@ -244,5 +244,6 @@ def test_the_sheet_holds_a_row_for_each_workflow(tmp_path):
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     file = str(tmp_path / "red.png")
     made = sheet.paste([("first", "unguided", file), ("first", "CFG", file), ("second", "both", file)])
-    assert made.size == (2 * (sheet.CELL + sheet.MARGIN) + sheet.MARGIN, 2 * (sheet.CELL + 2 * 20 + 8) + 8)
+    width = 2 * (sheet.WIDE + sheet.MARGIN) + sheet.MARGIN
+    assert made.size == (width, 2 * (sheet.HIGH + 2 * sheet.LABEL + sheet.MARGIN) + sheet.MARGIN)
     assert made.getpixel((sheet.MARGIN + 100, sheet.MARGIN + sheet.LABEL + 100)) == (255, 0, 0)

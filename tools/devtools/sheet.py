@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-CELL, LABEL, MARGIN = 224, 20, 8
+WIDE, HIGH, LABEL, MARGIN = 528, 296, 20, 12
 
 
 def paste(entries: list[tuple[str, str, str]]) -> Image.Image:
@@ -20,29 +20,29 @@ def paste(entries: list[tuple[str, str, str]]) -> Image.Image:
     for row, label, file in entries:
         rows.setdefault(row, []).append((label, file))
     columns = max(len(cells) for cells in rows.values())
-    height = CELL + 2 * LABEL + MARGIN
-    sheet = Image.new("RGB", (columns * (CELL + MARGIN) + MARGIN, len(rows) * height + MARGIN), "white")
+    height = HIGH + 2 * LABEL + MARGIN
+    sheet = Image.new("RGB", (columns * (WIDE + MARGIN) + MARGIN, len(rows) * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
     for i, (row, cells) in enumerate(rows.items()):
         top = MARGIN + i * height
         draw.text((MARGIN, top), row, fill="black", font=font)
         for j, (label, file) in enumerate(cells):
-            left = MARGIN + j * (CELL + MARGIN)
+            left = MARGIN + j * (WIDE + MARGIN)
             sheet.paste(fitted(file), (left, top + LABEL))
-            draw.text((left, top + LABEL + CELL + 2), label, fill=(90, 90, 90), font=font)
+            draw.text((left, top + LABEL + HIGH + 2), label, fill=(90, 90, 90), font=font)
     return sheet
 
 
 def fitted(file: str) -> Image.Image:
     """The picture scaled into a cell; small pixel pictures by whole factors, so that their pixels stay sharp."""
     picture = Image.open(file).convert("RGB")
-    scale = CELL / max(picture.size)
+    scale = min(WIDE / picture.width, HIGH / picture.height)
     how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     scale = int(scale) if scale >= 1 else scale
     picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), how)
-    cell = Image.new("RGB", (CELL, CELL), (240, 240, 240))
-    cell.paste(picture, ((CELL - picture.width) // 2, (CELL - picture.height) // 2))
+    cell = Image.new("RGB", (WIDE, HIGH), (240, 240, 240))
+    cell.paste(picture, ((WIDE - picture.width) // 2, (HIGH - picture.height) // 2))
     return cell
 
 
