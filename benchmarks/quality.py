@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 from measures import class_accuracy, frechet_distance, precision_recall
-from sampling import Guided, Setting, heun, noise_levels
 from sheets import contact_sheet
 from torch import Tensor
 
@@ -30,6 +29,8 @@ if "guidance_pack" not in sys.modules:
     spec = ModuleSpec("guidance_pack", None, is_package=True)
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
+
+from sampling import Guided, Setting, heun, noise_levels  # noqa: E402
 
 from guidance_pack.guidance.networks.files import build, read_classifier, read_denoiser  # noqa: E402
 from guidance_pack.guidance.networks.preconditioning import precondition  # noqa: E402

@@ -9,6 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guidance_pack.guidance.branch import MAIN, Branch
+from guidance_pack.guidance.compose import Guidance
+from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.rules.autoguidance import Autoguidance
+from guidance_pack.guidance.rules.cfg import CFG
+from guidance_pack.guidance.schedule import Interval
+
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -29,43 +36,35 @@ class Setting:
     interval: tuple[float, float] = (0.0, math.inf)
 
 
-def combine(main: Tensor, null: Tensor | None, weak: Tensor | None, cfg: float, autoguidance: float) -> Tensor:
-    """D + (w_cfg - 1)(D - D_null) + (w_ag - 1)(D - D_weak): Karras et al. 2024 (autoguidance), Eq. 6."""
-    guided = main
-    if null is not None:
-        guided = guided + (cfg - 1) * (main - null)
-    if weak is not None:
-        guided = guided + (autoguidance - 1) * (main - weak)
-    return guided
-
-
 class Guided:
     """The denoiser that a setting makes of a main and a weak one; `evaluations` counts the networks' runs per sample.
 
+    The pack's own rules decide what is evaluated and how it is combined.
+
     Args:
         main, weak: functions of (x, sigma, y).
-        prediction: "edm" or "flow", to place the interval.
+        prediction: "edm" or "flow", what sigma means.
         null: the index of the null class.
     """
 
     def __init__(self, main: Denoiser, weak: Denoiser, setting: Setting, prediction: str, null: int) -> None:
-        self.main, self.weak, self.setting, self.prediction, self.null = main, weak, setting, prediction, null
+        self.networks = {MAIN: main, "guide": weak}
+        self.prediction, self.null = prediction, null
+        low, high = setting.interval
+        cfg = CFG(setting.cfg, Interval(high, low, "sigma_ve"))
+        self.guidance = Guidance((cfg, Autoguidance(setting.autoguidance)))
         self.evaluations = 0
 
     def __call__(self, x: Tensor, sigma: float, y: Tensor) -> Tensor:
-        s, setting = torch.full((len(x),), sigma), self.setting
-        level = sigma if self.prediction == "edm" else sigma / max(1 - sigma, 1e-9)
-        low, high = setting.interval
-        null = weak = None
-        if setting.cfg != 1 and low < level <= high:
-            null = self._run(self.main, x, s, torch.full_like(y, self.null))
-        if setting.autoguidance != 1:
-            weak = self._run(self.weak, x, s, y)
-        return combine(self._run(self.main, x, s, y), null, weak, setting.cfg, setting.autoguidance)
+        s = torch.full((len(x),), sigma)
+        level = NoiseLevel.variance_exploding(s) if self.prediction == "edm" else NoiseLevel.flow(s)
 
-    def _run(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-        self.evaluations += 1
-        return denoiser(x, sigma, y)
+        def evaluate(branch: Branch) -> Tensor:
+            self.evaluations += 1
+            labels = torch.full_like(y, self.null) if branch.condition == "negative" else y
+            return self.networks[branch.network](x, s, labels)
+
+        return self.guidance.denoise(evaluate, x, level)
 
 
 def noise_levels(prediction: str, steps: int, rho: float = 7.0) -> list[float]:

@@ -246,4 +246,5 @@ def test_the_sheet_holds_a_row_for_each_workflow(tmp_path):
     made = sheet.paste([("first", "unguided", file), ("first", "CFG", file), ("second", "both", file)])
     width = 2 * (sheet.WIDE + sheet.MARGIN) + sheet.MARGIN
     assert made.size == (width, 2 * (sheet.HIGH + 2 * sheet.LABEL + sheet.MARGIN) + sheet.MARGIN)
-    assert made.getpixel((sheet.MARGIN + 100, sheet.MARGIN + sheet.LABEL + 100)) == (255, 0, 0)
+    middle = sheet.MARGIN + sheet.WIDE // 2, sheet.MARGIN + sheet.LABEL + sheet.HIGH // 2
+    assert made.getpixel(middle) == (255, 0, 0)

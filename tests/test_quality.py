@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
 from measures import class_accuracy, frechet_distance, precision_recall  # noqa: E402
-from sampling import Guided, Setting, combine, heun, noise_levels  # noqa: E402
+from sampling import Guided, Setting, heun, noise_levels  # noqa: E402
 from sheets import contact_sheet  # noqa: E402
 
 PAIRS = [("edm", "shapes-edm", "shapes-edm-weak"), ("flow", "shapes-flow", "shapes-flow-weak")]
@@ -78,13 +78,6 @@ def test_precision_by_hand():
 def test_class_accuracy():
     assert class_accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
-
-def test_combining_is_the_papers_equation():
-    main, null, weak = torch.randn(3, 5)
-    torch.testing.assert_close(combine(main, null, weak, 1.5, 3.0), main + 0.5 * (main - null) + 2 * (main - weak))
-    assert combine(main, None, None, 1.0, 1.0) is main
-
-
 @pytest.mark.parametrize("prediction", ["edm", "flow"])
 def test_heun_finds_the_gaussian(prediction):
     """With the exact denoiser of N(m, v^2) pictures, noise must end as m + v n, n the starting noise."""
@@ -142,6 +135,18 @@ def test_denoisers_carry_their_facts(name):
     assert facts["pictures_seen"] == facts["steps"] * facts["batch"] > 0
     assert facts["parameters"] == sum(t.numel() for t in file.tensors.values())
     assert file.prediction == ("flow" if "flow" in name else "edm")
+
+
+@pytest.mark.parametrize("name", [*DENOISERS, "shapes-judge"])
+def test_assets_are_what_their_recipes_make(name):
+    from train_world import RECIPES
+
+    recipe = RECIPES[name]
+    file = read_classifier(asset(name)) if name == "shapes-judge" else read_denoiser(asset(name))
+    facts = file.metadata
+    assert recipe.config.items() <= file.config.items()
+    assert (facts["steps"], facts["batch"]) == (recipe.steps, recipe.batch)
+    assert (facts["data_seed"], facts["training_seed"]) == (recipe.data_seed, recipe.seed)
 
 
 @pytest.mark.parametrize("family, main, weak", PAIRS)
