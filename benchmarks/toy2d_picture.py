@@ -11,7 +11,7 @@ from toy2d_world import Mixture
 
 SIDE, MARGIN, GAP, TITLE = 520, 28, 16, 60
 FINE = 2  # drawn this much larger and reduced, for smooth dots and lines
-LEFT, BOTTOM, EXTENT = -0.52, -0.44, 2.02  # the window of a panel, in data units
+LEFT, BOTTOM, EXTENT = -0.58, -0.68, 2.24  # the window of a panel, in data units
 PAPER, INK, FAINT = (251, 250, 247), (38, 42, 51), (120, 126, 138)
 LAND, EDGE = (232, 228, 218), (176, 168, 150)
 DOT = (196, 78, 42)

@@ -1,5 +1,6 @@
 """The engine on the real host: off is exact, the guide is itself, and only the needed evaluations are made."""
 
+import comfy_calls
 import pytest
 import torch
 from host_models import MODELS, count_forwards, sample, tensors
@@ -196,23 +197,8 @@ def test_momentum_moves_on_once_per_noise_level(pack, main):
 
 
 def alone(model, x, sigma, conditioning=None):
-    """The MODEL's denoised estimate of x at sigma, through a guider of its own and nothing of the pack."""
-    import comfy.model_management
-    import comfy.samplers
-
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(conditioning or SD15.conditioning(1), SD15.conditioning(2))
-
-    class Once(comfy.samplers.Sampler):
-        def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-                   disable_pbar=False):
-            found.append(model_wrap(x, sigma, **extra_args))
-            return noise
-
-    found, sigmas = [], torch.tensor([float(sigma[0]), 0.0])
-    with torch.inference_mode():
-        guider.sample(torch.zeros_like(x), torch.zeros_like(x), Once(), sigmas, disable_pbar=True, seed=0)
-    return found[0]
+    """The MODEL's denoised estimate of x at sigma, through a guider of its own."""
+    return comfy_calls.denoised(model, SD15, x, sigma, conditioning)
 
 
 def outputs(model, **more):

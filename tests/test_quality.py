@@ -78,6 +78,7 @@ def test_precision_by_hand():
 def test_class_accuracy():
     assert class_accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
+
 @pytest.mark.parametrize("prediction", ["edm", "flow"])
 def test_heun_finds_the_gaussian(prediction):
     """With the exact denoiser of N(m, v^2) pictures, noise must end as m + v n, n the starting noise."""
