@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests")]
 
-CASES = {"tiny": (24, 9), "sd15": (4, 5)}  # steps per run, repeats
+CASES = {"tiny": (24, 15), "sd15": (4, 4)}  # steps per run, repeats
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="folder of ComfyUI")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--size", type=int, default=32, help="latent height and width of the sd15 case")
+    parser.add_argument("--size", type=int, default=16, help="latent height and width of the sd15 case")
     options = parser.parse_args()
     load_host(options.comfyui, options.device)
     import torch
