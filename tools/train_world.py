@@ -107,6 +107,7 @@ def _block(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: float) -> None:
+    assert recipe.settings is not None, "the judge has a training of its own"
     settings = replace(recipe.settings, steps=recipe.steps, seed=recipe.seed)
     network = TinyUNet(**recipe.config)
     network.initialise(torch.Generator().manual_seed(recipe.seed))

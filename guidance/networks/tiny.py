@@ -55,6 +55,8 @@ def _waves(timesteps: Tensor, count: int) -> Tensor:
 class _Block(nn.Module):
     """Residual block whose second normalisation is scaled and shifted by the embedding."""
 
+    last = "conv_out"
+
     def __init__(self, channels: int, out: int, config: TinyConfig, operations: Any, **factory: Any) -> None:
         super().__init__()
         self.norm_in = operations.GroupNorm(config.groups, channels, **factory)
@@ -73,6 +75,8 @@ class _Block(nn.Module):
 
 class _Attention(nn.Module):
     """Self-attention over all pixels of a picture, added to its input."""
+
+    last = "out"
 
     def __init__(self, channels: int, config: TinyConfig, operations: Any, **factory: Any) -> None:
         super().__init__()
@@ -172,6 +176,8 @@ class TinyUNet(nn.Module):
                 bound = 1 / math.sqrt(parameter[0].numel())
                 nn.init.uniform_(parameter, -bound * 3**0.5, bound * 3**0.5, generator=generator)
         nn.init.normal_(self.embed_class.weight, generator=generator)
-        branches = [b.conv_out for b in (*self.down, *self.deep, *self.up)] + [a.out for a in self.attention]
-        for layer in (*branches, self.passage, self.head):
+        for name, module in self.named_modules():
+            if isinstance(module, (_Block, _Attention)):
+                nn.init.zeros_(self.get_parameter(f"{name}.{module.last}.weight"))
+        for layer in (self.passage, self.head):
             nn.init.zeros_(layer.weight)
