@@ -65,7 +65,7 @@ EDM = Settings(steps=0, null_class=NULL, noise=LogNormal(-0.6, 1.3))
 FLOW_SETTINGS = replace(EDM, prediction="flow", noise=LogitNormal(), weight=VelocityWeight())
 RECIPES: dict[str, Recipe] = {
     "shapes-judge": Recipe({}, None, steps=2000, batch=128, data_seed=3, seed=3),
-    "shapes-edm-weak": Recipe(WEAK, EDM, steps=750, seed=1),
+    "shapes-edm-weak": Recipe(WEAK, EDM, steps=1500, seed=1),
     "shapes-flow-weak": Recipe(WEAK | FLOW, FLOW_SETTINGS, steps=750, seed=1),
     "shapes-edm": Recipe(MAIN, EDM, steps=9497, then=(3207, LogNormal(0.2, 1.1))),
     "shapes-flow": Recipe(MAIN | FLOW, FLOW_SETTINGS, steps=5254),
