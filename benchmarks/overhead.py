@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests")]
 
-CASES = {"tiny": (24, 15), "sd15": (4, 4)}  # steps per run, repeats
+CASES = {"tiny": (24, 15), "sd15": (3, 3)}  # steps per run, repeats
 
 
 def main() -> None:
