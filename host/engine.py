@@ -78,12 +78,12 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
     if run is None:
         return executor(x, timestep, model_options, seed)
     level = run.level(timestep)
-    host = host_weights(guider)
-    cfg = run.guidance.cfg(level, host[-1])
+    weights = [run.guidance.cfg(level, weight) for weight in host_weights(guider)]
+    cfg = weights[-1]
     if uniform(cfg) is None:
         return _mixed(run, guider, x, timestep, level, model_options)
     needs = run.guidance.needs(level, cfg)
-    with _weights(guider, _scaled(run, level, host)):
+    with _weights(guider, tuple(float(weight[0]) for weight in weights)):
         if not needs:
             return executor(x, timestep, model_options, seed)
         observer = Observer(guider)
@@ -103,13 +103,6 @@ def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> to
         lambda branch: evaluate(run, guider, branch, x, timestep, level, model_options),
         x, level, guider.cfg, run.memory,
     )
-
-
-def _scaled(run: Run, level, host: tuple[float, ...]) -> tuple[float, ...]:
-    """The guider's weights as the CFG rules want them at this level."""
-    if not run.guidance.combines:
-        return host
-    return tuple(float(run.guidance.cfg(level, weight)[0]) for weight in host)
 
 
 def _loading_weights(run: Run) -> tuple[float, ...]:
