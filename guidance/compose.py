@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .branch import NEGATIVE, POSITIVE, Branch
+from .gradient import Lender
 from .noise_level import NoiseLevel
 from .rule import Rule, Step, Term, Transform
 from .rules.cfg import CFG
@@ -80,12 +81,14 @@ class Guidance:
         return total
 
     def denoise(
-        self, evaluate: Evaluate, x: Tensor, level: NoiseLevel, sampler: float = 1.0, memory: Memory | None = None
+        self, evaluate: Evaluate, x: Tensor, level: NoiseLevel, sampler: float = 1.0, memory: Memory | None = None,
+        *, position: int = 0, following: NoiseLevel | None = None, lender: Lender | None = None,
     ) -> Tensor:
         """The guided estimate from bare branches, evaluating only what is needed.
 
         evaluate: gives the denoised estimate [B, ...] of a branch at (x, level); asked at most once per branch.
         sampler: the sampler's own cfg, used where no CFG rule is given.
+        position, following, lender: as in `Step`.
         """
         cfg = self.cfg(level, sampler)
         branches = {POSITIVE: evaluate(POSITIVE)}
@@ -93,7 +96,7 @@ class Guidance:
             branches[NEGATIVE] = evaluate(NEGATIVE)
         for branch in self.needs(level, cfg) - branches.keys():
             branches[branch] = evaluate(branch)
-        step = Step(x, level, branches, cfg)
+        step = Step(x, level, branches, cfg, position, following, lender)
         return self.steer(combine(step), step, Memory() if memory is None else memory)
 
 

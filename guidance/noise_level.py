@@ -46,6 +46,10 @@ class NoiseLevel:
         alpha_bar = _coefficients(alpha_bar)
         return cls(alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt())
 
+    def __getitem__(self, rows: Tensor) -> NoiseLevel:
+        """The levels of some samples. rows: int64 [K], indices into the batch."""
+        return NoiseLevel(self.a[rows], self.b[rows])
+
     @property
     def sigma(self) -> Tensor:
         """Noise to signal, b / a: the VE sigma of this level, [B]; infinite where no signal is left."""
@@ -69,6 +73,19 @@ def change_coordinates(x: Tensor, source: NoiseLevel, target: NoiseLevel) -> Ten
     is no signal to carry over.
     """
     return x * expand(target.a / source.a, x)
+
+
+def mean_shift(level: NoiseLevel, following: NoiseLevel | None) -> Tensor:
+    """What a guidance scale counts in ADM's mean-shift form, as a share of the score-shift form: float64 [B].
+
+    Samplers that consume D' shift the score. DDPM's mean shift, mu + Sigma s grad (2105.05233 Algorithm 1), is weaker
+    by Sigma sqrt(alpha) / beta, here with the posterior variance Sigma that ancestral samplers add:
+    (1 - ab') / (1 - ab) sqrt(ab / ab') from alpha_bar ab to the following ab'. 1 where no following level is known.
+    """
+    if following is None:
+        return torch.ones_like(level.b)
+    now, then = level.alpha_bar, following.alpha_bar
+    return (1 - then) / (1 - now) * (now / then).sqrt()
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ fields with their words beside the default, the branches it needs, and one metho
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
@@ -20,10 +18,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .branch import Branch
+from .gradient import Lender
 from .noise_level import NoiseLevel
+from .register import Register
 from .schedule import ALWAYS, Positions, Schedule
-
-_RULES: dict[str, type[Rule]] = {}
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,9 @@ class Step:
     level: NoiseLevel  # one level per sample
     branches: Mapping[Branch, Tensor]  # the denoised estimates that the rule asked for, [B, ...] each
     cfg: Tensor  # [B] the weight of classifier-free guidance in this call; 1 = none
+    position: int = 0  # how many of the sampler's noise levels lie at or above this one
+    following: NoiseLevel | None = None  # the level that the sampler goes to next
+    lender: Lender | None = None  # evaluates guides with gradients; None where no rule asks for one
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,15 @@ def weighted(weight: float, schedule: Schedule, level: NoiseLevel) -> Tensor:
     return 1.0 + (weight - 1.0) * schedule(level)
 
 
-def param(default: Any, doc: str, *, low: float, high: float, step: float = 0.01) -> Any:
-    """A number of a rule that people set: its default, what it does, its range and the step of its widget."""
-    return field(default=default, metadata={"doc": doc, "min": low, "max": high, "step": step})
+def param(default: Any, doc: str, *, low: float, high: float, step: float = 0.01, advanced: bool = False) -> Any:
+    """A number of a rule that people set: its default, what it does, its range, the step of its widget, and whether
+    few people need it."""
+    return field(default=default, metadata={"doc": doc, "min": low, "max": high, "step": step, "advanced": advanced})
+
+
+def flag(doc: str) -> Any:
+    """A choice of a rule that few people need: off, unless it is switched on; what it does."""
+    return field(default=False, metadata={"doc": doc})
 
 
 def scheduled() -> Any:
@@ -98,32 +105,19 @@ def scheduled() -> Any:
     return field(default=ALWAYS)
 
 
-def check_ranges(rule: Rule) -> None:
+def check_ranges(checked: Rule) -> None:
     """Raise ValueError when a number of the rule is outside the range of its `param`."""
-    for f in fields(rule):
-        value = getattr(rule, f.name)
+    for f in fields(checked):
+        value = getattr(checked, f.name)
         if "min" in f.metadata and value is not None and not f.metadata["min"] <= value <= f.metadata["max"]:
             raise ValueError(
-                f"{rule.name}: {f.name} is {value:g}; it can be {f.metadata['min']:g} to {f.metadata['max']:g}."
+                f"{checked.name}: {f.name} is {value:g}; it can be {f.metadata['min']:g} to {f.metadata['max']:g}."
             )
 
 
-def rule(name: str):
-    """Class decorator: register a rule under its name. Raises ValueError if the name is taken."""
-
-    def register(cls: type[Rule]) -> type[Rule]:
-        if name in _RULES:
-            raise ValueError(f"Two rules are called {name!r}: {_RULES[name].__module__} and {cls.__module__}.")
-        cls.name = name
-        _RULES[name] = cls
-        return cls
-
-    return register
+rule: Register[Rule] = Register("rule", f"{__package__}.rules")  # the decorator of every rule class
 
 
 def rules() -> dict[str, type[Rule]]:
     """Every rule of the package `rules`, by name."""
-    package = importlib.import_module(".rules", __package__)
-    for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
-        importlib.import_module(f"{package.__name__}.{module}")
-    return dict(sorted(_RULES.items()))
+    return rule.all()

@@ -17,6 +17,7 @@ from comfy.samplers import CFGGuider
 from ..guidance.compose import uniform
 from ..guidance.rule import Step
 from .branches import Observer, evaluate
+from .gradients import StepLender
 from .plan import KEY
 from .run import Run, host_weights, is_plain, open_run, run_of, weight_names
 
@@ -45,14 +46,20 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
     finally:
         for guide in run.guides.values():
             guide.release(cleaned=finished)
+        if run.gradients is not None:
+            run.gradients.release()
         guider.model_options.pop(KEY, None)
 
 
 def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
-    """Load the ControlNets and other models of the guides' own conditioning together with everything else."""
-    runs = [kwargs["model_options"].get(KEY)] if kwargs.get("model_options") else []
-    own = runs[0].own_conds if runs and runs[0] is not None else {}
-    network, _, loaded = executor(model, noise_shape, {**conds, **own}, *args, **kwargs)
+    """Load what the guides' own conditioning needs together with everything else; what gradients need, entirely."""
+    run: Run | None = (kwargs.get("model_options") or {}).get(KEY)
+    if run is None:
+        return executor(model, noise_shape, conds, *args, **kwargs)
+    if run.gradients is not None:
+        run.gradients.load()
+        kwargs["force_full_load"] = kwargs.get("force_full_load", False) or run.gradients.through
+    network, _, loaded = executor(model, noise_shape, {**conds, **run.own_conds}, *args, **kwargs)
     return network, conds, loaded
 
 
@@ -66,6 +73,8 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
             guider.model_patcher, extra_args["model_options"], sigmas, noise, latent_image, denoise_mask,
             extra_args.get("seed"), run.latent_shapes,
         )
+    if run.gradients is not None:
+        run.gradients.prepare(guider, noise.shape)
     with _weights(guider, run.host_weights):
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
 
@@ -90,18 +99,28 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
         denoised = executor(x, timestep, observer.options(model_options), seed)
     missing = needs - observer.seen.keys()
     found = {branch: evaluate(run, guider, branch, x, timestep, level, model_options) for branch in missing}
-    run.memory.move_to(run.position(float(timestep[0])))
-    return run.guidance.steer(denoised, Step(x, level, {**observer.seen, **found}, cfg), run.memory)
+    position, lender = _here(run, guider, timestep, model_options)
+    branches = {**observer.seen, **found}
+    step = Step(x, level, branches, cfg, position, run.following(position, level), lender)
+    return run.guidance.steer(denoised, step, run.memory)
+
+
+def _here(run: Run, guider: CFGGuider, timestep, model_options) -> tuple[int, StepLender | None]:
+    """Where the run is, and what it lends there."""
+    position = run.position(float(timestep[0]))
+    run.memory.move_to(position)
+    lender = None if run.gradients is None else StepLender(run.gradients, guider, timestep, model_options)
+    return position, lender
 
 
 def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
     """A batch whose samples want different weights of CFG: the host knows one, so its branches are combined here."""
     if not is_plain(guider):
         raise ValueError("A batch with several noise levels needs KSampler or CFGGuider for CFG with an interval.")
-    run.memory.move_to(run.position(float(timestep[0])))
+    position, lender = _here(run, guider, timestep, model_options)
     return run.guidance.denoise(
         lambda branch: evaluate(run, guider, branch, x, timestep, level, model_options),
-        x, level, guider.cfg, run.memory,
+        x, level, guider.cfg, run.memory, position=position, following=run.following(position, level), lender=lender,
     )
 
 

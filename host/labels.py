@@ -28,19 +28,24 @@ def class_conditioning(model: ModelPatcher, text: str) -> list:
     """
     labels = labels_of(model)
     words = [word.strip() for word in text.split(",") if word.strip()]
-    indices = [_index(word, labels) for word in words] or [len(labels)]
+    indices = [index_of(word, labels) for word in words] or [len(labels)]
     # Other nodes expect an embedding in the first place: an empty one is safer than None.
     return [[torch.zeros(1, 1, 1), {LABELS_KEY: torch.tensor(indices)}]]
 
 
-def _index(word: str, labels: tuple[str, ...]) -> int:
-    lowered = [label.lower() for label in labels]
-    if word.lower() in lowered:
-        return lowered.index(word.lower())
+def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> int:
+    """The class that a name or a number means. A label may list synonyms separated by commas, as ImageNet's do.
+
+    Raises ValueError for a class that is not there, naming the nearest.
+    """
+    names = {name.strip().lower(): index for index, label in reversed(list(enumerate(labels))) for name in
+             (label, *label.split(","))}
+    if word.lower() in names:
+        return names[word.lower()]
     if word.isdigit() and int(word) < len(labels):
         return int(word)
     if word.isdigit():
-        raise ValueError(f"There is no class {word}; this MODEL has classes 0 to {len(labels) - 1}.")
-    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.0)
+        raise ValueError(f"There is no class {word}; {owner} has classes 0 to {len(labels) - 1}.")
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.0)
     shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
-    raise ValueError(f"There is no class {word!r}; did you mean {near[0]!r}? This MODEL has: {shown}.")
+    raise ValueError(f"There is no class {word!r}; did you mean {near[0]!r}? {owner} has: {shown}.")

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field, replace
 from comfy.model_patcher import ModelPatcher
 
 from ..guidance.compose import Guidance, overlap
+from ..guidance.gradient import Objective
 from ..guidance.rule import Rule
 from ..guidance.rules.autoguidance import Autoguidance
 from ..guidance.rules.cfg import CFG
 from ..guidance.schedule import ALWAYS, Interval, Product, Schedule
 from . import sharing
 from .compatibility import check_pair
+from .decoders import Decoder
+from .guides import LoadedGuide
 from .noise_levels import ModelPositions
+from .targets import Target
 
 KEY = "guidance-components"
 
@@ -36,11 +40,23 @@ class Guide:
 
 
 @dataclass(frozen=True, eq=False)
+class Asked:
+    """A gradient of the plan: what is asked of which networks. The host holds these; they are looked up at run time."""
+
+    objective: Objective
+    target: Target
+    decoder: Decoder
+    key: str = ""  # where the guide's ModelPatchers are held; empty without a guide
+    guide: LoadedGuide | None = None  # what it was made from, to recognise the same guide connected twice
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What the engine of a MODEL does, in chain order."""
 
     guidance: Guidance = field(default_factory=Guidance)
     guides: tuple[Guide, ...] = ()
+    asked: tuple[Asked, ...] = ()
 
 
 def plan_of(model: ModelPatcher) -> Plan:
@@ -53,7 +69,7 @@ def with_rule(model: ModelPatcher, rule: Rule) -> ModelPatcher:
     plan = plan_of(model)
     if isinstance(rule, CFG):
         _check_overlap(model, plan, rule)
-    return _clone(model, replace(plan, guidance=Guidance((*plan.guidance.rules, rule))))
+    return extended(model, replace(plan, guidance=Guidance((*plan.guidance.rules, rule))))
 
 
 def with_autoguidance(
@@ -85,7 +101,7 @@ def with_autoguidance(
         guide = sharing.independent(guide)
     added = Guide(f"guide {len(plan.guides) + 1}", positive, source)
     rules = Guidance((*plan.guidance.rules, replace(rule, guide=added.name)))
-    out = _clone(model, Plan(rules, (*plan.guides, added)))
+    out = extended(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
     out.set_additional_models(added.key, [guide])
     return out
 
@@ -95,7 +111,7 @@ def guides_of(model: ModelPatcher) -> dict[Guide, ModelPatcher]:
     return {guide: model.get_additional_models_with_key(guide.key)[0] for guide in plan_of(model).guides}
 
 
-def _clone(model: ModelPatcher, plan: Plan) -> ModelPatcher:
+def extended(model: ModelPatcher, plan: Plan) -> ModelPatcher:
     from .engine import install
 
     out = model.clone()

@@ -11,9 +11,10 @@ from .report import Report, Series
 WIDTH, HEIGHT = 960, 540
 LEFT, RIGHT, TOP, BOTTOM = 76, 28, 64, 404
 BARS = (440, 500)
+STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 2000.0, 1e9)  # between the lines of the grid
 PAPER, INK, GRID, QUIET = "#ffffff", "#1c2330", "#e4e8ef", "#7a8496"
 COLOURS = ("#2563eb", "#d9480f", "#0b8a5f", "#8b3fd1", "#b58900", "#c2255c")
-MAIN_BAR, GUIDE_BAR = "#9db4e8", "#eeb08f"
+MAIN_BAR, GUIDE_BAR, GRADIENT_BAR = "#9db4e8", "#eeb08f", "#9fd3b8"
 
 
 def draw(report: Report) -> torch.Tensor:
@@ -69,7 +70,7 @@ def _height(value: float, low: float, high: float) -> float:
 
 
 def _axes(canvas: _Canvas, low: float, high: float, xs: list[float], sigmas: tuple[float, ...]) -> None:
-    step = next(s for s in (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 1e9) if (high - low) / s <= 7)
+    step = next(s for s in STEPS if (high - low) / s <= 7)
     value = step * -(-low // step)
     while value <= high:
         y = _height(value, low, high)
@@ -102,19 +103,23 @@ def _legend(canvas: _Canvas, series: tuple[Series, ...]) -> None:
 
 
 def _bars(canvas: _Canvas, xs: list[float], report: Report) -> None:
-    most = max(m + g for m, g in zip(report.main_evaluations, report.guide_evaluations, strict=True))
+    kinds = list(zip(report.main_evaluations, report.guide_evaluations, report.gradients, strict=True))
+    most = max(map(sum, kinds))
     half = (xs[1] - xs[0]) * 0.38 if len(xs) > 1 else 40
     unit = (BARS[1] - BARS[0]) / most
-    for x, main, guide in zip(xs, report.main_evaluations, report.guide_evaluations, strict=True):
-        middle = BARS[1] - main * unit
-        canvas.box(x - half, middle, x + half, BARS[1], MAIN_BAR)
-        if guide:
-            canvas.box(x - half, middle - guide * unit, x + half, middle, GUIDE_BAR)
+    for x, counts in zip(xs, kinds, strict=True):
+        bottom = BARS[1]
+        for count, colour in zip(counts, (MAIN_BAR, GUIDE_BAR, GRADIENT_BAR), strict=True):
+            if count:
+                canvas.box(x - half, bottom - count * unit, x + half, bottom, colour)
+                bottom -= count * unit
     canvas.text(LEFT - 10, BARS[1], "0", QUIET, 13, "rm")
     canvas.text(LEFT - 10, BARS[0], f"{most}", QUIET, 13, "rm")
-    total = f"{sum(report.main_evaluations)} main + {sum(report.guide_evaluations)} guide"
-    canvas.text(LEFT, 522, f"evaluations per level: {total} in all", INK, 14)
-    canvas.box(WIDTH - RIGHT - 150, 515, WIDTH - RIGHT - 136, 529, MAIN_BAR)
-    canvas.text(WIDTH - RIGHT - 130, 522, "main", QUIET, 14)
-    canvas.box(WIDTH - RIGHT - 70, 515, WIDTH - RIGHT - 56, 529, GUIDE_BAR)
-    canvas.text(WIDTH - RIGHT - 50, 522, "guide", QUIET, 14)
+    totals = [sum(column) for column in zip(*kinds, strict=True)]
+    words = f"{totals[0]} main + {totals[1]} guide" + (f" + {totals[2]} gradient" if totals[2] else "")
+    canvas.text(LEFT, 522, f"evaluations per level: {words} in all", INK, 14)
+    keys = [("main", MAIN_BAR), ("guide", GUIDE_BAR), *([("gradient", GRADIENT_BAR)] if totals[2] else [])]
+    for place, (word, colour) in enumerate(reversed(keys)):
+        left = WIDTH - RIGHT - 76 - 80 * place
+        canvas.box(left, 515, left + 14, 529, colour)
+        canvas.text(left + 20, 522, word, QUIET, 14)

@@ -12,10 +12,13 @@ from comfy.model_patcher import ModelPatcher
 from ..guidance.branch import MAIN, NEGATIVE, Branch
 from ..guidance.rule import Rule
 from ..guidance.rules.cfg import CFG
+from ..guidance.rules.gradient import GradientGuidance
 from ..guidance.schedule import Curve, Interval, Product, Schedule
 from .compatibility import describe
+from .decoders import LINEAR, VAE
+from .gradients import THROUGH
 from .noise_levels import ModelPositions, level_of
-from .plan import guides_of, plan_of
+from .plan import Asked, guides_of, plan_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Report:
     series: tuple[Series, ...]
     main_evaluations: tuple[int, ...]  # per noise level
     guide_evaluations: tuple[int, ...]
+    gradients: tuple[int, ...]
     text: str
 
 
@@ -61,8 +65,9 @@ def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Rep
     needs = [_branches(guidance, sigma, model_sampling, sampler_cfg) for sigma in grid]
     main = tuple(sum(branch.network == MAIN for branch in asked) for asked in needs)
     guides = tuple(sum(branch.network != MAIN for branch in asked) for asked in needs)
-    text = _words(model, plan.guidance.rules, sampler_cfg, len(grid), main, guides)
-    return Report(tuple(grid.tolist()), tuple(series), main, guides, text)
+    gradients = tuple(_gradients(guidance, sigma, model_sampling) for sigma in grid)
+    text = _words(model, plan.guidance.rules, sampler_cfg, main, guides, gradients)
+    return Report(tuple(grid.tolist()), tuple(series), main, guides, gradients, text)
 
 
 def _branches(guidance, sigma: torch.Tensor, model_sampling, sampler_cfg: float) -> frozenset[Branch]:
@@ -72,9 +77,17 @@ def _branches(guidance, sigma: torch.Tensor, model_sampling, sampler_cfg: float)
     return guidance.needs(level, cfg) | host
 
 
-def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, steps: int, main, guides) -> str:
+def _gradients(guidance, sigma: torch.Tensor, model_sampling) -> int:
+    """How many gradients are taken at a noise level."""
+    level, off = level_of(model_sampling, sigma.reshape(1)), torch.ones(1, dtype=torch.float64)
+    return sum(bool(r.needs(level, off)) for r in guidance.rules if isinstance(r, GradientGuidance))
+
+
+def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, main, guides, gradients) -> str:
+    steps = len(main)
     lines = [f"Main: {describe(model)}"]
     lines += [f"{guide.name}: {describe(patcher)}" for guide, patcher in guides_of(model).items()]
+    lines += [_asked(asked, model) for asked in plan_of(model).asked]
     lines += ["", "Rules, in chain order:" if rules else "No guidance components on this MODEL."]
     lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}" for i, rule in enumerate(rules, 1)]
     if not any(isinstance(rule, CFG) for rule in rules):
@@ -84,8 +97,10 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, ste
         f"Evaluations over {steps} noise levels: {sum(main)} of the main network, {sum(guides)} of guides "
         f"(unguided: {steps}).",
         f"Per level: {_runs(main, guides)}.",
-        f"Expected cost: {_cost(model, main, guides) / steps:.2f} x an unguided run, taking an evaluation's cost as "
-        "proportional to the network's size.",
+        *([f"Gradients: {sum(gradients)}, each a forward and a backward of its guide."] if sum(gradients) else []),
+        f"Expected cost: {_cost(model, main, guides, gradients) / steps:.2f} x an unguided run, taking an evaluation's "
+        "cost as proportional to the network's size" + (", guides and decoders not counted." if plan_of(model).asked
+                                                        else "."),
         "Samplers that evaluate a level several times (Heun, SDE) multiply all of it alike.",
     ]
     return "\n".join(lines)
@@ -116,12 +131,25 @@ def _runs(main: tuple[int, ...], guides: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
-def _cost(model: ModelPatcher, main: tuple[int, ...], guides: tuple[int, ...]) -> float:
+def _asked(asked: Asked, model: ModelPatcher) -> str:
+    """A gradient's networks in words."""
+    size = sum(p.model_size() for p in model.get_additional_models_with_key(asked.key)) / 2**20
+    by = f"by {asked.objective.guide.name} ({size:.0f} MB)" if asked.objective.guide else "of the picture itself"
+    seen = {VAE: ", seen through the VAE", LINEAR: ", seen in linear RGB"}.get(asked.decoder.kind, "")
+    return f"Gradient {by}, taken at the {asked.objective.at}{seen}."
+
+
+def _cost(model: ModelPatcher, main: tuple[int, ...], guides: tuple[int, ...], gradients: tuple[int, ...]) -> float:
+    """In evaluations of the main network; a backward through it counts as two forwards (and there is one more)."""
     sizes = [patcher.model_size() for patcher in guides_of(model).values()]
     share = sum(sizes) / len(sizes) / model.model_size() if sizes else 0.0
-    return sum(main) + share * sum(guides)
+    asked = plan_of(model).asked
+    through = sum(a.objective.at == THROUGH for a in asked) / len(asked) if asked else 0.0
+    return sum(main) + share * sum(guides) + 3 * through * sum(gradients)
 
 
 def _label(rule: Rule) -> str:
     guide = getattr(rule, "guide", None)
+    if isinstance(rule, GradientGuidance) and rule.objective is not None:
+        return rule.objective.words
     return rule.name.replace("_", " ") + (f" ({guide})" if guide else "")

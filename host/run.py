@@ -16,6 +16,7 @@ from ..guidance.noise_level import NoiseLevel
 from ..guidance.rules.cfg import CFG
 from . import sharing
 from .compatibility import check_pair
+from .gradients import Gradients, gradients_of
 from .guide_model import GuideModel
 from .noise_levels import ModelPositions, level_of
 from .plan import KEY, check_combines, guides_of, plan_of
@@ -32,6 +33,7 @@ class Run:
     latent_shapes: list | None
     own_conds: dict[str, list[dict]]  # conditioning that only guides use, for the host to load what it needs
     host_weights: tuple[float, ...]  # what the guider combined with before the run
+    gradients: Gradients | None = None
     memory: Memory = field(default_factory=Memory)
 
     def level(self, sigma: torch.Tensor) -> NoiseLevel:
@@ -41,6 +43,11 @@ class Run:
     def position(self, sigma: float) -> int:
         """How many of the sampler's noise levels lie at or above sigma: the same for every call within a step."""
         return len(self.sigmas) - bisect_left(self.sigmas[::-1], sigma)
+
+    def following(self, position: int, level: NoiseLevel) -> NoiseLevel:
+        """The sampler's next noise level after a position, for every sample of `level`."""
+        sigma = self.sigmas[position] if position < len(self.sigmas) else 0.0
+        return self.level(torch.full_like(level.b, sigma))
 
 
 def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None) -> Run | None:
@@ -64,7 +71,9 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
         for g, patcher in patchers.items()
     }
     guidance = plan.guidance.resolve(positions)
-    run = Run(guidance, model_sampling, sigmas.tolist(), guides, latent_shapes, own, host_weights(guider))
+    gradients = gradients_of(model)
+    check_latents(gradients, latent_shapes)
+    run = Run(guidance, model_sampling, sigmas.tolist(), guides, latent_shapes, own, host_weights(guider), gradients)
     options: dict[str, Any] = guider.model_options
     options[KEY] = run
     return run
@@ -89,6 +98,15 @@ def host_weights(guider: CFGGuider) -> tuple[float, ...]:
 def is_plain(guider: CFGGuider) -> bool:
     """Whether the guider combines one positive and one negative branch, as KSampler and CFGGuider do."""
     return type(guider).predict_noise is CFGGuider.predict_noise and "negative" in guider.original_conds
+
+
+def check_latents(gradients: Gradients | None, shapes: list | None) -> None:
+    """Raise ValueError if the latents are a pack of several, such as a video with its sound."""
+    if gradients is not None and shapes is not None and len(shapes) > 1:
+        raise ValueError(
+            "This model makes several things at once (such as a video and its sound), which a guide that looks at "
+            "pictures cannot take apart. Use a model that makes pictures or video alone."
+        )
 
 
 def check_guider(guider: CFGGuider, guidance: Guidance) -> None:

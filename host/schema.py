@@ -8,11 +8,16 @@ from dataclasses import fields
 from comfy_api.latest import io
 
 from ..guidance.rule import Rule
+from ..guidance.rules.gradient import GradientGuidance
 from ..guidance.schedule import Interval, Schedule, Unit
+from .decoders import DECODERS
+from .objectives import PLACES
 from .plan import scheduled
 
 ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
+GuideSocket = io.Custom("GUIDE")
 UNITS = ["percent", "sigma"]
+FORMS = ["score shift", "mean shift"]
 
 
 def inputs_of(rule: type[Rule]) -> list[io.Input]:
@@ -20,10 +25,44 @@ def inputs_of(rule: type[Rule]) -> list[io.Input]:
     return [
         io.Float.Input(
             f.name, default=getattr(rule, f.name), min=f.metadata["min"], max=f.metadata["max"],
-            step=f.metadata["step"], round=0.001, tooltip=f.metadata["doc"],
+            step=f.metadata["step"], round=0.001, tooltip=f.metadata["doc"], advanced=f.metadata["advanced"],
         )
         for f in fields(rule)
         if "min" in f.metadata
+    ]
+
+
+def gradient_inputs() -> list[io.Input]:
+    """Where a gradient is taken and how it is used; the same for every node that steers by a guide."""
+    return [
+        *inputs_of(GradientGuidance),
+        io.Combo.Input(
+            "at", options=PLACES,
+            tooltip="Which picture the guide looks at. noisy input: the noisy picture itself, for noise-aware guides "
+            "(ADM, PPAP); cheapest. denoised: the model's estimate of the clean picture, held fixed; one backward "
+            "through the guide (and the decoder). through denoiser: the same estimate, with the gradient through the "
+            "model as well; two to three times the cost of a step, and its memory. auto: noisy input for noise-aware "
+            "guides of models that work on pictures, else denoised.",
+        ),
+        io.Combo.Input(
+            "decoder", options=DECODERS,
+            tooltip="How a guide sees the pictures of a latent model. vae: through the connected VAE (a tiny one such "
+            "as taesd is far cheaper). linear rgb: ComfyUI's preview colours at latent size, nearly free and coarse. "
+            "Not used by models that work on pictures, or at = noisy input.",
+        ),
+        io.Boolean.Input(
+            "normalise", default=False, advanced=True,
+            tooltip="Make every push as long as the noise left in the estimate, times scale, whatever the gradient's "
+            "own length. Off is the papers' formula.",
+        ),
+        io.Combo.Input(
+            "form", options=FORMS, advanced=True,
+            tooltip="score shift: what all samplers need. mean shift: weaker by the exact factor of ADM's DDPM "
+            "sampler; use it with ancestral or DDPM samplers to repeat the papers' 250-step scales.",
+        ),
+        io.Vae.Input(
+            "vae", optional=True, lazy=True, tooltip="Decodes the latents for the guide. Any VAE that fits the model."
+        ),
     ]
 
 

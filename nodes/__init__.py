@@ -5,6 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .cfg import GuidanceAPG, GuidanceCFG, GuidanceRescale
+from .gradient import GuidanceClassifier, GuidanceLoss
+from .guides import GuidanceExpertSwitch, GuidanceLoadGuide
 from .models import GuidanceClassLabel, GuidanceTinyModel
 from .report import GuidanceReport
 from .schedule import GuidanceSchedule
@@ -17,9 +19,13 @@ NODES: list[type[io.ComfyNode]] = [
     GuidanceSchedule,
     GuidanceRescale,
     GuidanceAPG,
+    GuidanceClassifier,
+    GuidanceLoss,
     GuidanceReport,
     GuidanceTinyModel,
     GuidanceClassLabel,
+    GuidanceLoadGuide,
+    GuidanceExpertSwitch,
 ]
 
 

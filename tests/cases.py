@@ -1,17 +1,23 @@
-"""What the conformance suite feeds a rule: random predictions at several noise levels, and runs over positions."""
+"""What the conformance suite feeds a rule: random predictions at several noise levels, and runs over positions.
+
+A rule that asks for gradients gets an objective that needs no network: a bowl around zero in every element.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, get_args
 
 import torch
+from lender import Lent
 from torch import Tensor
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory
+from guidance_pack.guidance.gradient import At, Objective
+from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.rule import Rule, Step, Term
 from guidance_pack.guidance.schedule import Constant, Curve, Interval
@@ -21,6 +27,22 @@ SHAPE = (4, 3, 10)
 CFG_WEIGHT = 4.0  # what the sampler asks for, where no CFG rule says otherwise
 NOISY_HALF = Interval(math.inf, 1.0, "sigma_ve")
 FALLING = Curve(((10.0, 1.0), (0.1, 0.2)), "sigma_ve")
+
+
+@dataclass(frozen=True)
+class Bowl(Loss):
+    """L = 20 mean_i (sqrt(1 + x_i^2) - 1)"""
+
+    name: ClassVar[str] = "bowl"
+    title: ClassVar[str] = "bowl"
+    reads: ClassVar[frozenset] = frozenset({"picture"})
+    wants_target: ClassVar[bool] = False
+
+    def compare(self, output: Tensor, target: None) -> Tensor:
+        return 20 * ((1 + output.square()).sqrt() - 1).flatten(1).mean(1)
+
+
+LENDER = Lent(denoiser=lambda x: x.sin() + 0.2 * x)
 
 
 @dataclass(frozen=True)
@@ -34,7 +56,7 @@ class Case:
     def guide(self, rule: Rule | Guidance, memory: Memory | None = None) -> Tensor:
         """The guided estimate; a branch that is not there raises KeyError."""
         guidance = rule if isinstance(rule, Guidance) else Guidance((rule,))
-        return guidance.denoise(lambda b: self.predictions[b], self.x, self.level, CFG_WEIGHT, memory)
+        return guidance.denoise(lambda b: self.predictions[b], self.x, self.level, CFG_WEIGHT, memory, lender=LENDER)
 
     def change(self, how: Callable[[Tensor], Tensor], sigmas: NoiseLevel | None = None) -> Case:
         """The same with all tensors changed alike."""
@@ -54,14 +76,32 @@ class Seen(dict):
         return super().__getitem__(branch)
 
 
+def asks_a_guide(cls: type[Rule]) -> bool:
+    """Whether the rule moves along the gradient of an objective, not along a difference of branches."""
+    return any(field.name == "objective" for field in fields(cls))
+
+
+def standard(cls: type[Rule], at: At = "denoised") -> Rule:
+    """The rule with its defaults, and an objective where it wants one."""
+    return cls(**{"objective": Objective(Bowl(), at)}) if asks_a_guide(cls) else cls()
+
+
 def active(cls: type[Rule]) -> Iterator[Rule]:
-    """The rule with its defaults, with each number half-way to off, and on schedules that differ over noise."""
-    standard = cls()
-    yield standard
+    """The rule with its defaults, with each number half-way to off, and on schedules that differ over noise.
+
+    Also with each choice that it has taken.
+    """
+    usual = standard(cls)
+    yield usual
     for name, off in cls.off.items():
-        yield replace(standard, **{name: (getattr(standard, name) + off) / 2})
-    yield replace(standard, schedule=NOISY_HALF)
-    yield replace(standard, schedule=FALLING)
+        yield replace(usual, **{name: (getattr(usual, name) + off) / 2})
+    for field in fields(cls):
+        if field.default is False:
+            yield replace(usual, **{field.name: True})
+    if asks_a_guide(cls):
+        yield from (standard(cls, at) for at in get_args(At) if at != "denoised")
+    yield replace(usual, schedule=NOISY_HALF)
+    yield replace(usual, schedule=FALLING)
 
 
 def levels(*sigmas: float) -> NoiseLevel:
@@ -89,7 +129,7 @@ def case(rule: Rule, sigmas: tuple[float, ...] = SIGMAS, shape=SHAPE, dtype=torc
 def step_of(rule: Rule, given: Case) -> Step:
     """What the law hands to the rule in this case, with every branch there."""
     cfg = Guidance((rule,)).cfg(given.level, CFG_WEIGHT)
-    return Step(given.x, given.level, given.predictions, cfg)
+    return Step(given.x, given.level, given.predictions, cfg, lender=LENDER)
 
 
 def apply(rule: Rule, denoised: Tensor, step: Step, state: Any = None) -> tuple[Tensor, Any]:

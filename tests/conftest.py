@@ -7,6 +7,7 @@ import ComfyUI at module level, and only the fixture puts it on the path, with i
 
 import importlib.util
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def server(comfyui_root, tmp_path_factory):
 
     base = tmp_path_factory.mktemp("server-base")
     link_pack(base)
+    shutil.copytree(ROOT / "tests" / "probe_node", base / "custom_nodes" / "probe_node")
     running = Server(
         python=Path(sys.executable),
         comfyui=comfyui_root,

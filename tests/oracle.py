@@ -59,6 +59,16 @@ class Mixture:
         own = (self.means * noise + x[:, None] * self.variances[:, None]) / self._spread(sigma)[..., None]
         return (share[..., None] * own).sum(1)
 
+    def covariance(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Cov[x0 | x], [B, N, N]: within each Gaussian's own posterior, and between their means."""
+        share = self._logits(x, sigma).softmax(1)
+        noise = (sigma**2)[:, None]
+        own = (self.means * noise[..., None] + x[:, None] * self.variances[:, None]) / self._spread(sigma)[..., None]
+        away = own - (share[..., None] * own).sum(1, keepdim=True)
+        within = (share * self.variances * noise / self._spread(sigma)).sum(1)
+        between = torch.einsum("bk,bki,bkj->bij", share, away, away)
+        return within[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype) + between
+
     def _spread(self, sigma: Tensor) -> Tensor:
         return self.variances + (sigma**2)[:, None]
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-WINGS = ("world", "training", "networks")
+WINGS = ("world", "training", "networks", "guides")
+LAZY = {
+    "guidance/guides": {"transformers", "torchvision", "huggingface_hub"},
+    "guidance/losses": {"kornia"},
+    "guidance/cutouts.py": {"kornia"},
+}
 LIBRARY = [ROOT / "__init__.py", *sorted(p for r in ("guidance", "host", "nodes") for p in (ROOT / r).rglob("*.py"))]
 NODES = sorted(p for p in (ROOT / "nodes").glob("*.py") if p.name != "__init__.py")
 LONG_FUNCTIONS = {"nodes/schedule.py GuidanceSchedule.define_schema": 45}  # eight sockets, each with its words
@@ -73,9 +78,10 @@ def functions(path: Path):
 ALLOWED = {
     "": {"nodes"},
     "nodes": {"nodes", "host", "guidance"},
-    "host": {"host", "guidance", "guidance/networks", "guidance/training", "guidance/world"},
+    "host": {"host", "guidance", "guidance/networks", "guidance/training", "guidance/world", "guidance/guides"},
     "guidance": {"guidance"},
     "guidance/networks": {"guidance/networks", "guidance"},
+    "guidance/guides": {"guidance/guides", "guidance/networks", "guidance"},
     "guidance/training": {"guidance/training", "guidance/networks", "guidance"},
     "guidance/world": {"guidance/world", "guidance"},
 }
@@ -93,7 +99,16 @@ def test_guidance_knows_no_comfyui_and_the_core_no_disk(path):
         allowed |= {"safetensors"}
     else:
         allowed -= OF_THE_SYSTEM
+    for place, libraries in LAZY.items():
+        allowed |= libraries if name(path).startswith(place) else set()
     assert top(theirs(path)) <= allowed
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
+def test_heavy_libraries_are_imported_where_they_are_used(path):
+    at_start = {a.name for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, ast.Import) for a in n.names}
+    at_start |= {n.module or "" for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, ast.ImportFrom)}
+    assert not top(at_start) & {"kornia", "transformers", "torchvision", "peft"}, "ComfyUI's start would wait for it"
 
 
 @pytest.mark.parametrize("path", [p for p in LIBRARY if room(p).startswith("guidance")], ids=name)

@@ -26,7 +26,7 @@ def test_the_register_knows_the_rules_of_the_folder():
 
 def test_a_name_can_be_taken_once():
     before = rules()
-    with pytest.raises(ValueError, match="Two rules are called 'cfg'.*rules.cfg"):
+    with pytest.raises(ValueError, match="There is a rule 'cfg' already, in .*rules.cfg"):
         rule("cfg")(type("Another", (Term,), {}))
     assert rules() == before
 

@@ -9,6 +9,7 @@ from typing import Any
 from devtools.server import PACK
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+AUTOGROW = "COMFY_AUTOGROW_V3"
 TITLE, SLOT, WIDGET, FOOT = 30, 20, 24, 14  # heights of a node's parts on the page, in pixels
 GAP_X, GAP_Y, LANE_GAP, PAD = 70, 60, 70, 20
 GROUP_COLOR = "#3f789e"
@@ -172,8 +173,15 @@ def inputs_of(info: dict) -> list[tuple[str, str, dict]]:
             options = {**(rest[0] if rest else {}), "optional": section == "optional"}
             if isinstance(kind, list):
                 kind, options = "COMBO", {**options, "options": kind}
-            found.append((name, kind, options))
+            found += _grown(name, options) if kind == AUTOGROW else [(name, kind, options)]
     return sorted(found, key=lambda entry: is_widget(entry[1], entry[2]))
+
+
+def _grown(name: str, options: dict) -> list[tuple[str, str, dict]]:
+    """The sockets of an input that grows: as many as it must have, each as the page names it."""
+    template = options["template"]
+    ((kind, *_),) = [socket for section in template["input"].values() for socket in section.values()]
+    return [(f"{name}.{template['prefix']}{i}", kind, {"optional": False}) for i in range(template["min"])]
 
 
 def is_widget(kind: str, options: dict) -> bool:

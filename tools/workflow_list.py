@@ -1,61 +1,15 @@
-"""The workflows of the pack, one function each: what they show, said in nodes.
-
-All of them draw the same eight pictures: seed, noise, classes, sampler and steps are the same everywhere, so that only
-the guidance differs. Each column of a picture is one class.
-"""
+"""The workflows of the pack, one function each: what they show, said in nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from workflow_graph import Node, Output, Stamps, Workflow
+from workflow_gradients import classifier, experts, targets
+from workflow_graph import Stamps
+from workflow_scene import Scene
 
-MAIN, WEAK = "shapes-edm", "shapes-edm-weak"
-CLASSES = "star, heart, moon, arrow"
-SEED, STEPS, BATCH = 7, 24, 8
-COLUMNS, CELL = 4, 128
 # Where guidance of this model helps, in sigma: the noisy and the clean end.
 NOISY, CLEAN = 5.0, 0.15
-
-
-class Scene(Workflow):
-    """A workflow on the embedded model: the shared nodes first, then one lane per picture."""
-
-    def shared(self, note: str, weak: bool = False, size: tuple[int, int] = (360, 200)) -> None:
-        """The lane on the left: note, models, classes, empty latents."""
-        lane = self.lane("Model, classes, size")
-        self.note(lane, 0, note, size)
-        self.main = self.add("GuidanceTinyModel", lane, 0, title="Main model", name=MAIN)
-        if weak:
-            self.weak = self.add("GuidanceTinyModel", lane, 0, title="Weak model: the guide", name=WEAK)
-        model = self.main["MODEL"]
-        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=CLASSES)
-        self.no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
-        self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
-
-    def picture(self, lane: int, model: Output, prefix: str, title: str, column: int = 2) -> None:
-        """Sampler, decoder, grid and the saved picture at the end of a lane."""
-        sampler = self.add(
-            "KSampler", lane, column, model=model, positive=self.classes["CONDITIONING"],
-            negative=self.no_class["CONDITIONING"], latent_image=self.latents["LATENT"],
-            seed=SEED, steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="karras",
-        )
-        decoded = self.add("VAEDecode", lane, column + 1, samples=sampler["LATENT"], vae=self.main["VAE"])
-        single = self.add("RebatchImages", lane, column + 1, images=decoded["IMAGE"], batch_size=1)
-        grid = self.add(
-            "ImageGrid", lane, column + 1, images=single["IMAGE"], columns=COLUMNS, cell_width=CELL, cell_height=CELL,
-        )
-        self.add(
-            "SaveImage", lane, column + 2, title=title, size=(330, 300), images=grid["images"],
-            filename_prefix=f"guidance/{prefix}",
-        )
-
-    def report(self, lane: int, column: int, model: Output, title: str) -> Node:
-        """The plan of a MODEL, for the sampler of `picture`."""
-        return self.add(
-            "GuidanceReport", lane, column, title=f"Guidance Report: {title}", size=(400, 440), model=model, cfg=1.0,
-            scheduler="karras", steps=STEPS,
-        )
 
 
 def first_steps(object_info: dict, stamps: Stamps) -> dict:
@@ -179,6 +133,5 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
     return scene.build()
 
 
-WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
-    made.__name__: made for made in (first_steps, autoguidance, cfg_and_autoguidance, interval, shaping)
-}
+MADE = (first_steps, autoguidance, cfg_and_autoguidance, interval, shaping, classifier, experts, targets)
+WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {made.__name__: made for made in MADE}

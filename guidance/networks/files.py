@@ -20,15 +20,18 @@ from torch import Tensor, nn
 
 from .classifier import Classifier
 from .tiny import TinyUNet
+from .tiny_guide import TinyGuide
 
 DENOISER = "guidance-components/tiny-denoiser/1"
 CLASSIFIER = "guidance-components/tiny-classifier/1"
+GUIDE = "guidance-components/tiny-guide/1"
 _COMMON = ("recipe", "labels", "data_seed", "training_seed", "steps", "batch", "pictures_seen", "parameters")
 REQUIRED: dict[str, tuple[str, ...]] = {
     DENOISER: (*_COMMON, "prediction", "sigma_data"),
     CLASSIFIER: _COMMON,
+    GUIDE: (*_COMMON, "task", "sees", "schedule"),
 }
-_CLASSES: dict[str, type[TinyUNet] | type[Classifier]] = {DENOISER: TinyUNet, CLASSIFIER: Classifier}
+_CLASSES: dict[str, type[nn.Module]] = {DENOISER: TinyUNet, CLASSIFIER: Classifier, GUIDE: TinyGuide}
 
 
 class NetworkFileError(ValueError):
@@ -41,7 +44,7 @@ class NetworkFile:
 
     Attributes:
         name: the file's name, for messages.
-        format: DENOISER or CLASSIFIER.
+        format: DENOISER, CLASSIFIER or GUIDE.
         config: what the network's class is built with.
         metadata: facts about the training, at least those in REQUIRED[format].
         tensors: the state dict, in the dtype it is stored in.
@@ -84,7 +87,11 @@ def write_network(
     """
     _check_facts(Path(path).name, file_format, metadata)
     header = {"format": file_format, "config": json.dumps(dict(config)), "metadata": json.dumps(dict(metadata))}
-    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    stored = {
+        # Counters, such as BatchNorm's, are whole numbers and stay so.
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+        for name, tensor in tensors.items()
+    }
     partial = Path(path).with_suffix(".partial")
     save_file(stored, partial, header)
     os.replace(partial, path)
@@ -98,6 +105,11 @@ def read_denoiser(path: str | Path) -> NetworkFile:
 def read_classifier(path: str | Path) -> NetworkFile:
     """The judge's file. Raises as `read_network` does."""
     return read_network(path, CLASSIFIER)
+
+
+def read_guide(path: str | Path) -> NetworkFile:
+    """A guide's file. Raises as `read_network` does."""
+    return read_network(path, GUIDE)
 
 
 def read_network(path: str | Path, file_format: str) -> NetworkFile:
@@ -132,14 +144,14 @@ def format_of(path: str | Path) -> str | None:
 
 
 def build(file: NetworkFile, operations: Any = nn, device: Any = None, dtype: torch.dtype = torch.float32) -> Any:
-    """The file's network made of `operations` and filled, in evaluation mode: a TinyUNet or a Classifier.
+    """The file's network made of `operations` and filled, in evaluation mode: a TinyUNet, a Classifier or a TinyGuide.
 
     Raises:
         NetworkFileError: its tensors are not the ones its config asks for.
     """
     try:
         network = _CLASSES[file.format](operations=operations, device=device, dtype=dtype, **file.config)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise NetworkFileError(f"{file.name} has a config that this version cannot build ({error}).") from error
     check_tensors(file.name, network, file.tensors)
     network.load_state_dict(file.tensors)

@@ -1,0 +1,144 @@
+"""What lies on disk as a guide: a transformers folder or one safetensors file. Pickles are never opened."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+_PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # a torch zip file; a bare pickle
+_SAFE_COPY = "Pickles can run any code, so they are not opened. Convert it to safetensors: "
+_SAVE_FOLDER = _SAFE_COPY + "load it with transformers where you trust it and save_pretrained() it to a new folder."
+_SAVE_FILE = _SAFE_COPY + "load its state dict where you trust it and write it with safetensors.torch.save_file."
+
+
+class GuideFileError(ValueError):
+    """A guide's folder or file that cannot be used; the message says what it is and what to do."""
+
+
+class GuideSource:
+    """A guide on disk. Reading it opens headers and JSON only; tensors are read when they are asked for.
+
+    Attributes:
+        path, name: where it lies, and what people call it.
+        is_folder: a transformers folder; otherwise one safetensors file.
+        files: its safetensors files.
+        shapes: of every tensor, by name.
+        metadata: the strings in the header of a single file; empty for a folder.
+        config: config.json of a folder; empty for a single file.
+        preprocessor: preprocessor_config.json (or processor_config.json's image_processor) of a folder; None without.
+        has_tokenizer: whether a folder brings its own tokenizer.
+    """
+
+    def __init__(self, path: str | Path, name: str = "") -> None:
+        """Raises GuideFileError: nothing there, a pickle, or a damaged file, in words."""
+        self.path = Path(path)
+        self.name = name or self.path.stem
+        self.is_folder = self.path.is_dir()
+        self.config: dict[str, Any] = {}
+        self.preprocessor: dict[str, Any] | None = None
+        self.has_tokenizer = False
+        if self.is_folder:
+            self.config = self._json(self.path / "config.json")
+            self.preprocessor = self._preprocessor()
+            self.has_tokenizer = any((self.path / file).is_file() for file in TOKENIZERS)
+            self.files = self._weights()
+        else:
+            self.files = (self._single(),)
+        self.metadata: dict[str, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for file in self.files:
+            self._read_header(file)
+
+    @cached_property
+    def architecture(self) -> str:
+        """The class that a folder's config.json names first; "" where it names none."""
+        named = self.config.get("architectures")
+        return str(named[0]) if isinstance(named, list) and named else ""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor, in the dtype that it is stored in."""
+        found = {}
+        for path in self.files:
+            with safe_open(path, framework="pt") as file:
+                found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        return found
+
+    def _single(self) -> Path:
+        if not self.path.is_file():
+            raise GuideFileError(f"There is no guide {self.name}: {self.path} does not exist.")
+        if self.path.suffix.lower() in PICKLES:
+            raise GuideFileError(f"{self.name} is a pickle. {_SAVE_FILE}")
+        if self.path.suffix.lower() != ".safetensors":
+            raise GuideFileError(f"{self.name} is no guide: it must be a .safetensors file or a transformers folder.")
+        return self.path
+
+    def _weights(self) -> tuple[Path, ...]:
+        if (self.path / WEIGHTS).is_file():
+            return (self.path / WEIGHTS,)
+        if (self.path / INDEX).is_file():
+            return self._shards()
+        there = sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
+        other = [file for file in there if file.endswith(".safetensors")]
+        if other:
+            raise GuideFileError(f"{self.name} has no {WEIGHTS}; if {other[0]} is the network, rename it to {WEIGHTS}.")
+        pickles = [file for file in there if file.lower().endswith(PICKLES)]
+        if pickles:
+            raise GuideFileError(f"{self.name} has no {WEIGHTS}, only the pickle {pickles[0]}. {_SAVE_FOLDER}")
+        raise GuideFileError(f"{self.name} has no {WEIGHTS}; copy it from where you got its config.json.")
+
+    def _shards(self) -> tuple[Path, ...]:
+        placed = self._json(self.path / INDEX).get("weight_map")
+        names = sorted({str(file) for file in placed.values()}) if isinstance(placed, dict) else []
+        if not names or any(Path(file).name != file or not file.endswith(".safetensors") for file in names):
+            raise GuideFileError(f"{self.name}: its {INDEX} lists no safetensors files beside it; get it again.")
+        missing = [file for file in names if not (self.path / file).is_file()]
+        if missing:
+            raise GuideFileError(f"{self.name} lacks {', '.join(missing)}, which its {INDEX} lists; get them too.")
+        return tuple(self.path / file for file in names)
+
+    def _preprocessor(self) -> dict[str, Any] | None:
+        if (self.path / "preprocessor_config.json").is_file():
+            return self._json(self.path / "preprocessor_config.json")
+        if (self.path / "processor_config.json").is_file():
+            found = self._json(self.path / "processor_config.json").get("image_processor")
+            return found if isinstance(found, dict) else None
+        return None
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        if not path.is_file():
+            raise GuideFileError(
+                f"{self.name} has no {path.name}; copy it into {self.path} from where you got the network."
+            )
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise GuideFileError(f"{self.name}: its {path.name} is not JSON ({error}); get it again.") from error
+        if not isinstance(found, dict):
+            raise GuideFileError(f"{self.name}: its {path.name} must be a JSON object; get it again.")
+        return found
+
+    def _read_header(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                self.shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                if not self.is_folder:
+                    self.metadata = dict(file.metadata() or {})
+        except SafetensorError as error:
+            with open(path, "rb") as file:
+                if file.read(4).startswith(_PICKLED):
+                    raise GuideFileError(
+                        f"{self.name}: {path.name} is a pickle under the name of a safetensors file. "
+                        f"{_SAVE_FOLDER if self.is_folder else _SAVE_FILE}"
+                    ) from error
+            raise GuideFileError(
+                f"{self.name}: {path.name} is damaged or was not copied whole ({error}); get it again."
+            ) from error

@@ -1,0 +1,72 @@
+"""From a picture in [-1, 1] to what a guide network takes, with a gradient all the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Filter = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop, scale, normalise.
+
+    Attributes:
+        size: (height, width) the network takes; None = pictures as they come. The picture is resized until it covers
+            the size and its middle is cut out, so that nothing is stretched; a square picture is seen whole.
+        multiple: where nothing is cut out, height and width become multiples of this, the nearest ones.
+        black, white: the numbers of black and white before normalisation.
+        mean, std: per channel, as the network was trained.
+        filter, antialias: how to resize. Old torchvision did not antialias tensors (PPAP's DeiT).
+        whole: nothing is cut out: the shorter side becomes that of `size`, the longer one keeps the picture's shape.
+    """
+
+    size: tuple[int, int] | None = None
+    multiple: int = 1
+    black: float = 0.0
+    white: float = 1.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    filter: Filter = "bilinear"
+    antialias: bool = True
+    whole: bool = False
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        """[B, 3, H, W] in [-1, 1] (noisy pictures go beyond) -> [B, 3, h, w]."""
+        scaled = self.black + (self.frame(picture) + 1) * ((self.white - self.black) / 2)
+        mean, std = (torch.tensor(v, dtype=picture.dtype, device=picture.device) for v in (self.mean, self.std))
+        return (scaled - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+    def frame(self, picture: Tensor, filter: Filter | Literal["nearest"] | None = None) -> Tensor:
+        """Resizing and cropping alone, for maps that must lie over the picture: [B, C, H, W] -> [B, C, h, w]."""
+        height, width = picture.shape[-2:]
+        high, wide = self._target(height, width)
+        factor = max(high / height, wide / width)
+        cover = (max(high, round(height * factor)), max(wide, round(width * factor)))
+        if self.size is None or self.whole:
+            cover = (high, wide)
+        if cover != (height, width):
+            picture = resize(picture, cover, filter or self.filter, self.antialias)
+        top, left = (cover[0] - high) // 2, (cover[1] - wide) // 2
+        return picture[..., top : top + high, left : left + wide]
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        if self.size is not None and not self.whole:
+            return self.size
+        factor = 1.0 if self.size is None else min(self.size) / min(height, width)
+        m = self.multiple
+        return max(m, round(height * factor / m) * m), max(m, round(width * factor / m) * m)
+
+
+def resize(picture: Tensor, size: tuple[int, int], filter: str, antialias: bool = True) -> Tensor:
+    """[B, C, H, W] -> [B, C, *size]."""
+    if filter == "nearest":
+        return F.interpolate(picture, size, mode="nearest-exact")
+    # Not every device can antialias half precision.
+    exact = picture if picture.dtype == torch.float64 else picture.float()
+    return F.interpolate(exact, size, mode=filter, align_corners=False, antialias=antialias).to(picture.dtype)

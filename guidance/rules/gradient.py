@@ -1,0 +1,78 @@
+"""Classifier and loss guidance: the gradient of a guide's opinion (Dhariwal & Nichol 2021, 2105.05233)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algebra import norm, ratio
+from ..branch import POSITIVE, Branch
+from ..gradient import Objective, gradient, noise_left, step_size
+from ..noise_level import NoiseLevel, expand, mean_shift
+from ..rule import Step, Term, check_ranges, flag, param, rule, scheduled
+from ..schedule import Schedule
+
+
+@rule("gradient")
+@dataclass(frozen=True)
+class GradientGuidance(Term):
+    """D' = D + s r grad log p      2105.05233 Algorithm 2 in denoised space; a loss L is log p = -L
+
+    Gradient at x: r = b^2/a. Gradient at the denoised estimate, held fixed: r = b^2/(a^2 + b^2), the posterior variance
+    for data of unit variance (Song et al., ICLR 2023, PiGDM), which stands in for the denoiser's Jacobian.
+    """
+
+    paper = "2105.05233"
+    off = {"scale": 0.0}
+    uses = frozenset({POSITIVE})
+
+    scale: float = param(
+        1.0, "Guidance scale. 0 = off: the guide is not evaluated. ADM uses 0.5 to 10; PPAP 7.5.",
+        low=-10000.0, high=10000.0, step=0.1,
+    )
+    cap: float = param(
+        0.0, "Longest push per sample, in units of the noise left in the denoised estimate. 0 = no limit (the papers).",
+        low=0.0, high=100.0, advanced=True,
+    )
+    normalise: bool = flag(
+        "Make every push as long as the noise left in the estimate, times scale, whatever the gradient's own length."
+    )
+    mean_shift: bool = flag("Weaken the push by the exact factor of DDPM's mean shift (ancestral samplers).")
+    objective: Objective | None = None
+    schedule: Schedule = scheduled()
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def strength(self, level: NoiseLevel) -> Tensor:
+        # Where no signal is left (a flow's first step) there is nothing to have an opinion about.
+        return torch.where(level.a > 0, self.scale * self.schedule(level), 0.0)
+
+    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
+        return frozenset({POSITIVE}) if bool((self.strength(level) != 0.0).any()) else frozenset()
+
+    def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
+        if not self.needs(step.level, step.cfg):
+            return torch.zeros_like(step.x), state
+        assert self.objective and step.lender, "a gradient needs an objective and a lender"
+        found = gradient(self.objective, step.x, step.branches[POSITIVE], step.level, step.position, step.lender)
+        push = expand(self.factor(step), step.x) * self._direction(found, step.level)
+        if self.cap:
+            push = push * ratio(self.cap * noise_left(step.level, push), norm(push), at_zero=1.0).clamp(max=1.0)
+        return push.to(step.x.dtype), state
+
+    def factor(self, step: Step) -> Tensor:
+        """What the gradient is multiplied with, float64 [B]."""
+        shift = mean_shift(step.level, step.following) if self.mean_shift else 1.0
+        return self.strength(step.level) * shift * (1.0 if self.normalise else step_size(self.objective, step.level))
+
+    def _direction(self, found: Tensor, level: NoiseLevel) -> Tensor:
+        return ratio(noise_left(level, found), norm(found)) * found if self.normalise else found
+
+    def explain(self) -> str:
+        asked = self.objective.words if self.objective else "nothing yet"
+        extras = ", normalised" * self.normalise + ", mean shift" * self.mean_shift
+        return f"Gradient: {asked}, s = {self.scale:g}{extras}" + (f", cap {self.cap:g}" if self.cap else "")

@@ -1,0 +1,147 @@
+"""Guides on the real host: where they lie, and their networks in the care of ComfyUI's memory manager."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ..guidance.experts import Experts
+from ..guidance.guide import Guide, GuideFamily, GuideSpec, families
+from ..guidance.networks.files import GUIDE, format_of
+from ..guidance.networks.guide_source import GuideFileError, GuideSource
+from .tiny_model import ASSETS
+
+FOLDER = "guides"
+
+folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedGuide:
+    """What travels on a GUIDE wire: what the guide is, and one ModelPatcher per member, in the same order.
+
+    `patcher.model` is the network itself, called as `guidance.guide.Network`.
+    """
+
+    guide: Guide
+    patchers: tuple[ModelPatcher, ...]
+
+    def get_models(self) -> list[ModelPatcher]:
+        """What ComfyUI's memory manager finds behind the wire."""
+        return list(self.patchers)
+
+
+def guide_names() -> list[str]:
+    """The embedded guides, then what lies in models/guides: folders with a config.json, and safetensors files."""
+    found: dict[str, None] = {}
+    for root in _roots():
+        for place, folders, files in os.walk(root, followlinks=True):
+            weights = sorted(file for file in files if file.endswith(".safetensors"))
+            if "config.json" in files:
+                folders.clear()
+                weights = [""] if weights and Path(place) != root else []
+            folders.sort()
+            found |= dict.fromkeys((Path(place) / file).relative_to(root).as_posix() for file in weights)
+    embedded = _embedded()
+    return [*embedded, *sorted(name for name in found if name not in embedded)]
+
+
+def guide_problem(name: str) -> str | None:
+    """Why there is no guide of this name, in words; None if there is one. Nothing of it is read."""
+    try:
+        _path(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def fingerprint(name: str) -> str:
+    """Changes when the guide's files do."""
+    path = _path(name)
+    entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    return "; ".join(f"{entry.name} {entry.stat().st_mtime_ns} {entry.stat().st_size}" for entry in entries)
+
+
+def load_guide(name: str) -> LoadedGuide:
+    """One guide by its name in `guide_names`, not yet on its device.
+
+    Raises:
+        ValueError: there is no such guide, or (GuideFileError) its files cannot be used, in words.
+    """
+    patcher, spec = _load(name)
+    return LoadedGuide(Guide((spec,)), (patcher,))
+
+
+def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
+    """Several guides as one; each is in charge of its own noise levels, the first of the cleanest pictures.
+
+    Raises:
+        ValueError: nothing to switch, a guide that is a team already, or guides of different kinds, in words.
+    """
+    if not guides:
+        raise ValueError("Connect the guides that are to take turns, the one for the cleanest pictures first.")
+    for guide in guides:
+        if len(guide.guide.members) > 1:
+            raise ValueError(
+                f"{guide.guide.name} is a team of {len(guide.guide.members)} guides already; connect its members "
+                f"themselves to one Expert Switch."
+            )
+    members = tuple(guide.guide.first for guide in guides)
+    return LoadedGuide(Guide(members, experts), tuple(patcher for guide in guides for patcher in guide.patchers))
+
+
+def _load(name: str, disable_dynamic: bool = True) -> tuple[ModelPatcher, GuideSpec]:
+    """The patcher is never a dynamic one, whatever is asked for: a gradient needs plain weights that stay in place."""
+    source = GuideSource(_path(name), name)
+    # Weights made in inference mode, which ComfyUI runs nodes in, could not take part in a gradient.
+    with torch.inference_mode(False):
+        network, spec = _family(source).load(source)
+    patcher = ModelPatcher(
+        network, load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+    patcher.cached_patcher_init = (_load, (name,), 0)
+    return patcher, spec
+
+
+def _family(source: GuideSource) -> GuideFamily:
+    known = [family() for family in families().values()]
+    able = [family for family in known if family.recognises(source)]
+    if not able:
+        what = f"a {source.architecture or 'network without a name'}" if source.is_folder else "a file of another kind"
+        raise GuideFileError(
+            f"{source.name} is {what}; a guide can be: {'; '.join(family.title for family in known)}."
+        )
+    return able[0]
+
+
+def _roots() -> list[Path]:
+    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
+
+
+def _embedded() -> list[str]:
+    return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) == GUIDE)
+
+
+def _path(name: str) -> Path:
+    """Where a guide lies. Raises ValueError, naming the nearest, if there is none or it would lie outside."""
+    if name in _embedded():
+        return ASSETS / f"{name}.safetensors"
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or "\\" in name or PureWindowsPath(name).drive:
+        raise ValueError(f"The guide {name!r} would lie outside models/{FOLDER}; choose one from the list.")
+    for root in _roots():
+        if inside.parts and (root / inside).exists():
+            return root / inside
+    names = guide_names()
+    near = get_close_matches(name, names, 3, 0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else f"; there are {', '.join(names)}." if names else "."
+    raise ValueError(f"There is no guide {name!r} in {_roots()[0]}{hint}")

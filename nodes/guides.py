@@ -1,0 +1,103 @@
+"""Nodes that load guides, and that let several take turns by noise level."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.experts import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
+from ..host.guides import fingerprint, guide_names, guide_problem, load_guide
+from ..host.schema import GuideSocket
+
+MOST = 16
+
+
+class GuidanceLoadGuide(io.ComfyNode):
+    """A network whose gradient steers."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceLoadGuide",
+            display_name="Load Guide",
+            category="guidance",
+            description="Loads a network that judges pictures: a classifier, a depth or segmentation network, CLIP or "
+            "SigLIP. Guidance Classifier and Guidance Loss steer the sampler by its gradient.",
+            search_aliases=["classifier", "load classifier", "guide network", "clip guidance", "depth", "segmentation"],
+            inputs=[
+                io.Combo.Input(
+                    "name", options=guide_names(),
+                    tooltip="The shapes ones are embedded. Others lie in models/guides: a transformers folder "
+                    "(config.json, preprocessor_config.json, model.safetensors), or a torchvision state dict as "
+                    ".safetensors whose metadata name its architecture. Pickles (.bin, .pt, .pth) are not opened.",
+                ),
+            ],
+            outputs=[GuideSocket.Output(display_name="guide", tooltip="For any guide input.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name=None):
+        return (None if name is None else guide_problem(name)) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, name):
+        return fingerprint(name)
+
+    @classmethod
+    def execute(cls, name) -> io.NodeOutput:
+        return io.NodeOutput(load_guide(name))
+
+
+def team_inputs() -> list[io.Input]:
+    guide = GuideSocket.Input("guide", tooltip="The next guide, for noisier pictures than the one above it.")
+    return [
+        io.Autogrow.Input(
+            "guides", template=io.Autogrow.TemplatePrefix(guide, prefix="guide", min=2, max=MOST),
+            tooltip="The guides, from the one for the cleanest pictures to the one for the noisiest. They must "
+            "do the same task with the same labels.",
+        ),
+        io.Combo.Input(
+            "edges_from", options=EDGES_FROM,
+            tooltip="A schedule's name: its timesteps are divided equally, as in PPAP (own schedule: that of "
+            "the first guide that was trained on noise). timesteps, sigma, snr: what the numbers in edges are.",
+        ),
+        io.String.Input(
+            "edges", default="500",
+            tooltip="For edges_from = timesteps, sigma or snr: where one guide hands over to the next, from "
+            "clean to noisy, with commas, one number fewer than guides. The noisier guide is in charge at the "
+            "edge itself. sigma is that of x0 + sigma * noise; snr is 1 / sigma^2.",
+        ),
+        io.Combo.Input(
+            "schedule", options=SCHEDULES,
+            tooltip="For edges_from = timesteps: the schedule that counts them.",
+        ),
+        io.Float.Input(
+            "handover", default=0.0, min=0.0, max=10.0, step=0.05, round=0.001, advanced=True,
+            tooltip="Width in ln sigma over which one guide passes to the next; both are asked there. 0 = at "
+            "once, as in PPAP.",
+        ),
+    ]
+
+
+class GuidanceExpertSwitch(io.ComfyNode):
+    """Several guides as one, each for its own noise levels."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceExpertSwitch",
+            display_name="Expert Switch",
+            category="guidance",
+            description="Several guides take turns by noise level (PPAP, 2212.05973): only the one in charge of a "
+            "picture's noise level is asked. The first guide is in charge of the cleanest pictures.",
+            search_aliases=["experts", "ppap", "multi expert", "switch guides", "mixture of experts"],
+            inputs=team_inputs(),
+            outputs=[GuideSocket.Output(display_name="guide", tooltip="All of them, as one guide.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, guides=None, edges_from=None, edges=None, schedule=None, handover=None):
+        return edges_problem(len(guides) if guides else None, edges_from, edges, schedule, handover) or True
+
+    @classmethod
+    def execute(cls, guides, edges_from, edges, schedule, handover) -> io.NodeOutput:
+        return io.NodeOutput(expert_switch(list(guides.values()), edges_from, edges, schedule, handover))

@@ -1,0 +1,155 @@
+"""Gradients on the real host: the update is the law with the gradient worked out by hand, in every place and family."""
+
+import pytest
+import steering
+import torch
+from engine_probe import alone, cfg_guider, far_apart, recorded, setting_of
+from host_models import MODELS
+
+
+@pytest.fixture(scope="module")
+def pack(comfy):
+    from guidance_pack.host import objectives
+
+    return objectives
+
+
+def steer(model, guide, label="dog", *, scale=500.0, at="auto", decoder="vae", vae=None, schedule=None, **more):
+    """Classifier Guidance as its node does it."""
+    from guidance_pack.guidance.schedule import ALWAYS
+    from guidance_pack.host.objectives import steer_to_class
+
+    settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": schedule or ALWAYS}
+    with torch.inference_mode():
+        return steer_to_class(model, guide, label, settings | more, at=at, decoder=decoder, vae=vae)
+
+
+def ab(model, sigma: torch.Tensor) -> tuple[float, float]:
+    """The coefficients of x = a x0 + b n at the model's own sigma."""
+    from comfy.model_sampling import CONST
+
+    s = float(sigma.flatten()[0])
+    return (1 - s, s) if isinstance(model.get_model_object("model_sampling"), CONST) else (1.0, s)
+
+
+def pushes(model, guided, name, batch=1, steps=3, seed=11):
+    """(call, host's own D) at every evaluation of a guided run at cfg 1."""
+    spec = MODELS[name]
+    setting = setting_of(model, spec, steps=steps, batch=batch)
+    probe, calls = recorded(guided)
+    setting.run(cfg_guider(probe, spec.conditioning(1), spec.conditioning(2), 1.0))
+    return list(zip(calls, alone(model, spec.conditioning(1), setting, calls), strict=True))
+
+
+def check(found, model, gradient, held: bool, scale=500.0, tolerance=1e-4):
+    """D' - D = s r g at every call, and it is no rounding error."""
+    seen = 0
+    for call, own in found:
+        a, b = ab(model, call.sigma)
+        if a == 0.0:
+            assert torch.equal(call.denoised, own), "a level without any signal is not guided"
+            continue
+        r = b**2 / (a**2 + b**2) if held else b**2 / a
+        push = scale * r * gradient(call, own, a, b)
+        size = max(float(t.abs().max()) for t in (own, push))
+        assert float((call.denoised - own - push).abs().max()) <= tolerance * size, f"at sigma {call.level:g}"
+        seen += float(push.abs().max()) > 100 * tolerance * size
+    assert seen, "the push is too small to tell anything"
+
+
+def dog(network, picture, timestep=None):
+    return steering.log_probability(network, picture, 1, timestep)
+
+
+@pytest.mark.parametrize("sees", ["clean", "noisy", "timestep"])
+def test_the_noisy_input_of_a_pixel_model_is_looked_at_in_vp_coordinates(pack, sees):
+    """A flow model of the host that works on pictures: D' = D + s t^2/(1-t) grad log p(y | x / sqrt((1-t)^2 + t^2))."""
+    from guidance_pack.guidance.noise_schedule import named
+
+    model = steering.as_nodes_do(MODELS["chroma_radiance"].build, 0)
+    guide = steering.loaded(3, sees=sees)
+    truth = steering.ordinary_copy(guide.patchers[0].model)
+
+    def gradient(call, own, a, b):
+        time = None
+        if sees == "timestep":
+            time = named("linear").timestep(torch.tensor([b / a], dtype=torch.float64)).repeat(len(call.x))
+        return steering.gradient_of(lambda x: dog(truth, x / (a**2 + b**2) ** 0.5, time), call.x)
+
+    found = pushes(model, steer(model, guide, at="noisy input"), "chroma_radiance", batch=2)
+    check(found, model, gradient, held=False)
+
+
+FAMILIES = ["sd15", "sd20_v", "sdxl_edm", "sd3", "flux", "wan"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_denoised_estimate_through_the_linear_colours(pack, name):
+    from guidance_pack.host.decoders import Decoder
+
+    model = steering.as_nodes_do(MODELS[name].build, 0)
+    guide = steering.loaded(3)
+    truth = steering.ordinary_copy(guide.patchers[0].model)
+    latents = model.get_model_object("latent_format")
+    linear = Decoder("linear rgb")
+
+    def score(denoised):
+        picture = linear.picture(denoised, latents, None)
+        if picture.ndim == 5:
+            return torch.stack([dog(truth, frame) for frame in picture.unbind(2)]).mean(0)
+        return dog(truth, picture)
+
+    found = pushes(model, steer(model, guide, at="denoised", decoder="linear rgb"), name)
+    check(found, model, lambda call, own, a, b: steering.gradient_of(score, own), held=True)
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "tiny_autoencoder"])
+@pytest.mark.parametrize("name", ["sd15", "sd20_v"])
+def test_the_denoised_estimate_through_a_vae(pack, kind, name):
+    model = steering.as_nodes_do(MODELS[name].build, 0)
+    guide, vae = steering.loaded(3), getattr(steering, kind)()
+    exact = torch.float64 if kind == "autoencoder" else torch.float32  # ReLU's kinks lie elsewhere in float64
+    truth, decoder = (steering.ordinary_copy(n, exact) for n in (guide.patchers[0].model, vae.first_stage_model))
+    factor = model.get_model_object("latent_format").scale_factor
+
+    def gradient(call, own, a, b):
+        return steering.gradient_of(lambda d: dog(truth, decoder.decode(d / factor)), own, exact)
+
+    found = pushes(model, steer(model, guide, at="denoised", vae=vae), name)
+    check(found, model, gradient, held=True)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd20_v", "sd3", "flux", "wan", "chroma_radiance"])
+def test_through_the_denoiser_is_the_slope_of_the_score(pack, name):
+    """Along the gradient's own direction, finite differences of log p(decode(D(x))) by the host's own evaluation."""
+    from guidance_pack.host.decoders import Decoder
+
+    spec = MODELS[name]
+    model = steering.as_nodes_do(spec.build, 0)
+    guide = steering.loaded(3)
+    truth = steering.ordinary_copy(guide.patchers[0].model)
+    latents = model.get_model_object("latent_format")
+    seen = Decoder("pixels" if name == "chroma_radiance" else "linear rgb")
+    guided = steer(model, guide, at="through denoiser", decoder="linear rgb", scale=100.0)
+    found = pushes(model, guided, name)
+    setting = setting_of(model, spec, steps=3)
+
+    def score(x, call):
+        moved = type(call)(x.float(), call.sigma, call.denoised)
+        (own,) = alone(model, spec.conditioning(1), setting, [moved])
+        picture = seen.picture(own.clone().double(), latents, None)
+        frames = picture.unbind(2) if picture.ndim == 5 else [picture]
+        return torch.stack([dog(truth, frame) for frame in frames]).mean(0)
+
+    checked = 0
+    for call, own in found:
+        a, b = ab(model, call.sigma)
+        if a < 0.05 or far_apart(call.denoised, own) < 1e-4:  # no signal yet, or a push lost in float32
+            continue
+        g = (call.denoised - own) * (a / b**2 / 100.0)
+        direction = g / g.norm()
+        steps = [0.2, 0.1]
+        slopes = [steering.slope(lambda x, c=call: score(x, c), call.x, direction, step) for step in steps]
+        assert slopes[1] == pytest.approx(float(g.norm()), rel=2e-2), (slopes, call.level)
+        checked += 1
+    assert checked

@@ -1,0 +1,91 @@
+"""The workflows that steer by the gradient of a guide, one function each."""
+
+from __future__ import annotations
+
+from workflow_graph import Stamps
+from workflow_scene import CLASSES, SEED, Scene
+
+DEPTH_SCALE, SEGMENTATION_SCALE = 100.0, 100.0
+
+
+def classifier(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "classifier", "A model that is told no class, steered to one by the gradient of a classifier.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Classifier guidance\nThe model is told no class at all. A classifier looks at the picture while it is "
+        "made, and its gradient steers: star, heart, moon, arrow, one per column.\n\nThe **noise-aware** classifier "
+        "was trained on noisy pictures and told how noisy (ADM). The **clean** one knows clean pictures alone: it "
+        "helps when it looks at the denoised estimate, and not when it looks at the noise.",
+    )
+    model = scene.main["MODEL"]
+    scene.picture(scene.lane("Unguided"), model, "classifier_unguided", "no class, unguided", unconditional=True)
+    for name, at, scale, title in (
+        ("shapes-noisy-classifier", "noisy input", 2.0, "noise-aware, at the noisy input"),
+        ("shapes-classifier", "denoised", 2.0, "clean, at the denoised estimate"),
+        ("shapes-classifier", "noisy input", 2.0, "clean, at the noisy input: fails"),
+    ):
+        lane = scene.lane(title[0].upper() + title[1:])
+        guide = scene.add("GuidanceLoadGuide", lane, 1, name=name)
+        steered = scene.add(
+            "GuidanceClassifier", lane, 1, model=model, guide=guide["guide"], label=CLASSES, scale=scale, at=at,
+        )
+        prefix = f"classifier_{name.removeprefix('shapes-')}_{at.replace(' ', '_')}"
+        scene.picture(lane, steered["MODEL"], prefix, f"{title}, scale {scale:g}", unconditional=True)
+    return scene.build()
+
+
+def experts(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "experts", "Two classifiers take turns by noise level (Expert Switch), and one does it all.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Experts\n**Expert Switch** makes one guide of several: each is asked at its own noise levels alone, for "
+        "each picture by itself.\n\nHere the clean classifier looks at pictures that are nearly finished, the "
+        "noise-aware one at all noisier ones. *edges* says where they hand over; a schedule's name divides its "
+        "timesteps equally, as in PPAP.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("One guide")
+    noisy = scene.add("GuidanceLoadGuide", lane, 1, name="shapes-noisy-classifier")
+    steered = scene.add("GuidanceClassifier", lane, 2, model=model, guide=noisy["guide"], label=CLASSES, scale=2.0)
+    scene.picture(lane, steered["MODEL"], "experts_one", "one noise-aware classifier", 3, unconditional=True)
+    lane = scene.lane("Two guides")
+    clean = scene.add("GuidanceLoadGuide", lane, 1, title="For the cleanest pictures", name="shapes-classifier")
+    team = scene.add(
+        "GuidanceExpertSwitch", lane, 2, edges_from="timesteps", edges="100",
+        **{"guides.guide0": clean["guide"], "guides.guide1": noisy["guide"]},
+    )
+    steered = scene.add(
+        "GuidanceClassifier", lane, 2, model=model, guide=team["guide"], label=CLASSES, scale=2.0, at="noisy input"
+    )
+    reported = scene.report(lane, 3, steered["MODEL"], "experts")
+    scene.picture(lane, reported["MODEL"], "experts_two", "clean and noise-aware in turn", 4, unconditional=True)
+    return scene.build()
+
+
+def targets(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "targets", "Pictures that follow the depth, or the segmentation, of other pictures (Loss Guidance).",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Targets\nThe first lane draws pictures. The others are told no class; **Loss Guidance** steers them so "
+        "that a depth network, or a segmentation network, sees in them what it sees in the first: same places and "
+        "shapes, other colours.\n\nFor models of your own put a folder from Hugging Face into *models/guides* and "
+        "connect your VAE.",
+    )
+    model = scene.main["MODEL"]
+    guided = scene.add("GuidanceCFG", scene.lane("References"), 1, model=model, weight_from="node", weight=2.0)
+    reference = scene.picture(0, guided["MODEL"], "targets_references", "references")
+    for loss, scale in (("depth", DEPTH_SCALE), ("segmentation", SEGMENTATION_SCALE)):
+        lane = scene.lane(loss.capitalize())
+        guide = scene.add("GuidanceLoadGuide", lane, 1, name=f"shapes-{loss}")
+        steered = scene.add(
+            "GuidanceLoss", lane, 1, model=model, loss=loss, guide=guide["guide"], target=reference, scale=scale,
+            at="denoised",
+        )
+        scene.picture(lane, steered["MODEL"], f"targets_{loss}", f"{loss} of the references", 2, True, seed=SEED + 1)
+    return scene.build()
