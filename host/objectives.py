@@ -30,8 +30,8 @@ PLACES = [AUTO, "noisy input", "denoised", THROUGH]
 
 def with_gradient(
     model: ModelPatcher, rule: GradientGuidance, loss: Loss, target: Target, *,
-    guide: LoadedGuide | None = None, at: Place = AUTO, decoder: str = VAE, vae: comfy.sd.VAE | None = None, cutouts: Cutouts | None = None, seed: int = 0,
-    words: str = "",
+    guide: LoadedGuide | None = None, at: Place = AUTO, decoder: str = VAE, vae: comfy.sd.VAE | None = None,
+    cutouts: Cutouts | None = None, seed: int = 0, words: str = "",
 ) -> ModelPatcher:
     """A clone of the MODEL that is steered by the gradient of a loss. The objective of `rule` is made here.
 

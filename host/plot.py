@@ -11,6 +11,7 @@ from .report import Report, Series
 WIDTH, HEIGHT = 960, 540
 LEFT, RIGHT, TOP, BOTTOM = 76, 28, 64, 404
 BARS = (440, 500)
+LONGEST = 32  # letters of a name in the legend
 STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 2000.0, 1e9)  # between the lines of the grid
 PAPER, INK, GRID, QUIET = "#ffffff", "#1c2330", "#e4e8ef", "#7a8496"
 COLOURS = ("#2563eb", "#d9480f", "#0b8a5f", "#8b3fd1", "#b58900", "#c2255c")
@@ -97,8 +98,9 @@ def _legend(canvas: _Canvas, series: tuple[Series, ...]) -> None:
     for index, s in enumerate(series):
         colour = COLOURS[index % len(COLOURS)]
         canvas.line([(x, 34), (x + 22, 34)], colour, 3)
-        canvas.text(x + 30, 34, s.label)
-        x += 54 + 8.6 * len(s.label)
+        label = s.label if len(s.label) <= LONGEST else f"{s.label[: LONGEST - 3]}..."
+        canvas.text(x + 30, 34, label)
+        x += 54 + 8.6 * len(label)
     canvas.text(WIDTH - RIGHT, 34, "weight (1 = off) or strength, noisy to clean", QUIET, 14, "rm")
 
 

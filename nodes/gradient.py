@@ -135,7 +135,7 @@ def target_inputs() -> list[io.Input]:
             "CLIP. Each costs an evaluation of the guide.",
         ),
         io.Int.Input(
-            "seed", default=0, min=0, max=2**32 - 1, advanced=True,
+            "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, advanced=True,
             tooltip="Of the cutouts, and of the noise for noise-aware guides that look at the denoised estimate.",
         ),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workflow_graph import Stamps
 from workflow_scene import CLASSES, SEED, Scene
 
-DEPTH_SCALE, SEGMENTATION_SCALE = 100.0, 100.0
+CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 1000.0, 80.0
 
 
 def classifier(object_info: dict, stamps: Stamps) -> dict:
@@ -21,18 +21,18 @@ def classifier(object_info: dict, stamps: Stamps) -> dict:
     )
     model = scene.main["MODEL"]
     scene.picture(scene.lane("Unguided"), model, "classifier_unguided", "no class, unguided", unconditional=True)
-    for name, at, scale, title in (
-        ("shapes-noisy-classifier", "noisy input", 2.0, "noise-aware, at the noisy input"),
-        ("shapes-classifier", "denoised", 2.0, "clean, at the denoised estimate"),
-        ("shapes-classifier", "noisy input", 2.0, "clean, at the noisy input: fails"),
+    for name, at, title in (
+        ("shapes-noisy-classifier", "noisy input", "noise-aware, noisy input"),
+        ("shapes-classifier", "denoised", "clean, denoised estimate"),
+        ("shapes-classifier", "noisy input", "clean, noisy input: fails"),
     ):
         lane = scene.lane(title[0].upper() + title[1:])
         guide = scene.add("GuidanceLoadGuide", lane, 1, name=name)
         steered = scene.add(
-            "GuidanceClassifier", lane, 1, model=model, guide=guide["guide"], label=CLASSES, scale=scale, at=at,
+            "GuidanceClassifier", lane, 1, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE, at=at,
         )
         prefix = f"classifier_{name.removeprefix('shapes-')}_{at.replace(' ', '_')}"
-        scene.picture(lane, steered["MODEL"], prefix, f"{title}, scale {scale:g}", unconditional=True)
+        scene.picture(lane, steered["MODEL"], prefix, title, unconditional=True)
     return scene.build()
 
 
@@ -50,7 +50,9 @@ def experts(object_info: dict, stamps: Stamps) -> dict:
     model = scene.main["MODEL"]
     lane = scene.lane("One guide")
     noisy = scene.add("GuidanceLoadGuide", lane, 1, name="shapes-noisy-classifier")
-    steered = scene.add("GuidanceClassifier", lane, 2, model=model, guide=noisy["guide"], label=CLASSES, scale=2.0)
+    steered = scene.add(
+        "GuidanceClassifier", lane, 2, model=model, guide=noisy["guide"], label=CLASSES, scale=CLASS_SCALE
+    )
     scene.picture(lane, steered["MODEL"], "experts_one", "one noise-aware classifier", 3, unconditional=True)
     lane = scene.lane("Two guides")
     clean = scene.add("GuidanceLoadGuide", lane, 1, title="For the cleanest pictures", name="shapes-classifier")
@@ -59,7 +61,8 @@ def experts(object_info: dict, stamps: Stamps) -> dict:
         **{"guides.guide0": clean["guide"], "guides.guide1": noisy["guide"]},
     )
     steered = scene.add(
-        "GuidanceClassifier", lane, 2, model=model, guide=team["guide"], label=CLASSES, scale=2.0, at="noisy input"
+        "GuidanceClassifier", lane, 2, model=model, guide=team["guide"], label=CLASSES, scale=CLASS_SCALE,
+        at="noisy input",
     )
     reported = scene.report(lane, 3, steered["MODEL"], "experts")
     scene.picture(lane, reported["MODEL"], "experts_two", "clean and noise-aware in turn", 4, unconditional=True)
@@ -78,8 +81,9 @@ def targets(object_info: dict, stamps: Stamps) -> dict:
         "connect your VAE.",
     )
     model = scene.main["MODEL"]
-    guided = scene.add("GuidanceCFG", scene.lane("References"), 1, model=model, weight_from="node", weight=2.0)
-    reference = scene.picture(0, guided["MODEL"], "targets_references", "references")
+    lane = scene.lane("References")
+    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
+    reference = scene.picture(lane, guided["MODEL"], "targets_references", "references")
     for loss, scale in (("depth", DEPTH_SCALE), ("segmentation", SEGMENTATION_SCALE)):
         lane = scene.lane(loss.capitalize())
         guide = scene.add("GuidanceLoadGuide", lane, 1, name=f"shapes-{loss}")
