@@ -3,6 +3,8 @@
 import pytest
 import torch
 from checkpoints import write_sd15_checkpoint
+from guide_files import resnet
+from guide_folder import lend
 from host_models import MODELS, count_forwards
 
 STEPS, CFG = 2, 3.0
@@ -64,3 +66,28 @@ def test_the_nodes_work_on_a_full_size_checkpoint(loaded, guide):
     assert torch.isfinite(guided).all() and float(guided.std()) > 0.0
     assert float((guided - expected).abs().mean()) > 1e-3
     assert torch.equal(image(off, loaded), expected)
+
+
+@pytest.mark.parametrize("at", ["denoised", "through denoiser"])
+def test_a_guide_from_its_folder_steers_the_checkpoint_through_its_own_vae(loaded, tmp_path, monkeypatch, at):
+    """A transformers folder in models/guides, Load Guide, Classifier Guidance, and KSampler beside CFG."""
+    from guidance_pack.nodes.gradient import GuidanceClassifier
+    from guidance_pack.nodes.guides import GuidanceLoadGuide
+
+    resnet(tmp_path / "resnet")
+    lend(monkeypatch, tmp_path)
+    main, _, vae = loaded
+    settings = ("percent", 0.0, 1.0)
+    with torch.inference_mode():
+        (guide,) = GuidanceLoadGuide.execute("resnet").args
+        (steered,) = GuidanceClassifier.execute(
+            main, "dog", 500.0, 0.0, at, "vae", False, "score shift", *settings, guide, None, vae
+        ).args
+    calls = []
+    handle = guide.patchers[0].model.register_forward_pre_hook(lambda _, args: calls.append(args[0].shape))
+    with count_forwards(main) as count:
+        guided = image(steered, loaded)
+    handle.remove()
+    assert len(calls) == STEPS and count.evaluations == 2 * STEPS + (STEPS if at == "through denoiser" else 0)
+    assert torch.isfinite(guided).all()
+    assert float((guided - image(main, loaded)).abs().mean()) > 1e-3

@@ -24,6 +24,8 @@ FORBIDDEN_MODULES = {
     "base64", "ctypes", "dill", "ftplib", "http", "httpx", "marshal", "pickle", "pip", "requests", "shelve", "smtplib",
     "socket", "subprocess", "telnetlib", "urllib", "urllib3", "websocket", "websockets",
 }  # fmt: skip
+# The one file that reads torch's own format, with weights_only=True; test_architecture.py looks at how.
+WEIGHTS_ONLY = "guidance/networks/state_dicts.py"
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "torch.load"}
 
 
@@ -145,8 +147,8 @@ def findings(file):
 def test_published_code_starts_nothing_and_fetches_nothing(unpacked):
     files = sorted(unpacked.rglob("*.py"))
     assert files
-    found = [(str(file.relative_to(unpacked)), *finding) for file in files for finding in findings(file)]
-    assert found == []
+    found = [(file.relative_to(unpacked).as_posix(), name) for file in files for _, name in findings(file)]
+    assert found == [(WEIGHTS_ONLY, "pickle"), (WEIGHTS_ONLY, "torch.load")]
 
 
 @pytest.mark.parametrize("line", ["import subprocess", "from pickle import loads", "os.system('ls')", "eval('1')"])

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ..networks.posthoc_ema import power_exponent
+
 
 class Decay(Protocol):
     """The share of the old average that stays at a step (the first step is 1)."""
@@ -33,33 +35,13 @@ class PowerDecay:
 
     Attributes:
         relative_width: standard deviation of the averaging profile as a share of the training so far (the paper's
-            sigma_rel); it fixes gamma. Must lie in (0, 0.28], beyond which no gamma >= 0 exists.
+            sigma_rel); it fixes gamma. Must lie in (0, 0.2886), beyond which no gamma >= 0 exists.
     """
 
     relative_width: float = 0.1
 
     def __call__(self, step: int) -> float:
         return (1 - 1 / step) ** (power_exponent(self.relative_width) + 1)
-
-
-def power_exponent(relative_width: float) -> float:
-    """gamma of the power-function average: the largest real root of x^3 + 7 x^2 + (16 - w^-2) x + (12 - w^-2).
-
-    Source: Karras et al. 2024 (EDM2), Section 3.1 and its appendix on the averaging profile.
-
-    Raises:
-        ValueError: a width outside (0, 0.28].
-    """
-    if not 0 < relative_width <= 0.28:
-        raise ValueError(f"the averaging width is {relative_width}; it must lie in (0, 0.28].")
-    inverse = relative_width**-2
-    # The cubic is negative between its two largest roots and convex beyond them, so Newton's method from the right
-    # falls monotonically onto the largest one, which lies below the inverse width.
-    x = 1 / relative_width + 1
-    for _ in range(64):
-        value = x**3 + 7 * x**2 + (16 - inverse) * x + (12 - inverse)
-        x -= value / (3 * x**2 + 14 * x + (16 - inverse))
-    return x
 
 
 class Average:
