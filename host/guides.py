@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from ..guidance.experts import Experts
 from ..guidance.guide import Guide, GuideFamily, GuideSpec, families
 from ..guidance.networks.files import GUIDE, format_of
-from ..guidance.networks.guide_source import GuideFileError, GuideSource
+from ..guidance.networks.guide_source import SINGLE, GuideFileError, GuideSource
 from .tiny_model import ASSETS
 
 FOLDER = "guides"
@@ -40,14 +40,15 @@ class LoadedGuide:
 
 
 def guide_names() -> list[str]:
-    """The embedded guides, then what lies in models/guides: folders with a config.json, and safetensors files."""
+    """The embedded guides, then what lies in models/guides: folders with a config.json, .safetensors and .pt files."""
     found: dict[str, None] = {}
     for root in _roots():
         for place, folders, files in os.walk(root, followlinks=True):
-            weights = sorted(file for file in files if file.endswith(".safetensors"))
+            weights = sorted(file for file in files if file.endswith(SINGLE))
             if "config.json" in files:
                 folders.clear()
-                weights = [""] if weights and Path(place) != root else []
+                whole = any(file.endswith(".safetensors") for file in weights)
+                weights = [""] if whole and Path(place) != root else []
             folders.sort()
             found |= dict.fromkeys((Path(place) / file).relative_to(root).as_posix() for file in weights)
     embedded = _embedded()

@@ -28,6 +28,10 @@ def class_conditioning(model: ModelPatcher, text: str) -> list:
     """
     labels = labels_of(model)
     words = [word.strip() for word in text.split(",") if word.strip()]
+    if words and not labels:
+        raise ValueError(
+            f"This MODEL is unconditional: it has no classes, so not {words[0]!r} either. Leave label empty."
+        )
     indices = [index_of(word, labels) for word in words] or [len(labels)]
     # Other nodes expect an embedding in the first place: an empty one is safer than None.
     return [[torch.zeros(1, 1, 1), {LABELS_KEY: torch.tensor(indices)}]]

@@ -95,7 +95,8 @@ def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_pat
     config.sampling_settings = _sampling(file)
     config.set_inference_dtype(torch.float32, None)
     model = TinyModel(config, FAMILIES[file.prediction], file.labels)
-    check_tensors(file.name, model.diffusion_model, file.tensors)
+    # Under dynamic memory management the hosted layers hold no weights before they are loaded.
+    check_tensors(file.name, TinyUNet(device="meta", **file.config), file.tensors)
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = patcher_class(
         model, load_device=comfy.model_management.get_torch_device(),

@@ -27,8 +27,9 @@ class GuidanceLoadGuide(io.ComfyNode):
                 io.Combo.Input(
                     "name", options=guide_names(),
                     tooltip="The shapes ones are embedded. Others lie in models/guides: a transformers folder "
-                    "(config.json, preprocessor_config.json, model.safetensors), or a torchvision state dict as "
-                    ".safetensors whose metadata name its architecture. Pickles (.bin, .pt, .pth) are not opened.",
+                    "(config.json, preprocessor_config.json, model.safetensors), ADM's noisy classifiers as they are "
+                    "(256x256_classifier.pt), or a torchvision state dict as .safetensors whose metadata name its "
+                    "architecture. A .pt is read as tensors only; other pickles (.bin, .pth) are not opened.",
                 ),
             ],
             outputs=[GuideSocket.Output(display_name="guide", tooltip="For any guide input.")],

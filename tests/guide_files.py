@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from guidance_pack.guidance.networks import files
+from guidance_pack.guidance.networks.adm_classifier import AdmClassifier
 from guidance_pack.guidance.networks.tiny_guide import TinyGuide
 
 LABELS = ("cat", "dog", "heart", "moon", "star")
@@ -225,6 +226,16 @@ def tiny(path: Path, task: str = "classification", timestep: bool = True, **chan
     return file
 
 
+def adm(path: Path) -> Path:
+    """A noisy classifier of 32x32 pictures; its header says nothing."""
+    network = AdmClassifier(channels=32, widths=(32, 32, 64), res_blocks=1, attention=(1, 2), classes=4, positions=65)
+    randomise(network)
+    file = path.with_suffix(".safetensors")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), file)
+    return file
+
+
 CLASSIFY, SEGMENT = "classification", "segmentation"
 CASES = {
     "resnet": GuideCase("transformers", resnet, CLASSIFY, 5, ((32, 32), (32, 32)), LABELS),
@@ -241,5 +252,6 @@ CASES = {
     "squeezenet": GuideCase("torchvision", squeezenet, CLASSIFY, 3, ((36, 36), (36, 36)), tuple("012")),
     "deeplab": GuideCase("torchvision", deeplab, SEGMENT, 4, ((32, 32), (32, 56)), tuple("0123")),
     "lraspp": GuideCase("torchvision", lraspp, SEGMENT, 5, ((40, 40), (40, 72)), LABELS),
+    "adm": GuideCase("adm", adm, CLASSIFY, 4, ((32, 32), (32, 32)), tuple("0123")),
     "tiny": GuideCase("tiny", tiny, CLASSIFY, 5, ((40, 40), (40, 72)), LABELS),
 }

@@ -18,7 +18,8 @@ def write_guides(root: Path) -> Path:
     (root / "pickled").mkdir()
     (root / "pickled" / "config.json").write_text("{}")
     (root / "pickled" / "pytorch_model.bin").write_bytes(b"never opened")
-    (root / "old.pt").write_bytes(b"never opened")
+    (root / "old.ckpt").write_bytes(b"never opened")
+    (root / "old.pt").write_bytes(b"no tensors")
     return root
 
 

@@ -276,11 +276,12 @@ def test_wrong_folders_in_words(tmp_path, spoil, words):
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("guide.pt", b"PK\x03\x04", "guide is a pickle. Pickles can run any code"),
+        ("guide.pt", b"PK\x03\x04", "guide.pt is no torch file or was not copied whole"),
+        ("guide.pt", b"\x80\x02", "guide.pt"),
         ("guide.ckpt", b"\x80\x02", "guide is a pickle. Pickles can run any code"),
         ("guide.safetensors", b"PK\x03\x04", "is a pickle under the name of a safetensors file"),
         ("guide.safetensors", b"\x10\x00", "guide.safetensors is damaged or was not copied whole"),
-        ("guide.onnx", b"\x10\x00", "it must be a .safetensors file or a transformers folder"),
+        ("guide.onnx", b"\x10\x00", "it must be a .safetensors or .pt file or a transformers folder"),
     ],
 )
 def test_wrong_files_in_words(tmp_path, file, content, words):

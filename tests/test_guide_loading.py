@@ -53,7 +53,7 @@ def test_the_folder_is_registered(comfy):
 
 def test_names_are_the_embedded_and_what_lies_in_the_folder(guides):
     assert guides.guide_names() == [
-        EMBEDDED, "noisy/resnet18.safetensors", "own.safetensors", "someone/resnet", "squeeze.safetensors"
+        EMBEDDED, "noisy/resnet18.safetensors", "old.pt", "own.safetensors", "someone/resnet", "squeeze.safetensors"
     ]
 
 
@@ -97,15 +97,20 @@ def test_a_wrong_name_in_words(guides, name, words):
     ("name", "words"),
     [
         ("pickled", "only the pickle pytorch_model.bin"),
-        ("old.pt", "is a pickle"),
+        ("old.ckpt", "is a pickle"),
         ("empty", "has no config.json"),
-        ("someone/readme.txt", "must be a .safetensors file or a transformers folder"),
+        ("someone/readme.txt", "must be a .safetensors or .pt file or a transformers folder"),
     ],
 )
 def test_what_is_no_guide_in_words(guides, name, words):
     assert name not in guides.guide_names() and guides.guide_problem(name) is None
     with pytest.raises(GuideFileError, match=words):
         guides.load_guide(name)
+
+
+def test_a_torch_file_is_offered_and_read_as_tensors_only(guides):
+    with pytest.raises(GuideFileError, match="old.pt is no checkpoint or was not copied whole"):
+        guides.load_guide("old.pt")
 
 
 def test_a_network_that_no_family_knows_in_words(guides, written, tmp_path, monkeypatch):

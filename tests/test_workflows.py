@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from workflow_graph import inputs_of
 from workflow_list import WORKFLOWS
+from workflow_papers import PAPERS
 
 from devtools import gallery
 from devtools.prompt import to_prompt
@@ -18,6 +19,7 @@ from devtools.prompt import to_prompt
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 NAMES = [file.stem for file in FILES]
+EMBEDDED = [file for file in FILES if file.stem not in PAPERS]  # they run everywhere
 ON_THE_PAGE = {"MarkdownNote"}  # nodes that only the page knows
 SAVED = {
     "first_steps": 2, "autoguidance": 2, "cfg_and_autoguidance": 4, "interval": 3, "shaping": 3, "classifier": 4,
@@ -53,11 +55,11 @@ def test_the_files_are_what_the_tool_writes(object_info):
 
 
 def test_names_can_be_linked_and_every_workflow_is_expected():
-    assert set(NAMES) == set(WORKFLOWS) == set(SAVED)
+    assert set(NAMES) == set(WORKFLOWS) | set(PAPERS) and set(WORKFLOWS) == set(SAVED)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in NAMES)
 
 
-@pytest.mark.parametrize("file", FILES, ids=NAMES)
+@pytest.mark.parametrize("file", EMBEDDED, ids=lambda file: file.stem)
 def test_thumbnails_are_small_pictures(file):
     picture = file.with_suffix(".jpg")
     assert picture.stat().st_size < THUMBNAIL_BYTES
@@ -101,13 +103,14 @@ def test_required_inputs_are_there(workflow, object_info):
 
 
 def test_widget_values_are_allowed(workflow, object_info):
+    needed = {file["name"] for file in gallery.files_of(workflow)}
     for entry in to_prompt(workflow, object_info).values():
         specs = {name: (kind, options) for name, kind, options in inputs_of(object_info[entry["class_type"]])}
         for name, value in entry["inputs"].items():
             kind, options = specs[name]
             choices = options.get("options")
-            if isinstance(value, list):
-                continue  # a link
+            if isinstance(value, list) or value in needed:
+                continue  # a link, or a file that whoever runs the workflow has
             if choices is not None:
                 assert value in choices, (entry["class_type"], name)
             elif kind in ("INT", "FLOAT"):
@@ -139,7 +142,17 @@ def test_every_node_of_the_pack_appears_in_a_workflow(object_info):
     assert len(ours) >= 9 and ours <= used
 
 
-@pytest.mark.parametrize("file", FILES, ids=NAMES)
+@pytest.mark.parametrize("name", PAPERS)
+def test_workflows_on_published_models_say_what_they_need(name):
+    workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    note = next(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    files = gallery.files_of(workflow)
+    assert files and all(file["name"] in note and file["directory"] in note for file in files)
+    assert all(file["url"].startswith("https://") for file in files)
+    assert re.search("licence|CC BY|MIT", note)
+
+
+@pytest.mark.parametrize("file", EMBEDDED, ids=lambda file: file.stem)
 def test_workflows_run_through_the_real_queue(file, server, object_info):
     workflow = json.loads(file.read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, object_info)

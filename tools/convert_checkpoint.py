@@ -15,7 +15,6 @@ edm2-img512-xs-2147483-0.050.pkl.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -29,39 +28,21 @@ if "guidance_pack" not in sys.modules:
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
 
-from guidance_pack.guidance.networks import posthoc_ema, state_dicts  # noqa: E402
+from guidance_pack.guidance.networks import averaging  # noqa: E402
 
 
 def convert(files: Sequence[Path], folder: Path | None) -> None:
     """Write each file as safetensors. Raises CheckpointError for a file that cannot be read."""
     for file in files:
-        checkpoint = state_dicts.open_checkpoint(file)
-        out = (folder or file.parent) / f"{file.stem}.safetensors"
-        if out.exists():
-            raise state_dicts.CheckpointError(f"{out} exists already; move it away, or name another folder with --out.")
-        state_dicts.convert(checkpoint, out)
-        print(f"{file.name} ({checkpoint.source}, {len(checkpoint.shapes)} tensors) -> {out}")
+        print(f"{file.name} -> {averaging.convert_file(file, folder)}")
 
 
 def reconstruct(files: Sequence[Path], std: float, out: Path | None) -> None:
     """Write the average of another width. Raises ValueError for snapshots that cannot give it."""
-    snapshots = [posthoc_ema.snapshot_of(file.name) for file in files]
-    # The last one gives the buffers, and the time of the result.
-    order = sorted(range(len(files)), key=lambda index: snapshots[index].time)
-    files, snapshots = [files[index] for index in order], [snapshots[index] for index in order]
-    target = posthoc_ema.Snapshot(snapshots[-1].time, std)
-    shares = posthoc_ema.coefficients(snapshots, target)
-    opened = [state_dicts.open_checkpoint(file) for file in files]
-    tensors = posthoc_ema.combined((checkpoint.tensors() for checkpoint in opened), shares)
-    stored = {name: tensor.to(opened[-1].dtype) for name, tensor in tensors.items()}
-    sources = [{"source": c.name, "source_sha256": state_dicts.sha256_of(c.path), "share": share}
-               for c, share in zip(opened, shares, strict=True)]  # fmt: skip
-    out = out or files[-1].with_name(f"{files[-1].stem.rsplit('-', 1)[0]}-{std:.3f}.safetensors")
-    facts = {"format": state_dicts.CONVERTED, "config": json.dumps(opened[-1].config), "ema": json.dumps(sources)}
-    state_dicts.write_tensors(out, stored, opened[-1].metadata | facts)
-    for source in sources:
-        print(f"{source['share']:+.4f}  {source['source']}")
-    print(f"-> {out}")
+    made = averaging.average_files(files, std, out)
+    for name, share in made.shares:
+        print(f"{share:+.4f}  {name}")
+    print(f"-> {made.path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -76,7 +76,8 @@ def start(prepared: Prepared, base: Path, port: int, device: str) -> Server:
 def demo(options: argparse.Namespace) -> int:
     """Run every workflow through the real queue, save the pictures and one sheet of them all."""
     began = time.monotonic()
-    files = sorted((ROOT / "workflows").glob("*.json"))
+    every = sorted((ROOT / "workflows").glob("*.json"))
+    files = [file for file in every if not gallery.files_of(json.loads(file.read_text("utf-8")))]
     if not files:
         raise DevError(f"there are no workflows in {ROOT / 'workflows'}, so there is nothing to show")
     if options.port:
@@ -94,6 +95,8 @@ def demo(options: argparse.Namespace) -> int:
         print(f"\n{file.stem} ({times[file.stem]:.1f} s): {gallery.describe(file)}")
         for picture in (p for p in made if p.workflow == file.stem):
             print(f"  {picture.file.relative_to(ROOT)}  {picture.shows}")
+    left = ", ".join(file.stem for file in every if file not in files)
+    print(f"\nNot run, because they need the papers' own model files: {left}")
     print(f"\nAll of them on one sheet: {sheet.relative_to(ROOT)}  ({time.monotonic() - began:.0f} s in total)")
     return 0
 

@@ -22,6 +22,7 @@ import dev
 from locale_texts import english
 from workflow_graph import Stamps
 from workflow_list import WORKFLOWS
+from workflow_papers import PAPERS
 
 from devtools import gallery
 from devtools.server import ROOT, Server, free_port
@@ -40,7 +41,8 @@ def stamps() -> Stamps:
 
 def build_all(object_info: dict) -> dict[Path, str]:
     """The text of every file."""
-    made = {FOLDER / f"{name}.json": describe(object_info, stamps()) for name, describe in WORKFLOWS.items()}
+    every = {**WORKFLOWS, **PAPERS}
+    made = {FOLDER / f"{name}.json": describe(object_info, stamps()) for name, describe in every.items()}
     made[ROOT / "locales" / "en" / "nodeDefs.json"] = english(object_info)
     return {file: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for file, content in made.items()}
 
@@ -55,7 +57,7 @@ def write(object_info: dict) -> None:
 
 
 def thumbnails(server: Server, python: Path) -> None:
-    """Run every workflow and draw its pictures side by side as workflows/<name>.jpg."""
+    """Run every workflow on the embedded models and draw its pictures side by side as workflows/<name>.jpg."""
     with tempfile.TemporaryDirectory() as folder:
         for name in WORKFLOWS:
             made = gallery.run_workflow(server, FOLDER / f"{name}.json", Path(folder))

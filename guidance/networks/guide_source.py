@@ -1,4 +1,7 @@
-"""What lies on disk as a guide: a transformers folder or one safetensors file. Pickles are never opened."""
+"""What lies on disk as a guide: a transformers folder, one safetensors file, or a torch file that holds tensors only.
+
+A .pt is read by torch's weights-only reader (`state_dicts`); every other pickle is left alone.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .state_dicts import Checkpoint, CheckpointError, open_checkpoint
+
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+TORCH = ".pt"
+SINGLE = (".safetensors", TORCH)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # a torch zip file; a bare pickle
@@ -29,8 +36,8 @@ class GuideSource:
 
     Attributes:
         path, name: where it lies, and what people call it.
-        is_folder: a transformers folder; otherwise one safetensors file.
-        files: its safetensors files.
+        is_folder: a transformers folder; otherwise one safetensors or torch file.
+        files: its files with tensors.
         shapes: of every tensor, by name.
         metadata: the strings in the header of a single file; empty for a folder.
         config: config.json of a folder; empty for a single file.
@@ -55,6 +62,10 @@ class GuideSource:
             self.files = (self._single(),)
         self.metadata: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._torch: Checkpoint | None = None
+        if not self.is_folder and self.path.suffix.lower() == TORCH:
+            self._open_torch()
+            return
         for file in self.files:
             self._read_header(file)
 
@@ -66,6 +77,8 @@ class GuideSource:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, in the dtype that it is stored in."""
+        if self._torch is not None:
+            return self._torch.tensors()
         found = {}
         for path in self.files:
             with safe_open(path, framework="pt") as file:
@@ -75,10 +88,12 @@ class GuideSource:
     def _single(self) -> Path:
         if not self.path.is_file():
             raise GuideFileError(f"There is no guide {self.name}: {self.path} does not exist.")
-        if self.path.suffix.lower() in PICKLES:
+        if self.path.suffix.lower() in PICKLES and self.path.suffix.lower() != TORCH:
             raise GuideFileError(f"{self.name} is a pickle. {_SAVE_FILE}")
-        if self.path.suffix.lower() != ".safetensors":
-            raise GuideFileError(f"{self.name} is no guide: it must be a .safetensors file or a transformers folder.")
+        if self.path.suffix.lower() not in SINGLE:
+            raise GuideFileError(
+                f"{self.name} is no guide: it must be a {' or '.join(SINGLE)} file or a transformers folder."
+            )
         return self.path
 
     def _weights(self) -> tuple[Path, ...]:
@@ -112,6 +127,13 @@ class GuideSource:
             found = self._json(self.path / "processor_config.json").get("image_processor")
             return found if isinstance(found, dict) else None
         return None
+
+    def _open_torch(self) -> None:
+        try:
+            self._torch = open_checkpoint(self.path)
+        except CheckpointError as error:
+            raise GuideFileError(str(error)) from error
+        self.shapes = self._torch.shapes
 
     def _json(self, path: Path) -> dict[str, Any]:
         if not path.is_file():

@@ -34,6 +34,11 @@ def run_workflow(server: Server, file: Path, folder: Path) -> list[Picture]:
     return pictures
 
 
+def files_of(workflow: dict) -> list[dict]:
+    """The model files (name, url, directory) that a saved workflow needs beside the pack."""
+    return [model for node in workflow["nodes"] for model in node.get("properties", {}).get("models", ())]
+
+
 def submit(server: Server, prompt: dict, name: str) -> str:
     """Put a prompt into the queue; its id, or DevError with the server's reasons."""
     status, answer = server.post("/prompt", {"prompt": prompt})

@@ -1,0 +1,80 @@
+"""The papers' own denoisers: ADM, P2 and EDM2 checkpoints as ordinary MODELs."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.adm_model import with_low_resolution
+from ..host.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
+
+
+class GuidanceLoadDenoiser(io.ComfyNode):
+    """A published denoiser and the VAE that belongs to it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceLoadDenoiser",
+            display_name="Load Denoiser (ADM, P2, EDM2)",
+            category="guidance",
+            description="Loads the networks that the guidance papers published, as ordinary MODELs: ADM "
+            "(guided-diffusion, 2105.05233), P2-weighting (2204.00227), EDM2 (2312.02696). Nothing that a file "
+            "carries is run. The weights have their own licences: see the help page.",
+            search_aliases=["adm", "guided diffusion", "p2", "edm2", "imagenet", "load checkpoint", "pixel model"],
+            inputs=[
+                io.Combo.Input(
+                    "name", options=denoiser_names(),
+                    tooltip="A .safetensors, .pt or EDM2 .pkl file in models/diffusion_models or models/checkpoints. "
+                    "ADM: openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion.pt (the help page "
+                    "lists all). EDM2: nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True,
+                    tooltip="For EDM2 img512 only, which works on Stable Diffusion's latents: sd-vae-ft-mse, or the "
+                    "VAE of a Stable Diffusion 1.5 checkpoint. Networks that work on pictures ignore it.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The denoiser, as an ordinary MODEL."),
+                io.Vae.Output(
+                    tooltip="For VAE Decode: of a pixel model its pictures are the latents; of EDM2 img512 the VAE "
+                    "that was connected, fitted to EDM2's colours."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name=None):
+        return (None if name is None else denoiser_problem(name)) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, name, vae=None):
+        return fingerprint(name)
+
+    @classmethod
+    def execute(cls, name, vae=None) -> io.NodeOutput:
+        return io.NodeOutput(*load_denoiser(name, vae))
+
+
+class GuidanceLowResolution(io.ComfyNode):
+    """The small picture that an upsampler enlarges."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceLowResolution",
+            display_name="Low Resolution (ADM upsampler)",
+            category="guidance",
+            description="Gives ADM's upsamplers the small picture that they enlarge: 64x64 for 64_256_upsampler, "
+            "128x128 for 128_512_upsampler.",
+            search_aliases=["upsampler", "super resolution", "upscale", "low res"],
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="The class of the picture (Class Label)."),
+                io.Image.Input("image", tooltip="The small picture, one for all or one for each of the batch."),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="For the sampler's positive, and negative if it is used.")],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, image) -> io.NodeOutput:
+        return io.NodeOutput(with_low_resolution(conditioning, image))

@@ -1,0 +1,33 @@
+"""Small random ADM networks as files, and as MODELs of the real host."""
+
+from pathlib import Path
+
+from host_models import fill
+from safetensors.torch import save_file
+
+from guidance_pack.guidance.networks.adm import AdmUNet
+from guidance_pack.guidance.networks.adm_classifier import AdmClassifier
+
+SMALL = {"channels": 32, "widths": (32, 64), "res_blocks": 1, "attention": (1,), "heads": 2}
+CLASSIFIER = {**SMALL, "classes": 7, "positions": 65}  # sees 16x16 pictures
+HEADER = {"heads": "2", "order": "legacy", "schedule": "linear"}
+
+
+def unet(seed: int = 0, **config) -> AdmUNet:
+    network = AdmUNet(**{**SMALL, **config}).eval().requires_grad_(False)
+    fill(network, seed)
+    return network
+
+
+def classifier(seed: int = 0, **config) -> AdmClassifier:
+    network = AdmClassifier(**{**CLASSIFIER, **config}).eval().requires_grad_(False)
+    fill(network, seed)
+    return network
+
+
+def write(network, path: Path, dtype=None, **header) -> Path:
+    """The network's state dict as safetensors whose header says what shapes do not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value if dtype is None else value.to(dtype) for key, value in network.state_dict().items()}
+    save_file(state, path, HEADER | header)
+    return path

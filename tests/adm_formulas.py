@@ -1,0 +1,194 @@
+"""ADM's networks a second time: plain functions of a state dict, written from the formulas, one picture at a time.
+
+No module of the pack is used. The way through the network is found from the names in the state dict, group
+normalisation and attention are sums written out, convolution is a matrix product of patches.
+"""
+
+import math
+import re
+
+import torch
+import torch.nn.functional as F
+
+
+def swish(x):
+    return x / (1 + torch.exp(-x))
+
+
+def group_norm(x, weight, bias, groups=32):
+    """[C, ...]: each group of channels to mean 0 and variance 1, then the channels' gains and offsets."""
+    flat = x.reshape(groups, -1)
+    mean = flat.mean(1, keepdim=True)
+    variance = ((flat - mean) ** 2).mean(1, keepdim=True)
+    normal = ((flat - mean) / (variance + 1e-5).sqrt()).reshape(x.shape)
+    tail = (1,) * (x.ndim - 1)
+    return normal * weight.reshape(-1, *tail) + bias.reshape(-1, *tail)
+
+
+def convolution(x, weight, bias):
+    """[C, H, W] with zeros around it -> [O, H, W], kernels 1 or 3 wide."""
+    out, _, size, _ = weight.shape
+    padded = F.pad(x, (size // 2,) * 4)
+    height, width = x.shape[1:]
+    shifted = [padded[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
+    patches = torch.stack(shifted, 1).reshape(-1, height * width)
+    return (weight.reshape(out, -1) @ patches + bias[:, None]).reshape(out, height, width)
+
+
+def per_place(x, weight, bias):
+    """[C, L] -> [O, L]."""
+    return weight[:, :, 0] @ x + bias[:, None]
+
+
+def embedding_of(t, state):
+    channels = state["time_embed.0.weight"].shape[1]
+    half = channels // 2
+    rates = [math.exp(-math.log(10000) * i / half) for i in range(half)]
+    waves = [math.cos(t * r) for r in rates] + [math.sin(t * r) for r in rates]
+    waves = torch.tensor(waves, dtype=torch.float64).to(state["time_embed.0.weight"])
+    hidden = swish(state["time_embed.0.weight"] @ waves + state["time_embed.0.bias"])
+    return state["time_embed.2.weight"] @ hidden + state["time_embed.2.bias"]
+
+
+def doubled(x):
+    return x[:, :, None, :, None].expand(-1, -1, 2, -1, 2).reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2])
+
+
+def halved(x):
+    return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+
+def residual(x, embedding, at, resize=lambda x: x):
+    """at(name): a tensor of this block."""
+    hidden = resize(swish(group_norm(x, at("in_layers.0.weight"), at("in_layers.0.bias"))))
+    hidden = convolution(hidden, at("in_layers.2.weight"), at("in_layers.2.bias"))
+    modulation = at("emb_layers.1.weight") @ swish(embedding) + at("emb_layers.1.bias")
+    scale, shift = modulation[: len(hidden), None, None], modulation[len(hidden) :, None, None]
+    hidden = group_norm(hidden, at("out_layers.0.weight"), at("out_layers.0.bias")) * (1 + scale) + shift
+    hidden = convolution(swish(hidden), at("out_layers.3.weight"), at("out_layers.3.bias"))
+    x = resize(x)
+    if at("skip_connection.weight") is not None:
+        x = convolution(x, at("skip_connection.weight"), at("skip_connection.bias"))
+    return x + hidden
+
+
+def heads_of(qkv, heads, order):
+    """(q, k, v) [D, L] of every head of [3 C, L]: row by row, whatever the order."""
+    depth = len(qkv) // (3 * heads)
+    for head in range(heads):
+        if order == "legacy":
+            starts = [3 * depth * head + depth * which for which in range(3)]
+        else:
+            starts = [depth * heads * which + depth * head for which in range(3)]
+        yield [qkv[start : start + depth] for start in starts]
+
+
+def attention(qkv, heads, order):
+    """[3 C, L] -> [C, L]."""
+    mixed = []
+    for q, k, v in heads_of(qkv, heads, order):
+        scale = 1 / math.sqrt(math.sqrt(len(q)))
+        scores = (q * scale).T @ (k * scale)
+        weights = torch.exp(scores - scores.max(1, keepdim=True).values)
+        mixed.append(v @ (weights / weights.sum(1, keepdim=True)).T)
+    return torch.cat(mixed)
+
+
+def attended(x, at, heads, order):
+    places = x.reshape(len(x), -1)
+    qkv = per_place(group_norm(places, at("norm.weight"), at("norm.bias")), at("qkv.weight"), at("qkv.bias"))
+    mixed = per_place(attention(qkv, heads, order), at("proj_out.weight"), at("proj_out.bias"))
+    return (places + mixed).reshape(x.shape)
+
+
+def pooled(x, at, heads):
+    """[C, h, w] -> [K]: attention of the mean over all places."""
+    places = x.reshape(len(x), -1)
+    places = torch.cat([places.mean(1, keepdim=True), places], 1) + at("positional_embedding")
+    mixed = attention(per_place(places, at("qkv_proj.weight"), at("qkv_proj.bias")), heads, "new")
+    return per_place(mixed, at("c_proj.weight"), at("c_proj.bias"))[:, 0]
+
+
+class Walk:
+    """Goes through the numbered blocks of a state dict. Every (res_blocks + 1)th block changes the size."""
+
+    def __init__(self, state, embedding, res_blocks, heads, order):
+        self.state, self.embedding, self.each = state, embedding, res_blocks + 1
+        self.heads, self.order = heads, order
+
+    def block(self, prefix, x, resize=None):
+        for index in range(3):
+            at = lambda name, i=index: self.state.get(f"{prefix}.{i}.{name}")  # noqa: E731
+            if at("in_layers.0.weight") is not None:
+                changes = resize is not None and (index > 0 or prefix.startswith("input"))
+                x = residual(x, self.embedding, at, resize) if changes else residual(x, self.embedding, at)
+            elif at("qkv.weight") is not None:
+                x = attended(x, at, self.heads(len(x)), self.order)
+        return x
+
+    def down(self, x):
+        x = convolution(x, self.state["input_blocks.0.0.weight"], self.state["input_blocks.0.0.bias"])
+        kept = [x]
+        for n in range(1, self.count("input_blocks")):
+            x = self.block(f"input_blocks.{n}", x, halved if n % self.each == 0 else None)
+            kept.append(x)
+        return self.block("middle_block", x), kept
+
+    def up(self, x, kept):
+        count = self.count("output_blocks")
+        for n in range(count):
+            last = (n + 1) % self.each == 0 and n + 1 < count
+            x = self.block(f"output_blocks.{n}", torch.cat([x, kept.pop()]), doubled if last else None)
+        return x
+
+    def count(self, blocks):
+        return 1 + max(int(re.match(rf"{blocks}\.(\d+)\.", key)[1]) for key in self.state if key.startswith(blocks))
+
+
+def unet(state, x, t, label=None, *, res_blocks, heads, order):
+    """One picture [C, H, W] at timestep t: all the channels that the network gives."""
+    embedding = embedding_of(t, state)
+    if label is not None:
+        embedding = embedding + state["label_emb.weight"][label]
+    walk = Walk(state, embedding, res_blocks, heads, order)
+    hidden = walk.up(*walk.down(x))
+    hidden = swish(group_norm(hidden, state["out.0.weight"], state["out.0.bias"]))
+    return convolution(hidden, state["out.2.weight"], state["out.2.bias"])
+
+
+def classifier(state, x, t, *, res_blocks, heads):
+    """Class scores [K] of one noisy picture."""
+    hidden, _ = Walk(state, embedding_of(t, state), res_blocks, heads, "legacy").down(x)
+    hidden = swish(group_norm(hidden, state["out.0.weight"], state["out.0.bias"]))
+    return pooled(hidden, lambda name: state.get(f"out.2.{name}"), heads(len(hidden)))
+
+
+def linear_alpha_bars():
+    betas = [1e-4 + (0.02 - 1e-4) * i / 999 for i in range(1000)]
+    return torch.cumprod(torch.tensor([1 - beta for beta in betas], dtype=torch.float64), 0)
+
+
+def cosine_alpha_bars():
+    f = [math.cos((i / 1000 + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(1001)]
+    return torch.cumprod(
+        torch.tensor([1 - min(1 - after / before, 0.999) for before, after in zip(f, f[1:], strict=False)],
+                     dtype=torch.float64), 0
+    )
+
+
+def ddim(noise_of, start, alpha_bars, steps, gradient=None, scale=0.0):
+    """ADM's deterministic sampler without clamping, from unit noise; with a gradient, ADM's condition_score.
+
+    noise_of, gradient: functions of (x in VP coordinates [B, 3, H, W], timestep) -> [B, 3, H, W].
+    steps: timesteps, falling.
+    """
+    x = start
+    for t, following in zip(steps, [*steps[1:], None], strict=True):
+        kept = float(alpha_bars[t])
+        after = 1.0 if following is None else float(alpha_bars[following])
+        noise = noise_of(x, t)
+        if gradient is not None:
+            noise = noise - math.sqrt(1 - kept) * scale * gradient(x, t)
+        clean = x / math.sqrt(kept) - math.sqrt(1 / kept - 1) * noise
+        x = math.sqrt(after) * clean + math.sqrt(1 - after) * noise
+    return x

@@ -1,0 +1,78 @@
+"""Convert Checkpoint and Post-hoc EMA: what they write, and what they refuse."""
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+NAMES = ["edm2-img64-xs-0033554-0.050.safetensors", "edm2-img64-xs-0067108-0.050.safetensors",
+         "edm2-img64-xs-0067108-0.100.safetensors"]
+
+
+@pytest.fixture
+def folder(comfy, tmp_path, monkeypatch):
+    """models/diffusion_models with three snapshots of one tensor and a buffer, and an old file of plain tensors."""
+    import folder_paths
+
+    suffixes = folder_paths.folder_names_and_paths["diffusion_models"][1]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], suffixes))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([], suffixes))
+    folder_paths.filename_list_cache.clear()
+    for number, name in enumerate(NAMES):
+        save_file({"w": torch.tensor([1.0 + number]), "unet.emb_fourier.freqs": torch.tensor([7.0])}, tmp_path / name)
+    torch.save({"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.float16)}, tmp_path / "old.pt")
+    yield tmp_path
+    folder_paths.filename_list_cache.clear()
+
+
+def test_conversion_keeps_every_bit_and_names_its_source(folder):
+    import hashlib
+
+    from guidance_pack.nodes.checkpoints import GuidanceConvertCheckpoint
+
+    (name,) = GuidanceConvertCheckpoint.execute("old.pt").args
+    made = load_file(folder / name)
+    assert name == "old.safetensors"
+    assert torch.equal(made["a"], torch.arange(3.0)) and made["b"].dtype == torch.float16
+    with safe_open(folder / name, "pt") as file:
+        assert file.metadata()["source_sha256"] == hashlib.sha256((folder / "old.pt").read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match="old.safetensors exists already"):
+        GuidanceConvertCheckpoint.execute("old.pt")
+
+
+def test_an_average_of_a_stored_width_and_time_is_that_snapshot(folder):
+    from guidance_pack.nodes.checkpoints import NONE, GuidancePostHocEMA
+
+    (folder / NAMES[2]).rename(folder / "edm2-img64-xs-0067108-0.120.safetensors")
+    import folder_paths
+
+    folder_paths.filename_list_cache.clear()
+    name, shares = GuidancePostHocEMA.execute(
+        NAMES[0], NAMES[1], "edm2-img64-xs-0067108-0.120.safetensors", NONE, 0.1
+    ).args
+    made = load_file(folder / name)
+    assert name == "edm2-img64-xs-0067108-0.100.safetensors" and len(shares.splitlines()) == 3
+    found = [float(line.split()[0]) for line in shares.splitlines()]
+    assert sum(found) == pytest.approx(1, abs=2e-4)
+    assert float(made["w"]) == pytest.approx(sum(s * v for s, v in zip(found, (1.0, 2.0, 3.0), strict=True)), abs=1e-3)
+    assert float(made["unet.emb_fourier.freqs"]) == 7.0
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    ((NAMES[0], NAMES[0]), "different times or widths"), (("old.pt", NAMES[0]), "does not end in"),
+    (("nothing.pkl", NAMES[0]), "There is no file 'nothing.pkl'"),
+])  # fmt: skip
+def test_what_cannot_be_averaged_is_refused_in_words(folder, names, words):
+    from guidance_pack.nodes.checkpoints import NONE, GuidancePostHocEMA
+
+    with pytest.raises(ValueError, match=words):
+        GuidancePostHocEMA.execute(*names, NONE, NONE, 0.1)
+
+
+def test_nothing_is_overwritten(folder):
+    from guidance_pack.nodes.checkpoints import NONE, GuidancePostHocEMA
+
+    before = (folder / NAMES[2]).read_bytes()
+    with pytest.raises(ValueError, match="exists already"):
+        GuidancePostHocEMA.execute(NAMES[0], NAMES[1], NONE, NONE, 0.1)
+    assert (folder / NAMES[2]).read_bytes() == before

@@ -1,0 +1,129 @@
+"""Workflows on the networks that the papers published: wired and stamped here, run by whoever has the files."""
+
+from __future__ import annotations
+
+from workflow_graph import Node, Output, Stamps, Workflow
+
+ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021"
+EDM2 = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions"
+SD_VAE = "https://huggingface.co/stabilityai/sd-vae-ft-mse-original/resolve/main"
+VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
+LABEL = "207"
+
+
+class Published(Workflow):
+    """A workflow on published networks: what it needs is named, with links, in its note and in its loaders."""
+
+    def denoiser(self, lane: int, column: int, file: str, url: str, title: str, **values: Output) -> Node:
+        node = self.add("GuidanceLoadDenoiser", lane, column, title=title, size=(360, 100), name=file, **values)
+        return needs(node, file, url, "diffusion_models")
+
+    def guide(self, lane: int, column: int, file: str, url: str) -> Node:
+        node = self.add("GuidanceLoadGuide", lane, column, size=(360, 80), name=file)
+        return needs(node, file, url, "guides")
+
+    def picture(
+        self, lane: int, column: int, model: Output, asked: Output, vae: Output, side: int, prefix: str, sampler: str,
+        scheduler: str, steps: int,
+    ) -> None:
+        """Empty latents, sampler, decoder and the saved pictures. asked: the class, or none."""
+        latents = self.add("EmptyLatentImage", lane, column, width=side, height=side, batch_size=4)
+        sampled = self.add(
+            "KSampler", lane, column, model=model, positive=asked, negative=asked, latent_image=latents["LATENT"],
+            seed=7, steps=steps, cfg=1.0, sampler_name=sampler, scheduler=scheduler,
+        )
+        decoded = self.add("VAEDecode", lane, column + 1, samples=sampled["LATENT"], vae=vae)
+        self.add(
+            "SaveImage", lane, column + 1, size=(330, 330), images=decoded["IMAGE"],
+            filename_prefix=f"guidance/{prefix}",
+        )
+
+
+def needs(node: Node, file: str, url: str, folder: str) -> Node:
+    """Write into a loader what file it needs; the page asks for files that it can fetch itself."""
+    node.data["properties"]["models"] = [{"name": file, "url": f"{url}/{file}", "directory": folder}]
+    return node
+
+
+def adm_classifier(object_info: dict, stamps: Stamps) -> dict:
+    made = Published(
+        "adm_classifier", "ADM's ImageNet models, unconditional and conditional, steered by its noisy classifier.",
+        object_info, stamps,
+    )
+    left = made.lane("Files")
+    made.note(
+        left, 0,
+        "## ADM classifier guidance\nNeeds three files (OpenAI, MIT licence):\n\n"
+        f"- {ADM}/256x256_diffusion_uncond.pt and\n- {ADM}/256x256_diffusion.pt in *models/diffusion_models*\n"
+        f"- {ADM}/256x256_classifier.pt in *models/guides*\n\nScales of the paper for 25 DDIM steps (2105.05233, "
+        "Tables 4 and 14): 10 for the unconditional model, 2.5 for the conditional one. Class numbers are ImageNet's: "
+        "207 is a golden retriever.",
+        (360, 360),
+    )
+    guide = made.guide(left, 0, "256x256_classifier.pt", ADM)
+    for title, file, label, scale in (
+        ("Unconditional", "256x256_diffusion_uncond.pt", "", 10.0), ("Conditional", "256x256_diffusion.pt", LABEL, 2.5)
+    ):
+        lane = made.lane(title)
+        main = made.denoiser(lane, 1, file, ADM, f"ADM 256, {title.lower()}")
+        asked = made.add("GuidanceClassLabel", lane, 1, model=main["MODEL"], label=label)["CONDITIONING"]
+        steered = made.add(
+            "GuidanceClassifier", lane, 2, model=main["MODEL"], guide=guide["guide"], label=LABEL, scale=scale,
+            at="noisy input",
+        )
+        made.picture(
+            lane, 3, steered["MODEL"], asked, main["VAE"], 256, f"adm_{title.lower()}", "euler", "ddim_uniform", 25
+        )
+    return made.build()
+
+
+def edm2_autoguidance(object_info: dict, stamps: Stamps) -> dict:
+    made = Published(
+        "edm2_autoguidance", "EDM2-S guided by a less trained EDM2-XS, with the weights of the autoguidance paper.",
+        object_info, stamps,
+    )
+    left = made.lane("Files")
+    main_file, weak_file = "edm2-img512-s-2147483-0.070.pkl", "edm2-img512-xs-0134217-0.125.pkl"
+    made.note(
+        left, 0,
+        "## Autoguidance, the paper's own pair\nNeeds two files in *models/diffusion_models* (NVIDIA, CC BY-NC-SA 4.0: "
+        f"not for commercial use):\n\n- {EDM2}/{main_file}\n- {EDM2}/{weak_file}\n\nand a Stable Diffusion VAE in "
+        f"*models/vae*: {SD_VAE}/{VAE}\n\nWeight 2.1, Heun, 32 steps: FID 1.34 on ImageNet 512 (2406.02507, Table 1). "
+        "The help page of Load Denoiser has the other pairs.",
+        (360, 380),
+    )
+    vae = needs(made.add("VAELoader", left, 0, vae_name=VAE), VAE, SD_VAE, "vae")
+    lane = made.lane("EDM2-S guided by EDM2-XS")
+    main = made.denoiser(lane, 1, main_file, EDM2, "EDM2-S", vae=vae["VAE"])
+    weak = made.denoiser(lane, 1, weak_file, EDM2, "EDM2-XS: the guide", vae=vae["VAE"])
+    asked = made.add("GuidanceClassLabel", lane, 2, model=main["MODEL"], label=LABEL)["CONDITIONING"]
+    guided = made.add("GuidanceAutoguidance", lane, 2, model=main["MODEL"], guide_model=weak["MODEL"], weight=2.1)
+    made.picture(lane, 3, guided["MODEL"], asked, main["VAE"], 512, "edm2_autoguidance", "heun", "karras", 32)
+    return made.build()
+
+
+def p2_faces(object_info: dict, stamps: Stamps) -> dict:
+    made = Published(
+        "p2_faces", "Faces of the P2-weighting paper's unconditional model, with many and with few steps.",
+        object_info, stamps,
+    )
+    left = made.lane("Files")
+    made.note(
+        left, 0,
+        "## P2 weighting\nNeeds one file in *models/diffusion_models*: ffhq_p2.pt, from the links in the README of "
+        "github.com/jychoi118/P2-weighting (the authors state no licence of the weights; FFHQ is CC BY-NC-SA).\n\n"
+        "The model has no classes. P2 changed how it was trained (2204.00227); sampling is that of any model.",
+        (360, 260),
+    )
+    main = needs(
+        made.add("GuidanceLoadDenoiser", left, 0, title="P2, FFHQ 256", size=(360, 100), name="ffhq_p2.pt"),
+        "ffhq_p2.pt", "https://github.com/jychoi118/P2-weighting", "diffusion_models",
+    )
+    asked = made.add("GuidanceClassLabel", left, 0, model=main["MODEL"], label="")["CONDITIONING"]
+    for title, sampler, steps in (("250 steps, ancestral", "ddpm", 250), ("25 steps, DDIM", "euler", 25)):
+        lane = made.lane(title)
+        made.picture(lane, 1, main["MODEL"], asked, main["VAE"], 256, f"p2_{steps}", sampler, "ddim_uniform", steps)
+    return made.build()
+
+
+PAPERS = {made.__name__: made for made in (adm_classifier, edm2_autoguidance, p2_faces)}
