@@ -1,4 +1,4 @@
-"""What a gradient costs: `python tools/dev.py python benchmarks/gradient.py --comfyui FOLDER [--device cuda]`.
+"""What a gradient costs: `.venv/bin/python benchmarks/gradient.py --comfyui FOLDER [--device cuda]`.
 
 Interleaved in one run, on the same inputs: a guided step of the host, against the sum of the bare host's step and of
 the bare guide's forward and backward, written out by hand on ordinary tensors. Guide: ResNet-50 at 224 px with random

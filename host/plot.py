@@ -1,4 +1,4 @@
-"""The report's picture: weights over the sampler's noise levels, evaluations below them. Drawn with PIL alone."""
+"""Pictures of plans: weights over noise levels and, for a report, evaluations below them. Drawn with PIL alone."""
 
 from __future__ import annotations
 
@@ -20,25 +20,31 @@ MAIN_BAR, GUIDE_BAR, GRADIENT_BAR = "#9db4e8", "#eeb08f", "#9fd3b8"
 
 def draw(report: Report) -> torch.Tensor:
     """The report as an IMAGE [1, H, W, 3] in [0, 1]."""
-    scale = 2  # drawn twice as large and reduced, for smooth lines
-    image = Image.new("RGB", (WIDTH * scale, HEIGHT * scale), PAPER)
-    canvas = _Canvas(ImageDraw.Draw(image), scale)
-    low, high = _range(report.series)
-    xs = _columns(len(report.sigmas))
-    _axes(canvas, low, high, xs, report.sigmas)
-    for index, series in enumerate(report.series):
-        _line(canvas, xs, series, low, high, COLOURS[index % len(COLOURS)])
-    _legend(canvas, report.series)
+    canvas = _Canvas(HEIGHT)
+    xs = _curves(canvas, report.series, report.sigmas, "weight (1 = off) or strength, noisy to clean")
     _bars(canvas, xs, report)
-    image = image.resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)[None]
+    return canvas.picture()
+
+
+def draw_curves(series: tuple[Series, ...], sigmas: tuple[float, ...], words: str) -> torch.Tensor:
+    """Lines over noise levels, with what they show in words, as an IMAGE [1, H, W, 3] in [0, 1]."""
+    canvas = _Canvas(BARS[0])
+    _curves(canvas, series, sigmas, words)
+    return canvas.picture()
 
 
 class _Canvas:
     """Drawing in unscaled coordinates."""
 
-    def __init__(self, pen: ImageDraw.ImageDraw, scale: int):
-        self.pen, self.scale = pen, scale
+    def __init__(self, height: int, scale: int = 2):  # drawn twice as large and reduced, for smooth lines
+        self.image = Image.new("RGB", (WIDTH * scale, height * scale), PAPER)
+        self.pen, self.scale = ImageDraw.Draw(self.image), scale
+
+    def picture(self) -> torch.Tensor:
+        """What was drawn, as an IMAGE [1, H, W, 3] in [0, 1]."""
+        width, height = self.image.size
+        image = self.image.resize((width // self.scale, height // self.scale), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)[None]
 
     def line(self, points, colour: str, width: float = 1.0) -> None:
         scaled = [(x * self.scale, y * self.scale) for x, y in points]
@@ -53,6 +59,17 @@ class _Canvas:
     def text(self, x, y, words: str, colour: str = INK, size: int = 15, anchor: str = "lm") -> None:
         font = ImageFont.load_default(size * self.scale)
         self.pen.text((x * self.scale, y * self.scale), words, fill=colour, font=font, anchor=anchor)
+
+
+def _curves(canvas: _Canvas, series: tuple[Series, ...], sigmas: tuple[float, ...], words: str) -> list[float]:
+    """Axes, lines and legend; returns the column of every noise level."""
+    low, high = _range(series)
+    xs = _columns(len(sigmas))
+    _axes(canvas, low, high, xs, sigmas)
+    for index, line in enumerate(series):
+        _line(canvas, xs, line, low, high, COLOURS[index % len(COLOURS)])
+    _legend(canvas, series, words)
+    return xs
 
 
 def _range(series: tuple[Series, ...]) -> tuple[float, float]:
@@ -93,7 +110,7 @@ def _line(canvas: _Canvas, xs: list[float], series: Series, low: float, high: fl
             canvas.dot(x, y, 3.4, colour)
 
 
-def _legend(canvas: _Canvas, series: tuple[Series, ...]) -> None:
+def _legend(canvas: _Canvas, series: tuple[Series, ...], words: str) -> None:
     x = LEFT
     for index, s in enumerate(series):
         colour = COLOURS[index % len(COLOURS)]
@@ -101,7 +118,7 @@ def _legend(canvas: _Canvas, series: tuple[Series, ...]) -> None:
         label = s.label if len(s.label) <= LONGEST else f"{s.label[: LONGEST - 3]}..."
         canvas.text(x + 30, 34, label)
         x += 54 + 8.6 * len(label)
-    canvas.text(WIDTH - RIGHT, 34, "weight (1 = off) or strength, noisy to clean", QUIET, 14, "rm")
+    canvas.text(WIDTH - RIGHT, 34, words, QUIET, 14, "rm")
 
 
 def _bars(canvas: _Canvas, xs: list[float], report: Report) -> None:

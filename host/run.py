@@ -6,6 +6,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import comfy.sampler_helpers
 import torch
 from comfy.samplers import CFGGuider
@@ -56,6 +57,11 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     plan = plan_of(model)
     if not plan.guidance.rules:
         return None
+    if comfy.model_management.in_training:
+        raise ValueError(
+            "This MODEL carries guidance components, so it would be trained to make their guided estimate right, not "
+            "its own. Connect the MODEL as it was before them to Train LoRA."
+        )
     model_sampling = model.get_model_object("model_sampling")
     positions = ModelPositions(model_sampling)
     check_combines(plan.guidance.combines, positions)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .cfg import GuidanceAPG, GuidanceCFG, GuidanceRescale
+from .checkpoints import GuidanceConvertCheckpoint, GuidancePostHocEMA
+from .denoisers import GuidanceLoadDenoiser, GuidanceLowResolution
 from .gradient import GuidanceClassifier, GuidanceLoss
 from .guides import GuidanceExpertSwitch, GuidanceLoadGuide
 from .models import GuidanceClassLabel, GuidanceTinyModel
 from .report import GuidanceReport
 from .schedule import GuidanceSchedule
+from .training import GuidanceLossWeighting
 from .weak_model import GuidanceAutoguidance, GuidanceMix
 
 NODES: list[type[io.ComfyNode]] = [
@@ -23,9 +26,14 @@ NODES: list[type[io.ComfyNode]] = [
     GuidanceLoss,
     GuidanceReport,
     GuidanceTinyModel,
+    GuidanceLoadDenoiser,
     GuidanceClassLabel,
+    GuidanceLowResolution,
     GuidanceLoadGuide,
     GuidanceExpertSwitch,
+    GuidanceLossWeighting,
+    GuidanceConvertCheckpoint,
+    GuidancePostHocEMA,
 ]
 
 

@@ -23,7 +23,7 @@ EMBEDDED = [file for file in FILES if file.stem not in PAPERS]  # they run every
 ON_THE_PAGE = {"MarkdownNote"}  # nodes that only the page knows
 SAVED = {
     "first_steps": 2, "autoguidance": 2, "cfg_and_autoguidance": 4, "interval": 3, "shaping": 3, "classifier": 4,
-    "experts": 2, "targets": 3,
+    "experts": 2, "targets": 3, "p2_training": 2,
 }  # fmt: skip
 THUMBNAIL_BYTES = 60_000
 

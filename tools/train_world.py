@@ -4,8 +4,8 @@
 
 Each recipe below is seeded and takes up a stopped training where it left off; with --longer it goes on from the weights
 in --out where no stopped training waits. Progress, time and machine are printed. Times on one core of a 2-core AVX-512
-server CPU: 0.15 s per step of a main denoiser and 0.1 s of a weak one (batch 32), 0.15 s of the judge (batch 128), up to
-three times as long beside other work; about two hours in all.
+server CPU: 0.15 s per step of a main denoiser and 0.1 s of a weak one (batch 32), 0.15 s of the judge (batch 128), and
+up to three times as long beside other work; about two hours in all.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from workflow_gradients import classifier, experts, targets
 from workflow_graph import Stamps
 from workflow_scene import Scene
+from workflow_training import p2_training
 
 # Where guidance of this model helps, in sigma: the noisy and the clean end.
 NOISY, CLEAN = 5.0, 0.15
@@ -133,5 +134,5 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
     return scene.build()
 
 
-MADE = (first_steps, autoguidance, cfg_and_autoguidance, interval, shaping, classifier, experts, targets)
+MADE = (first_steps, autoguidance, cfg_and_autoguidance, interval, shaping, classifier, experts, targets, p2_training)
 WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {made.__name__: made for made in MADE}

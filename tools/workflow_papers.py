@@ -9,6 +9,7 @@ EDM2 = "https://nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions"
 SD_VAE = "https://huggingface.co/stabilityai/sd-vae-ft-mse-original/resolve/main"
 VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
 LABEL = "207"
+FOLDER = "diffusion_models"
 
 
 class Published(Workflow):
@@ -16,7 +17,7 @@ class Published(Workflow):
 
     def denoiser(self, lane: int, column: int, file: str, url: str, title: str, **values: Output) -> Node:
         node = self.add("GuidanceLoadDenoiser", lane, column, title=title, size=(360, 100), name=file, **values)
-        return needs(node, file, url, "diffusion_models")
+        return needs(node, file, url, FOLDER)
 
     def guide(self, lane: int, column: int, file: str, url: str) -> Node:
         node = self.add("GuidanceLoadGuide", lane, column, size=(360, 80), name=file)
@@ -25,8 +26,8 @@ class Published(Workflow):
     def picture(
         self, lane: int, column: int, model: Output, asked: Output, vae: Output, side: int, prefix: str, sampler: str,
         scheduler: str, steps: int,
-    ) -> None:
-        """Empty latents, sampler, decoder and the saved pictures. asked: the class, or none."""
+    ) -> Output:
+        """Empty latents, sampler, decoder and the saved pictures, which come back. asked: the class, or none."""
         latents = self.add("EmptyLatentImage", lane, column, width=side, height=side, batch_size=4)
         sampled = self.add(
             "KSampler", lane, column, model=model, positive=asked, negative=asked, latent_image=latents["LATENT"],
@@ -37,6 +38,7 @@ class Published(Workflow):
             "SaveImage", lane, column + 1, size=(330, 330), images=decoded["IMAGE"],
             filename_prefix=f"guidance/{prefix}",
         )
+        return decoded["IMAGE"]
 
 
 def needs(node: Node, file: str, url: str, folder: str) -> Node:
@@ -117,7 +119,7 @@ def p2_faces(object_info: dict, stamps: Stamps) -> dict:
     )
     main = needs(
         made.add("GuidanceLoadDenoiser", left, 0, title="P2, FFHQ 256", size=(360, 100), name="ffhq_p2.pt"),
-        "ffhq_p2.pt", "https://github.com/jychoi118/P2-weighting", "diffusion_models",
+        "ffhq_p2.pt", "https://github.com/jychoi118/P2-weighting", FOLDER,
     )
     asked = made.add("GuidanceClassLabel", left, 0, model=main["MODEL"], label="")["CONDITIONING"]
     for title, sampler, steps in (("250 steps, ancestral", "ddpm", 250), ("25 steps, DDIM", "euler", 25)):
@@ -126,4 +128,58 @@ def p2_faces(object_info: dict, stamps: Stamps) -> dict:
     return made.build()
 
 
-PAPERS = {made.__name__: made for made in (adm_classifier, edm2_autoguidance, p2_faces)}
+def adm_upsampler(object_info: dict, stamps: Stamps) -> dict:
+    made = Published(
+        "adm_upsampler", "ADM's two stages: a picture of 64 by 64, then its upsampler to 256 by 256.",
+        object_info, stamps,
+    )
+    left = made.lane("Files")
+    made.note(
+        left, 0,
+        "## ADM upsampling\nNeeds two files in *models/diffusion_models* (OpenAI, MIT licence):\n\n"
+        f"- {ADM}/64x64_diffusion.pt\n- {ADM}/64_256_upsampler.pt\n\n**Low Resolution** gives the second model the "
+        "small picture. Both are told the same class.",
+        (360, 280),
+    )
+    lane = made.lane("64 by 64")
+    small = made.denoiser(lane, 1, "64x64_diffusion.pt", ADM, "ADM 64")
+    asked = made.add("GuidanceClassLabel", lane, 1, model=small["MODEL"], label=LABEL)["CONDITIONING"]
+    picture = made.picture(
+        lane, 2, small["MODEL"], asked, small["VAE"], 64, "adm_64", "euler", "ddim_uniform", 25
+    )
+    lane = made.lane("256 by 256")
+    large = made.denoiser(lane, 1, "64_256_upsampler.pt", ADM, "ADM upsampler")
+    seen = made.add("GuidanceLowResolution", lane, 1, conditioning=asked, image=picture)["CONDITIONING"]
+    made.picture(lane, 2, large["MODEL"], seen, large["VAE"], 256, "adm_64_256", "euler", "ddim_uniform", 25)
+    return made.build()
+
+
+def edm2_files(object_info: dict, stamps: Stamps) -> dict:
+    made = Published(
+        "edm2_files", "An EDM2 snapshot as safetensors, and an averaging width of your own from raw snapshots.",
+        object_info, stamps,
+    )
+    left = made.lane("Files")
+    snapshots = [f"edm2-img512-xs-0134217-{std}.pkl" for std in ("0.050", "0.100")]
+    raw = f"{EDM2.rsplit('/', 1)[0]}/raw-snapshots/edm2-img512-xs"
+    listed = "\n".join(f"- {raw}/{name}" for name in snapshots)
+    made.note(
+        left, 0,
+        "## EDM2 files\nNeeds two raw snapshots in *models/diffusion_models* (NVIDIA, CC BY-NC-SA 4.0: not for "
+        f"commercial use):\n\n{listed}\n\nNothing that a .pkl carries is run. The new files appear in Load Denoiser "
+        "after R.",
+        (360, 280),
+    )
+    lane = made.lane("Convert")
+    needs(made.add("GuidanceConvertCheckpoint", lane, 1, size=(360, 90), name=snapshots[0]), snapshots[0], raw, FOLDER)
+    lane = made.lane("Average to another width")
+    average = made.add(
+        "GuidancePostHocEMA", lane, 1, size=(360, 200), first=snapshots[0], second=snapshots[1], third="(none)",
+        fourth="(none)", std=0.125,
+    )
+    needs(average, snapshots[1], raw, FOLDER)
+    made.add("PreviewAny", lane, 2, title="Shares", size=(360, 140), source=average["shares"])
+    return made.build()
+
+
+PAPERS = {made.__name__: made for made in (adm_classifier, adm_upsampler, edm2_autoguidance, edm2_files, p2_faces)}

@@ -1,0 +1,43 @@
+"""The workflow that trains: a LoRA by ComfyUI's own node, with P2 weighting."""
+
+from __future__ import annotations
+
+from workflow_graph import Stamps
+from workflow_scene import SEED, STEPS, Scene
+
+
+def p2_training(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "p2_training", "A LoRA trained on the model's own best pictures, its loss weighted over noise as P2 does.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## P2 training\n**Loss Weighting** stands before ComfyUI's own **Train LoRA** and decides how much each noise "
+        "level counts. Here the lessons are pictures that the model drew with guidance; after some steps it draws "
+        "more like them without.\n\nThe plot shows where the training looks, beside ComfyUI's own loss. For pictures "
+        "of your own connect VAE Encode to *latents*. Keep *batch_size* 1 and raise *grad_accumulation_steps* instead.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("Lessons: guided pictures of one class")
+    star = scene.add("GuidanceClassLabel", lane, 1, title="The class of the lessons", model=model, label="star")
+    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
+    lessons = scene.add(
+        "KSampler", lane, 2, title="Lessons", model=guided["MODEL"], positive=star["CONDITIONING"],
+        negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], seed=SEED + 1, steps=STEPS,
+        cfg=1.0, sampler_name="euler", scheduler="karras",
+    )
+    lane = scene.lane("Train")
+    weighted = scene.add("GuidanceLossWeighting", lane, 1, model=model, weighting="p2", gamma=1.0)
+    scene.add("PreviewImage", lane, 2, title="Where the training looks", size=(400, 300), images=weighted["plot"])
+    trained = scene.add(
+        "TrainLoraNode", lane, 1, model=weighted["MODEL"], latents=lessons["LATENT"],
+        positive=star["CONDITIONING"], batch_size=1, grad_accumulation_steps=4, steps=40, learning_rate=0.0005, rank=4,
+        training_dtype="fp32", lora_dtype="fp32", gradient_checkpointing=False,
+    )
+    scene.add("LossGraphNode", lane, 2, loss=trained["loss_map"], filename_prefix="guidance/p2_training_loss")
+    lane = scene.lane("Before")
+    scene.picture(lane, model, "p2_training_before", "before", 3)
+    lane = scene.lane("After")
+    adapted = scene.add("LoraModelLoader", lane, 2, model=model, lora=trained["lora"], strength_model=1.0)
+    scene.picture(lane, adapted["model"], "p2_training_after", "after", 3)
+    return scene.build()
