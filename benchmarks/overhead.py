@@ -1,4 +1,4 @@
-"""What the engine costs beside the networks: `.venv/bin/python benchmarks/overhead.py --comfyui FOLDER [--device cuda]`.
+"""What the engine costs beside the networks: `.venv/bin/python benchmarks/overhead.py --comfyui FOLDER`.
 
 Three runs side by side, interleaved, on the same networks, noise and sigmas, each through a guider of the host:
   bare      a guider that makes the same network evaluations by hand and throws the second one away: no engine

@@ -28,7 +28,6 @@ def p2_training(object_info: dict, stamps: Stamps) -> dict:
     )
     lane = scene.lane("Train")
     weighted = scene.add("GuidanceLossWeighting", lane, 1, model=model, weighting="p2", gamma=1.0)
-    scene.add("PreviewImage", lane, 2, title="Where the training looks", size=(400, 300), images=weighted["plot"])
     trained = scene.add(
         "TrainLoraNode", lane, 1, model=weighted["MODEL"], latents=lessons["LATENT"],
         positive=star["CONDITIONING"], batch_size=1, grad_accumulation_steps=4, steps=40, learning_rate=0.0005, rank=4,
