@@ -101,12 +101,21 @@ def check_weights(patcher: ModelPatcher, title: str, otherwise: str) -> None:
 
 def check_resident(patcher: ModelPatcher, title: str, otherwise: str) -> None:
     """Raise ValueError if a network is not entirely on its device, when sampling is about to start."""
-    missing = patcher.model_size() - patcher.loaded_size()
-    if getattr(patcher.model, "model_lowvram", False) or missing > 0 and patcher.load_device != patcher.offload_device:
+    missing = elsewhere(patcher)
+    if missing:
         raise ValueError(
             f"{title} does not fit into the GPU's memory beside the rest ({missing / 2**20:.0f} of "
             f"{patcher.model_size() / 2**20:.0f} MB are left out), and a gradient needs all of it. {otherwise}"
         )
+
+
+def elsewhere(patcher: ModelPatcher) -> int:
+    """How many bytes of a network's weights are not on the device that computes.
+
+    Counted at the weights: the host's own sum leaves out those of modules that have children as well.
+    """
+    weights = (*patcher.model.parameters(), *patcher.model.buffers())
+    return sum(w.nbytes for w in weights if w.device.type != patcher.load_device.type)
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:

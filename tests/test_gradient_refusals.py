@@ -190,15 +190,24 @@ def test_a_dynamically_managed_model_that_cannot_be_loaded_again(guide):
 def test_a_network_that_does_not_fit_is_refused_before_the_first_step(main, guide, monkeypatch):
     import comfy.model_management as management
 
+    from guidance_pack.host import differentiable
+
+    assert differentiable.elsewhere(guide.patchers[0]) == 0
     model = steer(main, guide, **LINEAR)
     setting = setting_of(main, SD15)
-    (key,) = [k for k in model.additional_models if k.startswith("guidance-components/")]
-    held = model.additional_models[key][0]
-    held.offload_device = torch.device("meta")  # as on a GPU: offloaded weights are elsewhere
-    monkeypatch.setattr(type(held), "loaded_size", lambda self: 0)
+    monkeypatch.setattr(differentiable, "elsewhere", lambda patcher: 5 * 2**20)
     with count_forwards(main) as count, pytest.raises(ValueError, match="The guide does not fit.*smaller guide"):
         setting.run(cfg_guider(model, SD15.conditioning(1), SD15.conditioning(2), 1.0))
     assert count.forwards == 0 and not management.in_training
+
+
+def test_weights_on_another_device_are_counted(guide):
+    from guidance_pack.host.differentiable import elsewhere
+
+    patcher = guide.patchers[0]
+    patcher.load_device = torch.device("meta")
+    every = [*patcher.model.parameters(), *patcher.model.buffers()]
+    assert elsewhere(patcher) == sum(w.nbytes for w in every)
 
 
 def test_a_gradient_that_is_not_finite(pixels, guide):
