@@ -8,6 +8,7 @@ rules work on its result. The wrappers find everything through the guider, so th
 from __future__ import annotations
 
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -99,28 +100,27 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
         denoised = executor(x, timestep, observer.options(model_options), seed)
     missing = needs - observer.seen.keys()
     found = {branch: evaluate(run, guider, branch, x, timestep, level, model_options) for branch in missing}
-    position, lender = _here(run, guider, timestep, model_options)
-    branches = {**observer.seen, **found}
-    step = Step(x, level, branches, cfg, position, run.following(position, level), lender)
+    step = Step(x, level, {**observer.seen, **found}, cfg, **_here(run, guider, timestep, level, model_options))
     return run.guidance.steer(denoised, step, run.memory)
 
 
-def _here(run: Run, guider: CFGGuider, timestep, model_options) -> tuple[int, StepLender | None]:
-    """Where the run is, and what it lends there."""
+def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[str, Any]:
+    """Where the run is, and what it lends there: the rest of a Step."""
     position = run.position(float(timestep[0]))
     run.memory.move_to(position)
-    lender = None if run.gradients is None else StepLender(run.gradients, guider, timestep, model_options)
-    return position, lender
+    if run.gradients is None:
+        return {"position": position}
+    lender = StepLender(run.gradients, guider, timestep, model_options)
+    return {"position": position, "following": run.following(position, level), "lender": lender}
 
 
 def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
     """A batch whose samples want different weights of CFG: the host knows one, so its branches are combined here."""
     if not is_plain(guider):
         raise ValueError("A batch with several noise levels needs KSampler or CFGGuider for CFG with an interval.")
-    position, lender = _here(run, guider, timestep, model_options)
     return run.guidance.denoise(
         lambda branch: evaluate(run, guider, branch, x, timestep, level, model_options),
-        x, level, guider.cfg, run.memory, position=position, following=run.following(position, level), lender=lender,
+        x, level, guider.cfg, run.memory, **_here(run, guider, timestep, level, model_options),
     )
 
 
