@@ -12,7 +12,6 @@ import math
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
-import comfy.patcher_extension
 import comfy.sd
 import comfy.supported_models_base
 import torch
@@ -22,6 +21,7 @@ from ..guidance.networks.adm import AdmUNet
 from ..guidance.networks.adm_config import AdmConfig
 from ..guidance.networks.adm_shapes import Recognised, denoiser, is_denoiser
 from ..guidance.networks.state_dicts import Checkpoint, open_checkpoint
+from .hosted import Hosted, managed
 from .labels import LABELS_KEY
 from .tiny_model import PixelLatents, pixel_vae
 
@@ -45,20 +45,12 @@ class AdmModelConfig(comfy.supported_models_base.BASE):
         return False
 
 
-class HostedAdm(AdmUNet):
-    """AdmUNet with the call that BaseModel makes, open to other packs' DIFFUSION_MODEL wrappers."""
+class HostedAdm(Hosted, AdmUNet):
+    """AdmUNet with the call that BaseModel makes."""
 
     def __init__(self, *, dtype, device, operations, **config):
         super().__init__(operations=operations, device=device, dtype=dtype, **config)
         self.dtype = dtype
-
-    def forward(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
-        options = {} if transformer_options is None else transformer_options
-        wrappers = comfy.patcher_extension.get_all_wrappers(
-            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
-        )
-        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._hosted, self, wrappers)
-        return executor.execute(x, timesteps, context, y, control, options, **kwargs)
 
     def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         if y is None and self.config.classes:
@@ -72,7 +64,7 @@ class HostedAdm(AdmUNet):
                 "This MODEL enlarges pictures, and no picture to enlarge was given. Connect Low Resolution between "
                 "the conditioning and the sampler."
             )
-        return super().forward(x, timesteps, None if y is None else y.reshape(-1).long())
+        return AdmUNet.forward(self, x, timesteps, None if y is None else y.reshape(-1).long())
 
 
 class AdmModel(comfy.model_base.BaseModel):
@@ -128,14 +120,9 @@ def load(
     config.set_inference_dtype(*_dtypes(found, checkpoint, device))
     model = AdmModel(config, found, name)
     logging.info(model.description)
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(
-        model, load_device=device, offload_device=comfy.model_management.unet_offload_device()
-    )
     own = AdmUNet(device="meta", dtype=config.unet_config["dtype"], **found.config.as_dict()).state_dict()
     weights = {key: value.to(own[key].dtype) for key, value in checkpoint.tensors().items()}
-    model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
-    model.eval()
+    patcher = managed(model, weights, disable_dynamic)
     patcher.cached_patcher_init = (load, (path, name), 0)
     return patcher, pixel_vae()
 

@@ -13,7 +13,6 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
-import comfy.patcher_extension
 import comfy.sd
 import comfy.supported_models_base
 import torch
@@ -23,6 +22,7 @@ from ..guidance.networks.edm2 import EDM2
 from ..guidance.networks.edm2_config import EDM2Config, check_shapes, config_of, is_edm2
 from ..guidance.networks.preconditioning import SIGMA_RANGE
 from ..guidance.networks.state_dicts import Checkpoint, CheckpointError, open_checkpoint
+from .hosted import Hosted, managed
 from .labels import LABELS_KEY
 from .tiny_model import PixelLatents, pixel_vae
 
@@ -75,28 +75,20 @@ class EDM2ModelConfig(comfy.supported_models_base.BASE):
         return False
 
 
-class HostedEDM2(EDM2):
-    """EDM2 with the call that BaseModel makes, open to other packs' DIFFUSION_MODEL wrappers."""
+class HostedEDM2(Hosted, EDM2):
+    """EDM2 with the call that BaseModel makes."""
 
     def __init__(self, *, config: EDM2Config, dtype, device, operations):
         super().__init__(config, operations=operations, device=device, dtype=dtype)
         self.dtype = dtype
 
-    def forward(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
-        options = {} if transformer_options is None else transformer_options
-        wrappers = comfy.patcher_extension.get_all_wrappers(
-            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
-        )
-        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._predict, self, wrappers)
-        return executor.execute(x, timesteps, context, y, control, options, **kwargs)
-
-    def _predict(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         count = self.config.label_dim
         labels = None
         if y is not None and count:
             # A row of zeros is no class; so is every index beyond the last class.
             labels = F.one_hot(y.reshape(-1).long().clamp(max=count), count + 1)[:, :count]
-        return super().forward(x, timesteps, labels)
+        return EDM2.forward(self, x, timesteps, labels)
 
 
 class EDM2Model(comfy.model_base.BaseModel):
@@ -183,12 +175,7 @@ def _patcher(
         weight_dtype=checkpoint.dtype,
     )
     model_config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, types))
-    model = EDM2Model(model_config, labels)
-    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = kind(model, load_device=device, offload_device=comfy.model_management.unet_offload_device())
-    model.diffusion_model.load_state_dict(tensors, assign=patcher.is_dynamic())
-    model.eval()
-    return patcher
+    return managed(EDM2Model(model_config, labels), tensors, disable_dynamic)
 
 
 def _labels(name: str, checkpoint: Checkpoint, config: EDM2Config) -> tuple[str, ...]:

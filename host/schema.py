@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -32,6 +33,11 @@ def inputs_of(rule: type[Rule]) -> list[io.Input]:
     ]
 
 
+def words_of(rule: type[Rule], name: str) -> str:
+    """What the rule says of one of its fields."""
+    return next(f.metadata["doc"] for f in fields(rule) if f.name == name)
+
+
 def gradient_inputs() -> list[io.Input]:
     """Where a gradient is taken and how it is used; the same for every node that steers by a guide."""
     return [
@@ -51,9 +57,7 @@ def gradient_inputs() -> list[io.Input]:
             "Not used by models that work on pictures, or at = noisy input.",
         ),
         io.Boolean.Input(
-            "normalise", default=False, advanced=True,
-            tooltip="Make every push as long as the noise left in the estimate, times scale, whatever the gradient's "
-            "own length. Off is the papers' formula.",
+            "normalise", default=False, advanced=True, tooltip=words_of(GradientGuidance, "normalise")
         ),
         io.Combo.Input(
             "form", options=FORMS, advanced=True,
@@ -64,6 +68,11 @@ def gradient_inputs() -> list[io.Input]:
             "vae", optional=True, lazy=True, tooltip="Decodes the latents for the guide. Any VAE that fits the model."
         ),
     ]
+
+
+def gradient_settings(scale: float, cap: float, normalise: bool, form: str, schedule: Schedule) -> dict[str, Any]:
+    """The numbers of `gradient_inputs`, and where they act, as `objectives.rule_of` takes them."""
+    return {"scale": scale, "cap": cap, "normalise": normalise, "form": form, "schedule": schedule}
 
 
 def interval_inputs() -> list[io.Input]:

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import comfy.latent_formats
 import comfy.model_base
-import comfy.model_management
 import comfy.model_patcher
-import comfy.patcher_extension
 import comfy.sd
 import comfy.supported_models_base
 import torch
@@ -19,6 +17,7 @@ import torch
 from ..guidance.networks.files import DENOISER, NetworkFile, check_tensors, format_of, read_denoiser
 from ..guidance.networks.preconditioning import SIGMA_RANGE
 from ..guidance.networks.tiny import TinyUNet
+from .hosted import Hosted, managed
 from .labels import LABELS_KEY
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -48,24 +47,16 @@ class TinyModelConfig(comfy.supported_models_base.BASE):
         return False
 
 
-class HostedTinyUNet(TinyUNet):
-    """TinyUNet with the call that BaseModel makes, open to other packs' DIFFUSION_MODEL wrappers."""
+class HostedTinyUNet(Hosted, TinyUNet):
+    """TinyUNet with the call that BaseModel makes."""
 
     def __init__(self, *, dtype, device, operations, **config):
         super().__init__(operations=operations, device=device, dtype=dtype, **config)
         self.dtype = dtype
 
-    def forward(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
-        options = {} if transformer_options is None else transformer_options
-        wrappers = comfy.patcher_extension.get_all_wrappers(
-            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
-        )
-        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._predict, self, wrappers)
-        return executor.execute(x, timesteps, context, y, control, options, **kwargs)
-
-    def _predict(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         labels = torch.full((x.shape[0],), self.config.num_classes, device=x.device) if y is None else y
-        return super().forward(x, timesteps, labels.reshape(-1).long())
+        return TinyUNet.forward(self, x, timesteps, labels.reshape(-1).long())
 
 
 class TinyModel(comfy.model_base.BaseModel):
@@ -97,14 +88,7 @@ def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_pat
     model = TinyModel(config, FAMILIES[file.prediction], file.labels)
     # Under dynamic memory management the hosted layers hold no weights before they are loaded.
     check_tensors(file.name, TinyUNet(device="meta", **file.config), file.tensors)
-    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
-    patcher = patcher_class(
-        model, load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-    weights = {key: value.float() for key, value in file.tensors.items()}
-    model.diffusion_model.load_state_dict(weights, assign=patcher.is_dynamic())
-    model.eval()
+    patcher = managed(model, {key: value.float() for key, value in file.tensors.items()}, disable_dynamic)
     patcher.cached_patcher_init = (load_tiny_model, (name,))
     return patcher
 

@@ -7,7 +7,14 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..host.objectives import steer_to_class, steer_to_target
-from ..host.schema import GuideSocket, gradient_inputs, interval_inputs, interval_problem, schedule_of
+from ..host.schema import (
+    GuideSocket,
+    gradient_inputs,
+    gradient_settings,
+    interval_inputs,
+    interval_problem,
+    schedule_of,
+)
 from ..host.targets import TARGETS, losses_of_pictures
 
 
@@ -53,8 +60,7 @@ class GuidanceClassifier(io.ComfyNode):
     ) -> io.NodeOutput:
         if scale == 0.0:
             return io.NodeOutput(model)
-        where = schedule_of(unit, start, end, schedule)
-        settings = {"scale": scale, "cap": cap, "normalise": normalise, "form": form, "schedule": where}
+        settings = gradient_settings(scale, cap, normalise, form, schedule_of(unit, start, end, schedule))
         return io.NodeOutput(steer_to_class(model, guide, label, settings, at=at, decoder=decoder, vae=vae))
 
 
@@ -99,8 +105,7 @@ class GuidanceLoss(io.ComfyNode):
     ) -> io.NodeOutput:
         if scale == 0.0:
             return io.NodeOutput(model)
-        where = schedule_of(unit, start, end, schedule)
-        settings = {"scale": scale, "cap": cap, "normalise": normalise, "form": form, "schedule": where}
+        settings = gradient_settings(scale, cap, normalise, form, schedule_of(unit, start, end, schedule))
         wanted = {"images": target, "kind": target_is, "text": text, "cutouts": cutouts, "seed": seed}
         return io.NodeOutput(
             steer_to_target(model, loss, guide, wanted, settings, at=at, decoder=decoder, vae=vae)

@@ -38,7 +38,8 @@ class GradientGuidance(Term):
         low=0.0, high=100.0, advanced=True,
     )
     normalise: bool = flag(
-        "Make every push as long as the noise left in the estimate, times scale, whatever the gradient's own length."
+        "Make every push as long as the noise left in the estimate, times scale, whatever the gradient's own length. "
+        "Off is the papers' formula."
     )
     mean_shift: bool = flag("Weaken the push by the exact factor of DDPM's mean shift (ancestral samplers).")
     objective: Objective | None = None
