@@ -6,6 +6,7 @@ which tensor is differentiated with respect to which is decided here, once, for 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -73,16 +74,20 @@ def gradient(objective: Objective, x: Tensor, denoised: Tensor, level: NoiseLeve
     Raises:
         FloatingPointError: the gradient is not finite.
     """
+    # Samples do not interact, so the gradient of the sum is every sample's own.
+    gain = 1.0 if objective.loss.reads & WHOLE else GAIN
     with lender.scope(objective):
         leaf = (denoised if objective.at == "denoised" else x).clone().requires_grad_()
         if objective.at == "noisy input":
             picture = leaf
         else:
             picture = lender.picture(leaf if objective.at == "denoised" else lender.denoise(leaf), objective)
-        # Samples do not interact, so the gradient of the sum is every sample's own.
-        score = scores(objective, picture, level, position, lender)
-        gain = 1.0 if objective.loss.reads & WHOLE else GAIN
-        (found,) = torch.autograd.grad(score, leaf, torch.full_like(score, gain))
+        shown, rows = _shown(objective, picture, level, position)
+        seen, slope = shown.detach().requires_grad_(), torch.zeros_like(shown)
+        # Each expert's backward follows its forward: experts of one bank share the weights that the backward needs.
+        for score in _scores(objective, seen, rows, level[rows], lender):
+            slope += torch.autograd.grad(score, seen, torch.full_like(score, gain * len(x) / len(rows)))[0]
+        (found,) = torch.autograd.grad(shown, leaf, slope)
     found = found.detach() / gain
     if not bool(torch.isfinite(found).all()):
         raise FloatingPointError(
@@ -94,7 +99,19 @@ def gradient(objective: Objective, x: Tensor, denoised: Tensor, level: NoiseLeve
 
 
 def scores(objective: Objective, picture: Tensor, level: NoiseLevel, position: int, lender: Lender) -> Tensor:
-    """Minus the loss per sample, [B]. picture: [B, C, H, W], or [B, C, T, H, W], whose score is the mean of frames."""
+    """Minus the loss per sample, [B]. picture: [B, C, H, W], or [B, C, T, H, W], whose score is the mean of frames.
+
+    No gradient may be taken of it where the guide is an expert bank: see `gradient`.
+    """
+    shown, rows = _shown(objective, picture, level, position)
+    total = torch.zeros(len(rows), dtype=shown.dtype, device=shown.device)
+    for score in _scores(objective, shown, rows, level[rows], lender):
+        total = total + score
+    return total.view(len(picture), -1).mean(1)
+
+
+def _shown(objective: Objective, picture: Tensor, level: NoiseLevel, position: int) -> tuple[Tensor, Tensor]:
+    """The pictures that the guide looks at, [R, C, H, W]: frames and cutouts of every sample; and whose, int64 [R]."""
     batch, frames = len(picture), 1
     if picture.ndim == 5:
         frames = picture.shape[2]
@@ -103,8 +120,7 @@ def scores(objective: Objective, picture: Tensor, level: NoiseLevel, position: i
     if objective.cutouts is not None:
         picture = objective.cutouts(picture, position)
         rows = rows.repeat_interleave(objective.cutouts.count)
-    found = _scores(objective, _seen(objective, picture, level[rows], position), rows, level[rows], lender)
-    return found.view(batch, -1).mean(1)
+    return _seen(objective, picture, level[rows], position), rows
 
 
 def _seen(objective: Objective, picture: Tensor, level: NoiseLevel, position: int) -> Tensor:
@@ -118,14 +134,16 @@ def _seen(objective: Objective, picture: Tensor, level: NoiseLevel, position: in
     return noised(picture, noise, level)
 
 
-def _scores(objective: Objective, picture: Tensor, rows: Tensor, level: NoiseLevel, lender: Lender) -> Tensor:
-    """Minus the loss of every picture, each looked at by the expert in charge of its noise level."""
+def _scores(
+    objective: Objective, picture: Tensor, rows: Tensor, level: NoiseLevel, lender: Lender
+) -> Iterator[Tensor]:
+    """Minus the loss of every picture, [R], as a sum of one part for each expert that is in charge of any."""
     wanted = lender.target(objective)
     target = None if wanted is None else wanted[rows % len(wanted)]
     if objective.guide is None:
-        return -objective.loss(picture, None if target is None else target.to(picture.device))
+        yield -objective.loss(picture, None if target is None else target.to(picture.device))
+        return
     charge = objective.guide.experts.in_charge(level)
-    total = torch.zeros(len(picture), dtype=picture.dtype, device=picture.device)
     for index, member in enumerate(objective.guide.members):
         mine = charge[:, index].nonzero().squeeze(1)
         if len(mine):
@@ -133,8 +151,8 @@ def _scores(objective: Objective, picture: Tensor, rows: Tensor, level: NoiseLev
             output = member.output(lender.network(objective, index), picture[on_device], level[mine])
             found = objective.loss(output, None if target is None else target[mine].to(output.device))
             share = charge[mine, index].to(found.dtype).to(found.device)
-            total = total.index_add(0, on_device, -(share * found).to(total.dtype))
-    return total
+            nothing = torch.zeros(len(picture), dtype=picture.dtype, device=picture.device)
+            yield nothing.index_add(0, on_device, -(share * found).to(picture.dtype))
 
 
 def step_size(objective: Objective | None, level: NoiseLevel) -> Tensor:

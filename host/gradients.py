@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 
 from ..guidance.gradient import Objective
+from ..guidance.networks.expert_bank import ExpertBank
 from .decoders import VAE, latents_of, own_format, size_of
 from .differentiable import Aliases, check_resident, differentiable_options, scope
 from .plan import Asked, plan_of
@@ -96,7 +97,10 @@ class Gradients:
                 asked.target.check_size(size_of(self.latents, shape))
                 decoded = self._decoded_size(asked, shape)
             patchers = self.guide(asked)
-            return settled(asked.target, guide, patchers[0].model if patchers else None, decoded)
+            network = patchers[0].model if patchers else None
+            if isinstance(network, ExpertBank):
+                network.use(None)  # references are clean
+            return settled(asked.target, guide, network, decoded)
 
     def _decoded_size(self, asked: Asked, shape: tuple[int, ...]) -> tuple[int, int]:
         if asked.decoder.kind == VAE:
@@ -140,7 +144,11 @@ class StepLender:
         return out
 
     def network(self, objective: Objective, member: int):
-        patcher = self.gradients.guide(self.gradients.asked[objective])[member]
+        patchers = self.gradients.guide(self.gradients.asked[objective])
+        one = len(patchers) == 1  # one network, or one bank with all experts
+        patcher = patchers[0 if one else member]
+        if isinstance(patcher.model, ExpertBank):
+            patcher.model.use(member if one else 0)
         weight = next(patcher.model.parameters())
 
         def call(picture: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:

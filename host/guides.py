@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from uuid import uuid4
 
 import comfy.model_management
 import folder_paths
@@ -15,6 +16,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ..guidance.experts import Experts
 from ..guidance.guide import Guide, GuideFamily, GuideSpec, families
+from ..guidance.networks.bank_file import BANK, is_bank, mapped, read_bank
+from ..guidance.networks.bank_guide import bank_guide
+from ..guidance.networks.bank_guide import fingerprint as fingerprint_of
 from ..guidance.networks.files import GUIDE, format_of
 from ..guidance.networks.guide_source import SINGLE, GuideFileError, GuideSource
 from .tiny_model import ASSETS
@@ -26,9 +30,10 @@ folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir,
 
 @dataclass(frozen=True, eq=False)
 class LoadedGuide:
-    """What travels on a GUIDE wire: what the guide is, and one ModelPatcher per member, in the same order.
+    """What travels on a GUIDE wire: what the guide is, and its networks.
 
-    `patcher.model` is the network itself, called as `guidance.guide.Network`.
+    One ModelPatcher per member, in the same order, whose `model` is the network itself, called as
+    `guidance.guide.Network`; or one for all members, whose `model` is an ExpertBank.
     """
 
     guide: Guide
@@ -77,8 +82,36 @@ def load_guide(name: str) -> LoadedGuide:
     Raises:
         ValueError: there is no such guide, or (GuideFileError) its files cannot be used, in words.
     """
+    path = _path(name)
+    if path.suffix == ".safetensors" and is_bank(format_of(path)):
+        return load_bank(path)
     patcher, spec = _load(name)
     return LoadedGuide(Guide((spec,)), (patcher,))
+
+
+def load_bank(path: Path) -> LoadedGuide:
+    """The experts of a bank's file, over its base from models/guides.
+
+    Raises:
+        ValueError: the file cannot be used, or its base is not here or is another network, in words.
+    """
+    file = read_bank(path)
+    try:
+        where = _path(file.header.base)
+    except ValueError as error:
+        raise ValueError(f"{file.name} is a bank of experts of {file.header.base}, which is missing. {error}") from None
+    source = GuideSource(where, file.header.base)
+    with torch.inference_mode(False):
+        base, spec = _family(source).load(source)
+        bank, guide = bank_guide(file, base, spec, fingerprint_of(source), _mapped)
+    return LoadedGuide(guide, (_managed(bank),))
+
+
+def _mapped(originals: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """In a file of ComfyUI's temporary folder, which it empties at every start."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return mapped(folder / f"guidance-base-{uuid4().hex}.safetensors", originals)
 
 
 def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
@@ -105,12 +138,16 @@ def _load(name: str, disable_dynamic: bool = True) -> tuple[ModelPatcher, GuideS
     # Weights made in inference mode, which ComfyUI runs nodes in, could not take part in a gradient.
     with torch.inference_mode(False):
         network, spec = _family(source).load(source)
-    patcher = ModelPatcher(
+    patcher = _managed(network)
+    patcher.cached_patcher_init = (_load, (name,), 0)
+    return patcher, spec
+
+
+def _managed(network: torch.nn.Module) -> ModelPatcher:
+    return ModelPatcher(
         network, load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    patcher.cached_patcher_init = (_load, (name,), 0)
-    return patcher, spec
 
 
 def _family(source: GuideSource) -> GuideFamily:
@@ -129,7 +166,7 @@ def _roots() -> list[Path]:
 
 
 def _embedded() -> list[str]:
-    return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) == GUIDE)
+    return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) in (GUIDE, BANK))
 
 
 def _path(name: str) -> Path:

@@ -13,6 +13,7 @@ LAZY = {
     "guidance/guides": {"transformers", "torchvision", "huggingface_hub"},
     "guidance/losses": {"kornia"},
     "guidance/cutouts.py": {"kornia"},
+    "guidance/training/student.py": {"peft"},
 }
 LIBRARY = [ROOT / "__init__.py", *sorted(p for r in ("guidance", "host", "nodes") for p in (ROOT / r).rglob("*.py"))]
 NODES = sorted(p for p in (ROOT / "nodes").glob("*.py") if p.name != "__init__.py")

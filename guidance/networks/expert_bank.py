@@ -1,0 +1,167 @@
+"""One frozen network and N small parts that make N experts of it (PPAP, 2212.05973, Section 4.2).
+
+A part is what one expert has of its own: low-rank changes of weight matrices (LoRA, 2106.09685), and whole
+tensors in place of the base's (biases, norms, BatchNorm statistics; for an expert trained in full, everything).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """scale * (up down), a low-rank change of one weight.
+
+    Linear [out, in]: down [r, in], up [out, r]. Convolution [out, in, k, k], in one of two layouts: down [r, in, k, k]
+    with up [out, r, 1, 1] (peft), or down [r k, in k] with up [out k, r k], whose product is read as [out, in, k, k]
+    (loralib, and so PPAP's files).
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """What is added to the weight, in its shape, dtype and on its device.
+
+        Raises:
+            RuntimeError: the two factors do not multiply to that shape.
+        """
+        down, up = self.down.to(weight), self.up.to(weight)
+        if down.ndim == 4:
+            return self.scale * torch.einsum("or,rikl->oikl", up.flatten(1), down)
+        return self.scale * (up @ down).view(weight.shape)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether `delta` has this shape."""
+        if self.down.ndim == 4:
+            rank = self.down.shape[0]
+            return len(shape) == 4 and self.up.shape == (shape[0], rank, 1, 1) and self.down.shape[1:] == shape[1:]
+        chained = self.down.ndim == self.up.ndim == 2 and self.up.shape[1] == self.down.shape[0]
+        kernel = shape[-1] if len(shape) == 4 else 1
+        whole = (shape[0] * kernel, shape[1] * kernel) if len(shape) in (2, 4) else ()
+        return chained and (self.up.shape[0], self.down.shape[1]) == whole
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one expert has of its own, by the name of the base's parameter or buffer."""
+
+    low_rank: Mapping[str, LowRank] = field(default_factory=dict)
+    whole: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def names(self) -> set[str]:
+        return {*self.low_rank, *self.whole}
+
+    def numbers(self) -> int:
+        """How many numbers the part holds, BatchNorm's counters included."""
+        factors = sum(change.down.numel() + change.up.numel() for change in self.low_rank.values())
+        return factors + sum(tensor.numel() for tensor in self.whole.values())
+
+
+class ExpertBank(nn.Module):
+    """The base with one expert's part in its weights at a time.
+
+    Changing experts writes the new weights in place, so an evaluation costs exactly what the base's costs. Parts and
+    originals are never moved: held as views of files (`safe_open` maps them) they occupy no memory that others need.
+
+    Args:
+        base: in evaluation mode; the bank owns it from now on.
+        parts: one per expert, fitting the base (`problems` says whether).
+        originals: the base's own tensors of every name in the parts, bit for bit, on any device.
+    """
+
+    def __init__(self, base: nn.Module, parts: Sequence[Part], originals: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.base = base
+        self.parts = tuple(parts)
+        self.originals = dict(originals)
+        self.active: int | None = None
+        self._changed: set[str] = set()  # names whose tensors may differ from the originals
+
+    def forward(self, input: Tensor, timestep: Tensor | None = None) -> Tensor:
+        """What the active expert says: as the base's own forward."""
+        return self.base(input, timestep)
+
+    @torch.inference_mode()  # ComfyUI's weights may be inference tensors, which are written only here
+    def use(self, expert: int | None) -> ExpertBank:
+        """Put an expert in charge, or with None the base itself, bit for bit. Nothing happens if it is already.
+
+        The gradient of an earlier evaluation must be taken before, since the weights are overwritten.
+        """
+        if expert == self.active:
+            return self
+        part = Part() if expert is None else self.parts[expert]
+        held = _tensors(self.base)
+        self.active = None  # if writing fails half-way, the next call still restores whatever was changed
+        for name in self._changed | part.low_rank.keys():
+            held[name].copy_(self.originals[name])
+        self._changed = part.names()
+        for name, change in part.low_rank.items():
+            held[name].add_(change.delta(held[name]))
+        for name, tensor in part.whole.items():
+            held[name].copy_(tensor)
+        self.active = expert
+        return self
+
+
+def part_names(parts: Sequence[Part]) -> set[str]:
+    """The names of all tensors that any part changes."""
+    return {name for part in parts for name in part.names()}
+
+
+def own_tensors(base: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    """Copies of the base's tensors of these names, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in _tensors(base).items() if name in names}
+
+
+def part_tensors(parts: Sequence[Part]) -> dict[str, Tensor]:
+    """All tensors under names of a file: `expert.i.down.NAME`, `expert.i.up.NAME`, `expert.i.whole.NAME`."""
+    found = {}
+    for index, part in enumerate(parts):
+        for name, change in part.low_rank.items():
+            found[f"expert.{index}.down.{name}"], found[f"expert.{index}.up.{name}"] = change.down, change.up
+        found |= {f"expert.{index}.whole.{name}": tensor for name, tensor in part.whole.items()}
+    return found
+
+
+def parts_of(tensors: Mapping[str, Tensor], count: int, scale: float) -> list[Part]:
+    """The parts of `count` experts back from `part_tensors`; other names are left alone.
+
+    Raises:
+        KeyError: a change has one of its two factors only.
+    """
+    parts = []
+    for index in range(count):
+        down, up, whole = (_under(tensors, f"expert.{index}.{kind}.") for kind in ("down", "up", "whole"))
+        if down.keys() != up.keys():
+            raise KeyError(f"expert {index} has only half of the change of {min(down.keys() ^ up.keys())}")
+        parts.append(Part({name: LowRank(down[name], up[name], scale) for name in down}, whole))
+    return parts
+
+
+def problems(base: nn.Module, parts: Sequence[Part]) -> list[str]:
+    """Why the parts do not fit the base, in words; empty if they do."""
+    held = {name: tuple(tensor.shape) for name, tensor in _tensors(base).items()}
+    found = [f"has the unknown {name}" for name in sorted(part_names(parts) - held.keys())]
+    for part in parts:
+        for name, change in part.low_rank.items():
+            if name in held and not change.fits(held[name]):
+                found.append(f"has a change of {name} that does not give its shape {list(held[name])}")
+        for name, tensor in part.whole.items():
+            if name in held and tuple(tensor.shape) != held[name]:
+                found.append(f"has {name} of shape {list(tensor.shape)} instead of {list(held[name])}")
+    return list(dict.fromkeys(found))
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

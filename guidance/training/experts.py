@@ -1,0 +1,209 @@
+"""Training a team of noise-aware experts from one clean network (PPAP, 2212.05973, Section 4): an iterator of reports.
+
+The pictures come from the diffusion model, the aims from the clean network itself, so no data are needed. Every expert
+starts from the clean network and learns its own half-open range of timesteps. All draws depend on the seed, the expert
+and the step alone, so a training can be stopped anywhere, and shared by several processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..guide import GuideSpec, noised
+from ..networks.expert_bank import Part, part_tensors, parts_of
+from ..noise_level import NoiseLevel
+from ..noise_schedule import named
+from .expert_recipe import ExpertRecipe, level_weights
+from .lessons import lesson
+from .student import Student
+from .workers import Alone, Workers, mean_gradients, share_statistics
+
+Pictures = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # indices [B] -> [B, 3, H, W] in [-1, 1], classes [B]
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
+
+
+@dataclass(frozen=True)
+class ExpertReport:
+    """What one step did. expert counts from 0, step from 1 within the expert."""
+
+    expert: int
+    step: int
+    loss: float
+    learning_rate: float
+
+
+class TeamTraining:
+    """What a team's training must remember between two steps.
+
+    Args:
+        base: the clean network in evaluation mode, the teacher; never changed.
+        spec: what it says of itself. It must see clean pictures.
+        recipe, device: how and where.
+        workers: the processes that train together; all must be given the same everything.
+
+    Raises:
+        ValueError: a base or a recipe that does not allow it, in words.
+    """
+
+    def __init__(
+        self, base: nn.Module, spec: GuideSpec, recipe: ExpertRecipe, device: str | torch.device = "cpu",
+        workers: Workers | None = None,
+    ) -> None:
+        if spec.sees != "clean" or spec.domain != "pixels":
+            raise ValueError(
+                f"{spec.name} sees {spec.sees} {'latents' if spec.domain == 'latent' else 'pictures'}; experts are "
+                f"made of a network that sees clean pictures."
+            )
+        self.base, self.spec, self.recipe = base, spec, recipe
+        self.device, self.workers = torch.device(device), workers or Alone()
+        self.lesson = lesson(recipe.learn_from, spec.task, recipe.temperature)
+        self.sigmas = named(recipe.schedule).sigmas
+        self.parts: list[Part] = []
+        self.losses: list[float] = []
+        self.expert, self.step = 0, 0
+        self._start()
+
+    @property
+    def done(self) -> bool:
+        return len(self.parts) == self.recipe.experts
+
+    def steps(self, pictures: Pictures, count: int) -> Iterator[ExpertReport]:
+        """Take one step each time a report is asked for, until all experts are trained.
+
+        Args:
+            pictures: called with indices below `count`, on the CPU.
+
+        Raises:
+            ValueError: no pictures, or no labels where they are to be learnt from.
+            FloatingPointError: the loss is no longer finite; nothing was changed by that step.
+        """
+        if count < 1:
+            raise ValueError("There are no pictures to learn from; make some, or choose another folder.")
+        while not self.done:
+            rate = self.recipe.learning_rate * (1 - self.step / self.recipe.steps)
+            loss = self._step(pictures, count, rate)
+            self.losses.append(loss)
+            self.step += 1
+            report = ExpertReport(self.expert, self.step, loss, rate)
+            if self.step == self.recipe.steps:
+                self.parts.append(self.student.part())
+                self.expert, self.step = self.expert + 1, 0
+                if not self.done:
+                    self._start()
+            yield report
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as named tensors, to be saved and given back to `restore`."""
+        saved = part_tensors(self.parts)
+        saved["at"] = torch.tensor([self.expert, self.step])
+        saved["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        if self.done:
+            return saved
+        saved |= {f"student.{name}": tensor.detach().clone() for name, tensor in self.student.tensors().items()}
+        for name, parameter in self.student.trained.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                saved[f"optimizer.{key}.{name}"] = value.detach().clone()
+        scaler = self.scaler.state_dict()
+        return saved | {f"scaler.{key}": torch.tensor(value) for key, value in scaler.items()}
+
+    def restore(self, saved: dict[str, Tensor]) -> None:
+        """Continue where `tensors()` was taken; the next steps are the same as if it had never stopped.
+
+        Raises:
+            KeyError: a tensor is missing: it was taken of another training.
+        """
+        self.expert, self.step = (int(number) for number in saved["at"])
+        self.losses = saved["losses"].tolist()
+        self.parts = parts_of(saved, self.expert, self.recipe.adaptation.scale)
+        if self.done:
+            return
+        self._start()
+        self.student.restore({n[len("student."):]: t for n, t in saved.items() if n.startswith("student.")})
+        for name, parameter in self.student.trained.items():
+            of = {key: saved[f"optimizer.{key}.{name}"] for key in MOMENTS if f"optimizer.{key}.{name}" in saved}
+            self.optimizer.state[parameter] = {
+                key: value.clone() if key == "step" else value.to(parameter, copy=True) for key, value in of.items()
+            }
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict({n[len("scaler."):]: t.item() for n, t in saved.items() if "scaler." in n})
+
+    def _start(self) -> None:
+        """Begin the next expert, from the clean network."""
+        recipe = self.recipe
+        self.student = Student(self.base, recipe.adaptation, _generator(recipe.seed, self.expert, 0))
+        self.student.network.to(self.device)
+        share_statistics(self.student.network, self.workers)
+        self.optimizer = torch.optim.AdamW(
+            self.student.trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        timesteps = self.recipe.timesteps(self.expert)
+        weights = level_weights(recipe.weighting, NoiseLevel.variance_exploding(self.sigmas[list(timesteps)]))
+        self.weights = (weights / weights.mean()).float()
+
+    def _step(self, pictures: Pictures, count: int, rate: float) -> float:
+        recipe = self.recipe
+        self.optimizer.zero_grad(set_to_none=True)
+        generator = _generator(recipe.seed, self.expert, self.step + 1)
+        mean = torch.zeros((), device=self.device)
+        for _ in range(recipe.accumulate):
+            loss = self._loss(pictures, count, generator) / recipe.accumulate
+            mean += loss.detach()
+            self.scaler.scale(loss).backward()
+        found = float(self.workers.mean(mean))
+        if not found < float("inf"):
+            raise FloatingPointError(
+                f"The loss of expert {self.expert + 1} at step {self.step + 1} is {found}; lower learning_rate "
+                f"({rate:g}), or choose precision fp32."
+            )
+        mean_gradients(self.student.trained.values(), self.workers)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return found
+
+    def _loss(self, pictures: Pictures, count: int, generator: torch.Generator) -> Tensor:
+        """The weighted mean loss of this process's share of one batch, at timesteps and with noise of the generator."""
+        mine = slice(self.workers.rank * self.recipe.batch, (self.workers.rank + 1) * self.recipe.batch)
+        total = self.recipe.batch * self.workers.count
+        timesteps = self.recipe.timesteps(self.expert)
+        rows = torch.randint(len(timesteps), (total,), generator=generator)
+        flipped = torch.rand(total, generator=generator) < (0.5 if self.recipe.flip else 0.0)
+        chosen = torch.randint(count, (total,), generator=generator)
+        shown, classes = pictures(chosen[mine])
+        noise = torch.randn((total, *shown.shape[1:]), generator=generator)[mine].to(self.device)
+        shown = torch.where(flipped[mine, None, None, None], shown.flip(3), shown).to(self.device)
+        level = NoiseLevel.variance_exploding(self.sigmas[timesteps.start + rows[mine]])
+        with self._autocast():
+            aim = self._aim(shown, classes)
+            output = self.student.network(self.spec.prepare(noised(shown, noise, level)), None)
+        each = self.lesson(output.float(), aim)
+        return (self.weights[rows[mine]].to(self.device) * each).mean()
+
+    @torch.no_grad()
+    def _aim(self, shown: Tensor, classes: Tensor | None) -> Tensor:
+        if self.recipe.learn_from != "labels":
+            return self.base(self.spec.prepare(shown), None).float()
+        if classes is None:
+            raise ValueError("The pictures have no labels: use a folder per class, or let experts learn from the guide.")
+        return classes.to(self.device)
+
+    def _autocast(self) -> AbstractContextManager:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.recipe.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, kinds[self.recipe.precision])
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    """Draws of its own for every tuple of numbers."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % (1 << 63)
+    return torch.Generator().manual_seed(mixed)

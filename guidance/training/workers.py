@@ -1,0 +1,91 @@
+"""Several processes that train one network together, each on its share of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Workers(Protocol):
+    """The processes of one training: this one's number, how many there are, and how they agree.
+
+    `mean` gives every process the mean of all processes' tensors, without a gradient.
+    """
+
+    rank: int
+    count: int
+
+    def mean(self, tensor: Tensor) -> Tensor: ...
+
+
+class Alone:
+    """One process."""
+
+    rank, count = 0, 1
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+def share_statistics(network: nn.Module, workers: Workers) -> None:
+    """Let every BatchNorm in training take mean and variance over all processes' pictures, with their gradient."""
+    if workers.count == 1:
+        return
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.forward = _Shared(module, workers)  # type: ignore[method-assign]
+
+
+def mean_gradients(parameters: Iterable[nn.Parameter], workers: Workers) -> None:
+    """Replace every gradient by the mean over all processes."""
+    if workers.count > 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = workers.mean(parameter.grad)
+
+
+class _Shared:
+    """BatchNorm's forward in training: torch's own formula, its sums taken over all processes."""
+
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, workers: Workers) -> None:
+        self.norm, self.workers = norm, workers
+
+    def __call__(self, x: Tensor) -> Tensor:
+        norm, axes = self.norm, [0, *range(2, x.ndim)]
+        if not norm.training:
+            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        mean = _Mean.apply(x.float().mean(axes), self.workers)
+        square = _Mean.apply(x.float().square().mean(axes), self.workers)
+        variance = (square - mean.square()).clamp(min=0)
+        self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1] * self.workers.count)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        out = (x - mean.view(shape)) * (variance + norm.eps).rsqrt().view(shape)
+        return (out * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else out).to(x.dtype)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        norm = self.norm
+        if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+            return
+        norm.num_batches_tracked += 1
+        share = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
+        norm.running_mean.lerp_(mean.to(norm.running_mean), share)
+        norm.running_var.lerp_((variance * count / max(count - 1, 1)).to(norm.running_var), share)
+
+
+class _Mean(torch.autograd.Function):
+    """The mean over processes. Backward it is the mean as well: the sum of what every process's loss says of it, times
+    this process's share in it, 1 / count; `mean_gradients` then makes of the sum of the losses their mean."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, workers: Workers) -> Tensor:
+        ctx.workers = workers
+        return workers.mean(tensor)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor):
+        return ctx.workers.mean(gradients[0]), None

@@ -1,0 +1,277 @@
+"""Training experts: ranges, lessons, resuming, and that the teacher stays as it was."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bank_parts import CLASSES, small, spec, state
+
+from guidance_pack.guidance.guide import noised
+from guidance_pack.guidance.networks.expert_bank import ExpertBank, own_tensors, part_names, part_tensors, problems
+from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.training.adaptation import Adaptation, low_rank_layers, whole_tensors
+from guidance_pack.guidance.training.expert_recipe import ExpertRecipe, level_weights
+from guidance_pack.guidance.training.experts import TeamTraining
+from guidance_pack.guidance.training.lessons import lesson, scale_and_shift, soft_labels
+from guidance_pack.guidance.training.student import Student
+
+COUNT = 12
+SMALL = Adaptation(rank=2, alpha=2.0)
+
+
+def pictures(indices):
+    generator = torch.Generator().manual_seed(5)
+    all_of_them = torch.rand(COUNT, 3, 8, 8, generator=generator) * 2 - 1
+    return all_of_them[indices], torch.arange(COUNT)[indices] % CLASSES
+
+
+def unlabelled(indices):
+    return pictures(indices)[0], None
+
+
+def recipe(**changed) -> ExpertRecipe:
+    given = {"experts": 3, "iterations": 9, "batch": 4, "learning_rate": 0.01, "adaptation": SMALL}
+    return ExpertRecipe(**{**given, **changed})
+
+
+def trained(norm: str = "batch", base=None, seen=unlabelled, **changed) -> TeamTraining:
+    training = TeamTraining(base or small(norm), spec(), recipe(**changed))
+    for _ in training.steps(seen, COUNT):
+        pass
+    return training
+
+
+def assert_same(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_every_expert_learns_its_own_half_open_range():
+    team = recipe(experts=5, iterations=5, schedule="linear")
+    ranges = [team.timesteps(index) for index in range(5)]
+    assert [timestep for own in ranges for timestep in own] == list(range(1000))
+    assert [len(own) for own in ranges] == [200] * 5 and ranges[1].start == 200
+    assert team.edges == pytest.approx([1.9239, 0.24131, 0.026402, 0.0015222], rel=2e-2)  # half a timestep below F4's
+    sigmas = named("linear").sigmas
+    for edge, own in zip(team.edges, ranges[1:], strict=True):
+        assert sigmas[own.start - 1] < edge**-0.5 < sigmas[own.start]
+
+
+def test_uneven_ranges_cover_every_timestep_once():
+    team = recipe(experts=7, iterations=7)
+    assert [timestep for index in range(7) for timestep in team.timesteps(index)] == list(range(1000))
+
+
+def test_the_first_loss_is_the_lesson_by_hand():
+    """One step without training's effect: the loss of the untouched network at the drawn timesteps, written out."""
+    seen = []
+
+    def watch(indices):
+        found = unlabelled(indices)
+        seen.append(found[0])
+        return found
+
+    base, training = small("group"), TeamTraining(small("group"), spec(), recipe(flip=False, weighting="p2"))
+    levels = []
+    output = training.student.network.forward
+    training.student.network.forward = lambda x, t: levels.append(x) or output(x, t)
+    report = next(iter(training.steps(watch, COUNT)))
+    clean, noisy = seen[0], levels[0]
+    aim = (base(clean) / 0.25).softmax(1)
+    each = (aim * (aim.log() - base(noisy).log_softmax(1))).sum(1)
+    # The timesteps, from what noise was added: alpha_bar by the overlap with the clean picture is not exact, so
+    # they are drawn again as the trainer says it draws: rows first.
+    from guidance_pack.guidance.training.experts import _generator
+
+    rows = torch.randint(len(training.recipe.timesteps(0)), (4,), generator=_generator(0, 0, 1))
+    level = NoiseLevel.variance_exploding(named("linear").sigmas[rows])
+    noise = (noisy - level.alpha_bar.sqrt().float()[:, None, None, None] * clean)
+    noise = noise / (1 - level.alpha_bar).sqrt().float()[:, None, None, None]
+    torch.testing.assert_close(noised(clean, noise, level), noisy)
+    assert 0.8 < float(noise.std()) < 1.2
+    table = level_weights("p2", NoiseLevel.variance_exploding(named("linear").sigmas[:333]))
+    weights = (table / table.mean())[rows]
+    assert report.loss == pytest.approx(float((weights * each).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("weighting", ["p2", "min-SNR"])
+def test_weights_are_the_papers_relative_to_the_plain_loss(weighting):
+    level = NoiseLevel.variance_exploding(torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64))
+    snr = level.snr
+    expected = 1 / (1 + snr) if weighting == "p2" else (5 / snr).clamp(max=1)
+    torch.testing.assert_close(level_weights(weighting, level), expected)
+
+
+def test_the_teacher_stays_as_it_was():
+    base = small()
+    before = state(base)
+    trained(base=base)
+    assert_same(state(base), before)
+    assert not any(p.requires_grad for p in base.parameters()) and not base.training
+
+
+def test_the_same_seed_gives_the_same_experts_whatever_else_draws():
+    first = part_tensors(trained().parts)
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    again = trained()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert_same(first, part_tensors(again.parts))
+    other = part_tensors(trained(seed=1).parts)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 8])
+@pytest.mark.parametrize("changed", [{}, {"precision": "bf16"}, {"adaptation": Adaptation(efficient=False)}])
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stop, changed):
+    whole = trained(**changed)
+    first = TeamTraining(small(), spec(), recipe(**changed))
+    steps = first.steps(unlabelled, COUNT)
+    for _ in range(stop):
+        next(steps)
+    saved = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    second = TeamTraining(small(), spec(), recipe(**changed))
+    second.restore(saved)
+    rest = list(second.steps(unlabelled, COUNT))
+    assert len(rest) == 9 - stop and second.losses == whole.losses
+    assert_same(part_tensors(second.parts), part_tensors(whole.parts))
+
+
+def test_the_parts_fit_and_give_what_the_student_gave():
+    training = TeamTraining(small(), spec(), recipe(experts=1, iterations=4))
+    student = training.student.network
+    for _ in training.steps(unlabelled, COUNT):
+        pass
+    base = small()
+    assert problems(base, training.parts) == []
+    bank = ExpertBank(base, training.parts, own_tensors(base, part_names(training.parts)))
+    seen = unlabelled(torch.arange(4))[0]
+    torch.testing.assert_close(bank.use(0)(seen), student.eval()(seen, None), rtol=1e-5, atol=1e-6)
+    names = training.parts[0].names()
+    assert {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked", "norm.weight", "head.bias"} <= names
+    assert "grouped.weight" not in names and "head.weight" not in names
+
+
+def test_full_training_changes_every_weight_and_low_rank_only_what_it_says():
+    full = trained(adaptation=Adaptation(efficient=False)).parts[0]
+    assert not full.low_rank and {*full.whole} == {*small().state_dict()}
+    part = trained().parts[0]
+    assert {*part.low_rank} == {"first.weight", "mix.weight", "inner.weight"}
+    assert part.low_rank["first.weight"].scale == 1.0
+
+
+def test_learning_lowers_the_loss():
+    losses = trained(experts=1, iterations=150, batch=12, schedule="cosine", learning_rate=0.02).losses
+    assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
+
+
+def test_accumulated_batches_are_one_larger_batch():
+    """Without BatchNorm, whose statistics are those of one forward. The draws differ, so the pictures do as well."""
+    training = TeamTraining(small("group"), spec(), recipe(accumulate=2, flip=False))
+    calls = []
+    next(iter(training.steps(lambda i: calls.append(len(i)) or unlabelled(i), COUNT)))
+    assert calls == [4, 4] and training.step == 1
+
+
+def test_lessons_by_hand():
+    generator = torch.Generator().manual_seed(2)
+    output, aim = torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    p = (aim / 0.25).softmax(1)
+    torch.testing.assert_close(soft_labels(output, aim, 0.25), (p * (p.log() - output.log_softmax(1))).sum(1))
+    maps, target = torch.randn(2, 4, 3, 3, generator=generator), torch.randn(2, 4, 3, 3, generator=generator)
+    pixels = [[soft_labels(maps[i, :, y, x][None], target[i, :, y, x][None], 1.0) for y in range(3) for x in range(3)] for i in range(2)]
+    torch.testing.assert_close(soft_labels(maps, target, 1.0), torch.tensor(pixels).mean(1))
+    found = lesson("labels", "classification", 1.0)(output, torch.tensor([0, 1, 3]))
+    torch.testing.assert_close(found, -output.log_softmax(1)[torch.arange(3), torch.tensor([0, 1, 3])])
+    torch.testing.assert_close(lesson("mse", "depth", 1.0)(maps, target), (maps - target).square().mean((1, 2, 3)))
+    found = lesson("task", "embedding", 1.0)(output, aim)
+    torch.testing.assert_close(found, 1 - (F.normalize(output) * F.normalize(aim)).sum(1))
+    assert float(soft_labels(aim / 0.25, aim, 0.25).abs().max()) < 1e-6
+
+
+def test_depth_is_compared_up_to_scale_and_shift_but_not_sign():
+    generator = torch.Generator().manual_seed(3)
+    depth = torch.rand(2, 1, 5, 5, generator=generator)
+    assert float(scale_and_shift(3 * depth - 1, depth).max()) < 1e-5
+    assert float(scale_and_shift(-depth, depth).min()) > 0.5
+    flat = depth[0].flatten()
+    median = flat.median()
+    by_hand = (flat - median) / (flat - median).abs().mean()
+    other = torch.rand(1, 1, 5, 5, generator=generator)
+    standing = (other.flatten() - other.median()) / (other.flatten() - other.median()).abs().mean()
+    torch.testing.assert_close(scale_and_shift(depth[:1], other)[0], (by_hand - standing).abs().mean())
+    assert bool(torch.isfinite(scale_and_shift(torch.zeros(1, 1, 5, 5), other)).all())
+
+
+def test_the_papers_layers_are_found_in_the_papers_networks():
+    from torchvision.models import resnet50, vit_b_16
+    from transformers import DeiTConfig, DeiTForImageClassification, ResNetConfig, ResNetForImageClassification
+
+    resnet = resnet50()
+    assert len(low_rank_layers(resnet, Adaptation())) == 33  # papers' stem, and conv1 and conv2 of 16 blocks
+    assert not [n for n in low_rank_layers(resnet, Adaptation()) if "conv3" in n or "downsample" in n or n == "fc"]
+    assert len(low_rank_layers(ResNetForImageClassification(ResNetConfig()), Adaptation())) == 33
+    parameters, buffers = whole_tensors(resnet, Adaptation())
+    assert len(buffers) == 3 * 53 and len(parameters) == 2 * 53 + 1
+    deit = DeiTForImageClassification(DeiTConfig(hidden_size=32, num_attention_heads=2, intermediate_size=64))
+    assert len(low_rank_layers(deit, Adaptation())) == 4 * 12  # query, key, value and output of 12 blocks
+    vit = low_rank_layers(vit_b_16(), Adaptation())
+    assert vit and not [name for name in vit if "self_attention" in name or name.startswith("heads")]
+
+
+def test_peft_counts_of_the_paper():
+    """B4: five experts of a ResNet-50 at the paper's rank are 5.71 % each; peft's convolutions need fewer numbers."""
+    from torchvision.models import resnet50
+
+    network = resnet50()
+    part = Student(network, Adaptation(), torch.Generator().manual_seed(0)).part()
+    share = part.numbers() / sum(p.numel() for p in network.parameters())
+    assert 0.03 < share < 0.0571
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"experts": 0}, "experts is 0"),
+        ({"iterations": 2}, "needs at least 1"),
+        ({"batch": 0}, "batch is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"weighting": "max"}, "weighting is 'max'"),
+        ({"precision": "int8"}, "precision is 'int8'"),
+        ({"schedule": "none"}, "no noise schedule"),
+        ({"experts": 2000, "iterations": 4000}, "1 to 1000 experts"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused_in_words(changed, words):
+    with pytest.raises(ValueError, match=words):
+        recipe(**changed)
+
+
+def test_trainings_that_cannot_be_are_refused_in_words():
+    with pytest.raises(ValueError, match="sees noisy pictures; experts are made of a network that sees clean"):
+        TeamTraining(small(), spec(sees="noisy"), recipe())
+    with pytest.raises(ValueError, match="no pictures"):
+        next(iter(TeamTraining(small(), spec(), recipe()).steps(unlabelled, 0)))
+    with pytest.raises(ValueError, match="no labels"):
+        trained(learn_from="labels")
+    with pytest.raises(ValueError, match="Labels are for classification"):
+        TeamTraining(small(), spec(task="depth", labels=()), recipe(learn_from="labels"))
+    with pytest.raises(ValueError, match="temperature is 0"):
+        TeamTraining(small(), spec(), recipe(temperature=0.0))
+    with pytest.raises(ValueError, match="layers has 'nothing.*'.*first, mix, inner, head"):
+        TeamTraining(small(), spec(), recipe(adaptation=Adaptation(layers="nothing.*")))
+    with pytest.raises(ValueError, match="rank is 0"):
+        Adaptation(rank=0)
+    assert low_rank_layers(small(), Adaptation(layers="mix, he*")) == ["mix", "head"]
+
+
+def test_a_loss_that_overflows_stops_and_leaves_the_weights():
+    training = TeamTraining(small(), spec(), recipe())
+    steps = training.steps(lambda i: (torch.full((len(i), 3, 8, 8), float("inf")), None), COUNT)
+    before = copy.deepcopy(training.student.trained)
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        next(steps)
+    assert_same(dict(training.student.trained), dict(before))
+    assert training.step == 0 and training.losses == []
