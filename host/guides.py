@@ -101,10 +101,10 @@ def load_bank(path: Path) -> LoadedGuide:
     except ValueError as error:
         raise ValueError(f"{file.name} is a bank of experts of {file.header.base}, which is missing. {error}") from None
     source = GuideSource(where, file.header.base)
+    base, spec = built(source)
     with torch.inference_mode(False):
-        base, spec = _family(source).load(source)
         bank, guide = bank_guide(file, base, spec, fingerprint_of(source), _mapped)
-    return LoadedGuide(guide, (_managed(bank),))
+    return LoadedGuide(guide, (managed(bank),))
 
 
 def _mapped(originals: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -134,20 +134,29 @@ def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
 
 def _load(name: str, disable_dynamic: bool = True) -> tuple[ModelPatcher, GuideSpec]:
     """The patcher is never a dynamic one, whatever is asked for: a gradient needs plain weights that stay in place."""
-    source = GuideSource(_path(name), name)
-    # Weights made in inference mode, which ComfyUI runs nodes in, could not take part in a gradient.
-    with torch.inference_mode(False):
-        network, spec = _family(source).load(source)
-    patcher = _managed(network)
+    network, spec = built(source_of(name))
+    patcher = managed(network)
     patcher.cached_patcher_init = (_load, (name,), 0)
     return patcher, spec
 
 
-def _managed(network: torch.nn.Module) -> ModelPatcher:
+def managed(network: torch.nn.Module) -> ModelPatcher:
     return ModelPatcher(
         network, load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+
+
+def source_of(name: str) -> GuideSource:
+    """What lies on disk under a guide's name. Raises ValueError as `load_guide` does."""
+    return GuideSource(_path(name), name)
+
+
+def built(source: GuideSource) -> tuple[torch.nn.Module, GuideSpec]:
+    """A guide's network, new and nobody else's, and what it says of itself. Raises GuideFileError in words."""
+    # Weights made in inference mode, which ComfyUI runs nodes in, could not take part in a gradient.
+    with torch.inference_mode(False):
+        return _family(source).load(source)
 
 
 def _family(source: GuideSource) -> GuideFamily:

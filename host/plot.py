@@ -33,6 +33,28 @@ def draw_curves(series: tuple[Series, ...], sigmas: tuple[float, ...], words: st
     return canvas.picture()
 
 
+def draw_losses(curves: list[list[float]], longest: int) -> torch.Tensor:
+    """The loss of experts over their trainings, side by side from clean to noisy, as an IMAGE [1, H, W, 3].
+
+    longest: the number of values in the curve of an expert whose training is finished.
+    """
+    canvas = _Canvas(BARS[0])
+    values = [value for curve in curves for value in curve]
+    low, high = _range((Series("loss", tuple(values or [0.0])),))
+    _axes(canvas, low, high, [], ())
+    width = (WIDTH - RIGHT - LEFT) / max(len(curves), 1)
+    for index, curve in enumerate(curves):
+        left = LEFT + width * index
+        across = [left + width * (0.06 + 0.88 * i / max(longest - 1, 1)) for i in range(len(curve))]
+        points = [(x, _height(value, low, high)) for x, value in zip(across, curve, strict=True)]
+        if len(points) > 1:
+            canvas.line(points, COLOURS[index % len(COLOURS)], 2.4)
+        canvas.line([(left, TOP), (left, BOTTOM)], GRID)
+        canvas.text(left + width / 2, BOTTOM + 16, f"expert {index + 1}", QUIET, 13, "mm")
+    canvas.text(WIDTH - RIGHT, 34, "loss over each expert's training, cleanest noise range first", QUIET, 14, "rm")
+    return canvas.picture()
+
+
 class _Canvas:
     """Drawing in unscaled coordinates."""
 
@@ -98,7 +120,8 @@ def _axes(canvas: _Canvas, low: float, high: float, xs: list[float], sigmas: tup
     every = max(1, -(-len(xs) // 10))
     for x, sigma in list(zip(xs, sigmas, strict=True))[::every]:
         canvas.text(x, BOTTOM + 16, f"{sigma:.3g}", QUIET, 13, "mm")
-    canvas.text(WIDTH - RIGHT, BOTTOM + 16, "sigma", INK, 13, "rm")
+    if xs:
+        canvas.text(WIDTH - RIGHT, BOTTOM + 16, "sigma", INK, 13, "rm")
 
 
 def _line(canvas: _Canvas, xs: list[float], series: Series, low: float, high: float, colour: str) -> None:

@@ -27,6 +27,10 @@ PARTS = tuple(random_part(seed) for seed in range(3))
 SHA = "ab" * 32
 
 
+def copies(tensors):
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
 def bank(norm: str = "batch", parts=PARTS) -> ExpertBank:
     base = small(norm)
     return ExpertBank(base, parts, own_tensors(base, part_names(parts))).eval()
@@ -117,7 +121,7 @@ def test_the_header_holds_the_preprocessing(tmp_path):
 
 
 def test_the_guide_takes_turns_at_the_edges(tmp_path):
-    team, guide = bank_guide(a_file(), small(), spec(), SHA, dict)
+    team, guide = bank_guide(a_file(), small(), spec(), SHA, copies)
     assert isinstance(guide, Guide) and guide.name == "team" and guide.experts.count == 3
     assert [member.sees for member in guide.members] == ["noisy"] * 3 and guide.first.schedule is not None
     edges = [edge**-0.5 for edge in (5.0, 0.25)]
@@ -144,13 +148,13 @@ def test_originals_are_views_of_a_file(tmp_path):
 )
 def test_another_base_is_refused_in_words(changed, words):
     with pytest.raises(NetworkFileError, match=words):
-        bank_guide(a_file(**changed), small(), spec(), SHA, dict)
+        bank_guide(a_file(**changed), small(), spec(), SHA, copies)
 
 
 def test_parts_of_another_network_are_refused_in_words():
     assert problems(small(), PARTS) == []
     with pytest.raises(NetworkFileError, match="does not fit its base small: it has the unknown norm.num_batches"):
-        bank_guide(a_file(), small("group"), spec(), SHA, dict)
+        bank_guide(a_file(), small("group"), spec(), SHA, copies)
     wrong = Part({"first.weight": LowRank(torch.zeros(2, 3, 3, 3), torch.zeros(9, 2, 1, 1), 1.0)})
     assert problems(small(), [wrong]) == ["has a change of first.weight that does not give its shape [8, 3, 3, 3]"]
 

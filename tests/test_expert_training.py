@@ -18,7 +18,7 @@ from guidance_pack.guidance.training.lessons import lesson, scale_and_shift, sof
 from guidance_pack.guidance.training.student import Student
 
 COUNT = 12
-SMALL = Adaptation(rank=2, alpha=2.0)
+SMALL = Adaptation(rank=2, alpha=2)
 
 
 def pictures(indices):
@@ -181,8 +181,8 @@ def test_lessons_by_hand():
     p = (aim / 0.25).softmax(1)
     torch.testing.assert_close(soft_labels(output, aim, 0.25), (p * (p.log() - output.log_softmax(1))).sum(1))
     maps, target = torch.randn(2, 4, 3, 3, generator=generator), torch.randn(2, 4, 3, 3, generator=generator)
-    pixels = [[soft_labels(maps[i, :, y, x][None], target[i, :, y, x][None], 1.0) for y in range(3) for x in range(3)] for i in range(2)]
-    torch.testing.assert_close(soft_labels(maps, target, 1.0), torch.tensor(pixels).mean(1))
+    pixels = [soft_labels(maps[:, :, y, x], target[:, :, y, x], 1.0) for y in range(3) for x in range(3)]
+    torch.testing.assert_close(soft_labels(maps, target, 1.0), torch.stack(pixels).mean(0))
     found = lesson("labels", "classification", 1.0)(output, torch.tensor([0, 1, 3]))
     torch.testing.assert_close(found, -output.log_softmax(1)[torch.arange(3), torch.tensor([0, 1, 3])])
     torch.testing.assert_close(lesson("mse", "depth", 1.0)(maps, target), (maps - target).square().mean((1, 2, 3)))

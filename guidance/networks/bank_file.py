@@ -55,6 +55,9 @@ class BankHeader:
         rising = list(self.edges) == sorted(set(self.edges), reverse=True)
         if not rising or not all(isinstance(e, float) and 0 < e < math.inf for e in self.edges):
             raise ValueError(f"its edges (SNR) must fall from clean to noisy, above 0; they are {list(self.edges)}")
+        words = (self.base, self.base_sha256, self.task, self.schedule, *self.labels)
+        if not all(isinstance(word, str) for word in words) or not isinstance(self.scale, float):
+            raise ValueError("base, base_sha256, task, schedule and labels must be words, and scale a number")
 
     @property
     def count(self) -> int:
@@ -167,11 +170,12 @@ def _check_version(name: str, metadata: Mapping[str, str]) -> None:
 
 
 def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:
-    given = _object(name, metadata, "bank")
+    given: dict[str, Any] = _object(name, metadata, "bank")
     try:
-        prepared = {key: tuple(v) if isinstance(v, list) else v for key, v in given["preprocessing"].items()}
-        lists = {"edges": tuple(given["edges"]), "labels": tuple(given["labels"])}
-        return BankHeader(**{**given, **lists, "preprocessing": Preprocessing(**prepared)})
+        prepared: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["preprocessing"].items()}
+        given |= {"edges": tuple(given["edges"]), "labels": tuple(given["labels"])}
+        given["preprocessing"] = Preprocessing(**prepared)
+        return BankHeader(**given)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise NetworkFileError(f"{name}: its header cannot be right ({error}); get the file again.") from error
 

@@ -13,7 +13,7 @@ from ..experts import Experts
 from ..guide import Guide, GuideSpec
 from ..noise_schedule import named
 from .bank_file import BankFile
-from .expert_bank import ExpertBank, own_tensors, part_names, problems
+from .expert_bank import ExpertBank, part_names, problems, tensors_named
 from .files import NetworkFileError
 from .guide_source import GuideSource
 
@@ -27,7 +27,7 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
     Args:
         base: becomes part of the bank.
         spec, sha256: what the base says of itself, and its fingerprint.
-        keep: where the base's own tensors of the changed names stay, for changing back: takes and gives tensors.
+        keep: copies the base's own tensors of the changed names to where they stay, for changing back.
 
     Raises:
         NetworkFileError: the base is not the network that the bank was trained on, in words.
@@ -47,7 +47,7 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise NetworkFileError(f"{file.name} does not fit its base {spec.name}: it {wrong[0]}{more}.")
-    originals = keep(own_tensors(base, part_names(file.parts)))
+    originals = keep(tensors_named(base, part_names(file.parts)))
     return ExpertBank(base, file.parts, originals).eval(), _guide(file, spec)
 
 

@@ -26,19 +26,20 @@ class LowRank:
     up: Tensor
     scale: float
 
-    def delta(self, weight: Tensor) -> Tensor:
-        """What is added to the weight, in its shape, dtype and on its device.
+    def add_to(self, weight: Tensor) -> None:
+        """Add the change to a weight in place, without another tensor of its size.
 
         Raises:
-            RuntimeError: the two factors do not multiply to that shape.
+            RuntimeError: the two factors do not multiply to its shape.
         """
-        down, up = self.down.to(weight), self.up.to(weight)
-        if down.ndim == 4:
-            return self.scale * torch.einsum("or,rikl->oikl", up.flatten(1), down)
-        return self.scale * (up @ down).view(weight.shape)
+        down, up = (factor.flatten(1).to(weight) for factor in (self.down, self.up))
+        whole = weight.contiguous()
+        whole.view(up.shape[0], down.shape[1]).addmm_(up, down, alpha=self.scale)
+        if whole is not weight:
+            weight.copy_(whole)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether `delta` has this shape."""
+        """Whether it is a change of weights of this shape."""
         if self.down.ndim == 4:
             rank = self.down.shape[0]
             return len(shape) == 4 and self.up.shape == (shape[0], rank, 1, 1) and self.down.shape[1:] == shape[1:]
@@ -103,7 +104,7 @@ class ExpertBank(nn.Module):
             held[name].copy_(self.originals[name])
         self._changed = part.names()
         for name, change in part.low_rank.items():
-            held[name].add_(change.delta(held[name]))
+            change.add_to(held[name])
         for name, tensor in part.whole.items():
             held[name].copy_(tensor)
         self.active = expert
@@ -117,7 +118,12 @@ def part_names(parts: Sequence[Part]) -> set[str]:
 
 def own_tensors(base: nn.Module, names: set[str]) -> dict[str, Tensor]:
     """Copies of the base's tensors of these names, on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in _tensors(base).items() if name in names}
+    return {name: tensor.clone() for name, tensor in tensors_named(base, names).items()}
+
+
+def tensors_named(base: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    """The base's tensors of these names themselves, if they are on the CPU."""
+    return {name: tensor.detach().cpu() for name, tensor in _tensors(base).items() if name in names}
 
 
 def part_tensors(parts: Sequence[Part]) -> dict[str, Tensor]:

@@ -34,19 +34,19 @@ class Adaptation:
             ViT and DeiT, and in any other network all but the last where LoRA is smaller than the weight itself.
 
     Raises:
-        ValueError: a rank below 1, or an alpha that is not above 0.
+        ValueError: a rank or an alpha below 1.
     """
 
     efficient: bool = True
     rank: int = 16
-    alpha: float = 8.0
+    alpha: int = 8
     layers: str = AUTO
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"rank is {self.rank}; it must be 1 or more. PPAP: 16.")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha is {self.alpha:g}; it must be above 0. PPAP: 8 for rank 16.")
+        if self.alpha < 1:
+            raise ValueError(f"alpha is {self.alpha}; it must be 1 or more. PPAP: 8 for rank 16.")
 
     @property
     def scale(self) -> float:

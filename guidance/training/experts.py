@@ -191,7 +191,7 @@ class TeamTraining:
         if self.recipe.learn_from != "labels":
             return self.base(self.spec.prepare(shown), None).float()
         if classes is None:
-            raise ValueError("The pictures have no labels: use a folder per class, or let experts learn from the guide.")
+            raise ValueError("The pictures have no labels: use one folder per class, or learn from the guide itself.")
         return classes.to(self.device)
 
     def _autocast(self) -> AbstractContextManager:

@@ -43,7 +43,8 @@ class Student:
         self.buffers: dict[str, Tensor] = {}
         for name, parameter in self.network.named_parameters():
             if f".{_ADAPTER}." in name or _plain(name) in parameters:
-                self.trained[name] = parameter.requires_grad_()
+                parameter.requires_grad_()
+                self.trained[name] = parameter
         for name, buffer in self.network.named_buffers():
             if name in buffers:
                 self.buffers[name] = buffer

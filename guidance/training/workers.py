@@ -37,7 +37,7 @@ def share_statistics(network: nn.Module, workers: Workers) -> None:
         return
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.forward = _Shared(module, workers)  # type: ignore[method-assign]
+            setattr(module, "forward", _Shared(module, workers))  # noqa: B010 - a method of this module alone
 
 
 def mean_gradients(parameters: Iterable[nn.Parameter], workers: Workers) -> None:
