@@ -67,6 +67,10 @@ class Judge:
         self.perfect_labels = world.labels[samples:]
         self.features = self._features(self.real)
 
+    def distance(self, images: Tensor) -> float:
+        """The Frechet distance of pictures to real ones."""
+        return frechet_distance(self.features, self._features(images.clamp(-1, 1)))
+
     def _features(self, images: Tensor) -> Tensor:
         return torch.cat([self.network.features(part) for part in images.split(250)])
 

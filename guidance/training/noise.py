@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..noise_schedule import NoiseSchedule
+
 
 class NoiseSampler(Protocol):
     """float32 [count] noise levels, drawn from the generator alone."""
@@ -47,3 +49,13 @@ class Uniform:
 
     def __call__(self, count: int, generator: torch.Generator) -> Tensor:
         return self.high - (self.high - self.low) * torch.rand(count, generator=generator)
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """The VE sigmas of a discrete schedule's timesteps, all alike: how DDPM, ADM and P2 weighting train."""
+
+    schedule: NoiseSchedule
+
+    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.schedule.sigmas[torch.randint(len(self.schedule), (count,), generator=generator)].float()

@@ -1,0 +1,228 @@
+"""Training experts inside ComfyUI: a clean guide and pictures become a bank in models/guides.
+
+Nothing already made is lost: a training that stops, for whatever reason, leaves a file from which the same settings go
+on; a finished bank of the same settings is loaded instead of trained again, and one of other settings is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+from safetensors import safe_open
+
+from ..guidance.guide import GuideSpec
+from ..guidance.networks.bank_file import read_bank, save_whole, write_bank
+from ..guidance.networks.bank_guide import fingerprint
+from ..guidance.networks.guide_source import GuideSource
+from ..guidance.training.expert_recipe import ExpertRecipe
+from ..guidance.training.experts import ExpertReport, Pictures, TeamTraining
+from ..guidance.training.team_bank import bank_of, loss_curves
+from .guides import FOLDER, LoadedGuide, built, load_bank, source_of
+from .pictures import PictureFolder
+
+WAITING = "guidance-components/expert-training/1"
+SAVE_SECONDS = 120.0
+Watch = Callable[[TeamTraining, ExpertReport], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be trained.
+
+    Attributes:
+        guide: a clean one, as Load Guide gives it; it is loaded anew and so stays as it is.
+        name: of the bank's file in models/guides, without its ending.
+        workflow: the page's "workflow" and "prompt" as JSON, kept in the file.
+    """
+
+    guide: LoadedGuide
+    pictures: PictureFolder
+    name: str
+    recipe: ExpertRecipe
+    workflow: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The bank as a guide, where it lies, and the loss curve of each expert."""
+
+    guide: LoadedGuide
+    path: Path
+    curves: list[list[float]]
+
+
+def train_experts(request: Request, watch: Watch) -> Trained:
+    """Train, from where it was stopped, and save. watch: called after every step; it may raise to stop.
+
+    Raises:
+        ValueError: a guide, pictures or a name that cannot be used, in words.
+        OSError: the bank cannot be written; the training waits to be taken up again.
+    """
+    if request.guide.guide.sees_noise:
+        raise ValueError(
+            f"{request.guide.guide.name} sees noise already; connect the clean network that experts are to be made of."
+        )
+    path, waiting = bank_path(request.name), _waiting_path(request.name)
+    source = source_of(request.guide.guide.name)
+    facts = _facts(request, source)
+    if path.exists():
+        return _finished(path, facts)
+    with torch.inference_mode(False), torch.enable_grad():
+        network, spec = built(source)
+        training = _training(network, spec, request.recipe)
+        if waiting.exists():
+            training.restore(_waiting(waiting, facts, request.name))
+        with _kept(training, waiting, facts) as keep:
+            for report in training.steps(_lessons(request, spec), len(request.pictures)):
+                watch(training, report)
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                keep()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            bank = bank_of(
+                training, request.name, source.name, facts["base_sha256"], facts["pictures"], request.workflow
+            )
+            write_bank(path, bank)
+    waiting.unlink(missing_ok=True)
+    return Trained(load_bank(path), path, loss_curves(training))
+
+
+def bank_path(name: str) -> Path:
+    """Where a bank of this name lies or will lie. Raises ValueError for a name that is none or points elsewhere."""
+    problem = name_problem(name)
+    if problem:
+        raise ValueError(problem)
+    return Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{name}.safetensors"
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with the name of a bank, in words."""
+    parts = name.split("/")
+    bad = [part for part in parts if part in ("", ".", "..") or set(part) & set('\\:*?"<>|') or part != part.strip()]
+    if bad or name.endswith(".safetensors"):
+        return (
+            f"name is {name!r}; it must be a file name such as ppap-resnet50, without its ending, perhaps inside a "
+            f"sub-folder of models/{FOLDER} (mine/ppap-resnet50)."
+        )
+    return None
+
+
+def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -> TeamTraining:
+    """On the device, which everything else has left."""
+    device = comfy.model_management.get_torch_device()
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+    return TeamTraining(network.to(device), spec, recipe, device)
+
+
+def _facts(request: Request, source: GuideSource) -> dict[str, Any]:
+    """What decides the outcome: two trainings of equal facts give the same file."""
+    facts = {
+        "base": source.name, "base_sha256": fingerprint(source), "recipe": request.recipe.as_dict(),
+        "pictures": {"fingerprint": request.pictures.fingerprint, "count": len(request.pictures)},
+    }
+    return json.loads(json.dumps(facts))
+
+
+def _finished(path: Path, facts: dict[str, Any]) -> Trained:
+    bank = read_bank(path)
+    found = {"base": bank.header.base, "base_sha256": bank.header.base_sha256} | {
+        key: bank.training.get(key) for key in ("recipe", "pictures")
+    }
+    differs = _differences(facts, found)
+    if differs:
+        raise ValueError(
+            f"{path.name} is in models/{FOLDER} already and was trained otherwise ({differs}). Choose another name, or "
+            f"delete {path}."
+        )
+    return Trained(load_bank(path), path, bank.training["loss"])
+
+
+def _waiting_path(name: str) -> Path:
+    return Path(folder_paths.get_output_directory()) / "guidance" / "unfinished experts" / f"{name}.safetensors"
+
+
+def _waiting(path: Path, facts: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        saved = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+    differs = "it is of another version" if metadata.get("format") != WAITING else _differences(
+        facts, json.loads(metadata["facts"])
+    )
+    if differs:
+        raise ValueError(
+            f"A training called {name} was stopped and waits with other settings ({differs}). Go on with those, choose "
+            f"another name, or delete {path}."
+        )
+    return saved
+
+
+@contextmanager
+def _kept(training: TeamTraining, path: Path, facts: dict[str, Any]) -> Generator[Callable[[], None]]:
+    """Saves the training when it is left early, and every so often when the given function is called."""
+    last = monotonic()
+
+    def save() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {key: tensor.cpu().contiguous() for key, tensor in training.tensors().items()}
+        save_whole(path, tensors, {"format": WAITING, "facts": json.dumps(facts)})
+
+    def now_and_then() -> None:
+        nonlocal last
+        if monotonic() - last > SAVE_SECONDS:
+            save()
+            last = monotonic()
+
+    finished = False
+    try:
+        yield now_and_then
+        finished = True
+    finally:
+        if not finished and training.losses:
+            save()
+
+
+def _lessons(request: Request, spec: GuideSpec) -> Pictures:
+    """The pictures by index; where labels are learnt, each with the guide's own number of its folder's class."""
+    pictures = request.pictures
+    if request.recipe.learn_from != "labels":
+        return lambda indices: (pictures.batch(indices)[0], None)
+    unknown = [label for label in pictures.labels if label not in spec.labels]
+    if unknown or not pictures.labels:
+        came = f"a folder {unknown[0]!r}" if unknown else "no folders of classes"
+        raise ValueError(
+            f"learn_from = labels: the pictures have {came}; name the folders as {spec.name} names its classes "
+            f"({', '.join(spec.labels[:4])}, ...), or let the experts learn from the guide."
+        )
+    numbers = torch.tensor([spec.labels.index(label) for label in pictures.labels])
+
+    def labelled(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        shown, classes = pictures.batch(indices)
+        return shown, None if classes is None else numbers[classes]
+
+    return labelled
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    """What differs between two nested dicts, in words; empty if nothing does."""
+    words = []
+    for key in wanted:
+        mine, theirs = wanted[key], found.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            words += [inner for inner in [_differences(mine, theirs)] if inner]
+        elif mine != theirs:
+            words.append(f"{key} {_short(theirs)} instead of {_short(mine)}")
+    return ", ".join(words)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

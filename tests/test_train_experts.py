@@ -1,0 +1,215 @@
+"""Train Experts on the real host: what it writes, how it goes on, what it refuses, and the bank as a guide."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from guide_folder import lend
+from PIL import Image
+
+from guidance_pack.guidance.networks.bank_file import read_bank
+from guidance_pack.guidance.networks.expert_bank import ExpertBank, part_tensors
+from guidance_pack.guidance.training.adaptation import Adaptation
+from guidance_pack.guidance.training.expert_recipe import ExpertRecipe
+from guidance_pack.guidance.world import LABELS, render
+
+COUNT = 6
+RECIPE = ExpertRecipe(
+    experts=2, iterations=6, batch=2, learning_rate=1e-3, schedule="cosine", adaptation=Adaptation(rank=2, alpha=2)
+)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder with a sub-folder for each class of the shapes world."""
+    root = tmp_path_factory.mktemp("drawn")
+    world = render(COUNT, 77)
+    for index, (image, label) in enumerate(zip(world.images, world.labels.tolist(), strict=True)):
+        folder = root / LABELS[label]
+        folder.mkdir(exist_ok=True)
+        pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
+        Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
+    return root
+
+
+def folder_of(root):
+    from guidance_pack.host.pictures import PictureFolder
+
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    return PictureFolder(root, tuple(files), (32, 32), tuple(sorted({name.partition("/")[0] for name in files})))
+
+
+@pytest.fixture
+def scene(comfy, drawn, tmp_path, monkeypatch):
+    """A place of its own for banks and stopped trainings."""
+    import folder_paths
+
+    from guidance_pack.host import train_experts
+    lend(monkeypatch, tmp_path / "guides")
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+
+    class Scene:
+        module, guides, waiting = train_experts, tmp_path / "guides", tmp_path / "output" / "guidance"
+        pictures = folder_of(drawn)
+
+        def request(self, name="team", recipe=RECIPE, guide="shapes-classifier", **changed):
+            from guidance_pack.host.guides import load_guide
+
+            given = {"guide": load_guide(guide), "pictures": self.pictures, "name": name, "recipe": recipe}
+            return train_experts.Request(**{**given, **changed})
+
+        def train(self, *args, watch=lambda training, report: None, **changed):
+            with torch.inference_mode():  # as ComfyUI runs nodes
+                return train_experts.train_experts(self.request(*args, **changed), watch)
+
+        def parts(self, name="team"):
+            return part_tensors(read_bank(self.guides / f"{name}.safetensors").parts)
+
+    return Scene()
+
+
+def stop_after(steps):
+    seen = []
+
+    def watch(training, report):
+        seen.append(report)
+        if len(seen) == steps:
+            from comfy.model_management import InterruptProcessingException
+
+            raise InterruptProcessingException()
+
+    return watch
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_bank_is_written_and_steers(scene):
+    from guidance_pack.host.guides import guide_names, load_guide
+
+    trained = scene.train(workflow={"workflow": '{"nodes": []}', "prompt": "{}"})
+    assert trained.path == scene.guides / "team.safetensors" and "team.safetensors" in guide_names()
+    assert [len(curve) for curve in trained.curves] == [3, 3]
+    file = read_bank(trained.path)
+    assert file.header.base == "shapes-classifier" and file.header.labels == LABELS and file.header.count == 2
+    assert file.training["recipe"] == json.loads(json.dumps(RECIPE.as_dict()))
+    assert file.training["pictures"]["count"] == COUNT and file.workflow["workflow"] == '{"nodes": []}'
+    for guide in (trained.guide, load_guide("team.safetensors")):
+        assert len(guide.patchers) == 1 and isinstance(guide.patchers[0].model, ExpertBank)
+        assert guide.guide.sees_noise and guide.guide.experts.count == 2
+    assert not list(scene.waiting.rglob("*.safetensors")), "nothing waits any more"
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(scene, stop):
+    from comfy.model_management import InterruptProcessingException
+
+    scene.train("whole")
+    with pytest.raises(InterruptProcessingException):
+        scene.train("team", watch=stop_after(stop))
+    assert not (scene.guides / "team.safetensors").exists()
+    seen = []
+    scene.train("team", watch=lambda training, report: seen.append(report))
+    assert len(seen) == 6 - stop
+    assert same(scene.parts("team"), scene.parts("whole"))
+
+
+def test_the_same_settings_give_the_same_file(scene):
+    first = scene.train().path.read_bytes()
+    shutil.move(scene.guides / "team.safetensors", scene.guides / "old.safetensors")
+    assert scene.train().path.read_bytes() == first
+
+
+def test_a_finished_bank_is_loaded_and_never_overwritten(scene):
+    scene.train()
+    before = (scene.guides / "team.safetensors").read_bytes()
+    calls = []
+    again = scene.train(watch=lambda *seen: calls.append(seen))
+    assert not calls and [len(curve) for curve in again.curves] == [3, 3]
+    with pytest.raises(ValueError, match=r"trained otherwise \(seed 0 instead of 1\)"):
+        scene.train(recipe=replace(RECIPE, seed=1))
+    with pytest.raises(ValueError, match="trained otherwise.*base shapes-classifier instead of shapes-segmentation"):
+        scene.train(guide="shapes-segmentation")
+    assert (scene.guides / "team.safetensors").read_bytes() == before
+
+
+def test_a_training_that_waits_is_not_mixed_with_another(scene):
+    from comfy.model_management import InterruptProcessingException
+
+    with pytest.raises(InterruptProcessingException):
+        scene.train(watch=stop_after(2))
+    with pytest.raises(ValueError, match="was stopped and waits with other settings.*batch 2 instead of 3.*delete"):
+        scene.train(recipe=replace(RECIPE, batch=3))
+    scene.train()
+
+
+def test_a_full_disk_loses_nothing(scene, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(scene.module, "write_bank", full)
+    with pytest.raises(OSError, match="No space"):
+        scene.train()
+    monkeypatch.undo()
+    monkeypatch.setattr(scene.module, "_waiting_path", lambda name: next(scene.waiting.rglob("*.safetensors")))
+    lent = scene.guides
+    monkeypatch.setattr(scene.module, "bank_path", lambda name: lent / f"{name}.safetensors")
+    calls = []
+    scene.train(watch=lambda *seen: calls.append(seen))
+    assert not calls, "all steps were done already"
+
+
+def test_the_user_s_guide_stays_as_it_was(scene):
+    request = scene.request()
+    network = request.guide.patchers[0].model
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.inference_mode():
+        scene.module.train_experts(request, lambda *seen: None)
+    after = network.state_dict()
+    assert same(before, after) and not network.training
+
+
+@pytest.mark.parametrize("guide", ["shapes-depth", "shapes-segmentation"])
+def test_maps_have_experts_too(scene, guide):
+    trained = scene.train(guide=guide)
+    assert read_bank(trained.path).header.task == guide.removeprefix("shapes-")
+    level = torch.tensor([0.1, 5.0])
+    from guidance_pack.guidance.noise_level import NoiseLevel
+
+    bank, first = trained.guide.patchers[0].model, trained.guide.guide.first
+    output = first.output(bank.use(1), torch.zeros(2, 3, 32, 32), NoiseLevel.variance_exploding(level))
+    assert output.shape[-2:] == (32, 32) and bool(torch.isfinite(output).all())
+
+
+def test_labels_are_matched_by_name(scene, drawn, tmp_path):
+    scene.train(recipe=replace(RECIPE, learn_from="labels"))
+    shutil.copytree(drawn, tmp_path / "renamed")
+    some = next((tmp_path / "renamed").iterdir())
+    some.rename(some.with_name("zebra"))
+    with pytest.raises(ValueError, match="folder 'zebra'; name the folders as shapes-classifier names its classes"):
+        other = folder_of(tmp_path / "renamed")
+        scene.train("other", recipe=replace(RECIPE, learn_from="labels"), pictures=other)
+
+
+@pytest.mark.parametrize("name", ["", "../out", "/root/x", "a//b", "a\\b", "c:x", "team.safetensors", " x", "a/.."])
+def test_names_that_point_elsewhere_are_refused_in_words(scene, name):
+    with pytest.raises(ValueError, match="name is .*must be a file name such as"):
+        scene.train(name)
+    assert scene.module.name_problem("mine/ppap-resnet50") is None
+
+
+def test_a_guide_that_sees_noise_is_refused(scene):
+    with pytest.raises(ValueError, match="shapes-noisy-classifier sees noise already; connect the clean network"):
+        scene.train(guide="shapes-noisy-classifier")
+
+
+def test_a_bank_without_its_base_says_what_is_missing(scene, monkeypatch):
+    from guidance_pack.host import guides
+
+    scene.train()
+    monkeypatch.setattr(guides, "ASSETS", scene.guides)
+    with pytest.raises(ValueError, match="team is a bank of experts of shapes-classifier, which is missing"):
+        guides.load_guide("team.safetensors")

@@ -1,0 +1,80 @@
+"""The workflows of noise-aware experts (PPAP): train them, and steer by them."""
+
+from __future__ import annotations
+
+from workflow_graph import Stamps
+from workflow_scene import CLASSES, SEED, Scene
+
+CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 300.0, 20.0
+PICTURES, ITERATIONS = 64, 150
+
+
+def train_experts(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "train_experts", "A clean classifier becomes a team of noise-aware experts, on pictures that the model made.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Train experts (PPAP)\nA clean classifier cannot judge noisy pictures. **Make Pictures** lets the model draw "
+        "some, **Train Experts** lets the classifier teach experts on them, each for its own range of noise. No data, "
+        "no labels.\n\nThis is a taste: a few pictures, a minute of training. The last lane has experts that were "
+        "trained for longer. For your own: thousands of pictures, thousands of iterations, your model and a network "
+        "from *models/guides*.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("Pictures and training")
+    pictures = scene.add(
+        "GuidanceMakePictures", lane, 1, model=model, count=PICTURES, batch_size=16, width=32, height=32, steps=12,
+        cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="shapes",
+    )
+    clean = scene.add("GuidanceLoadGuide", lane, 1, title="The clean classifier", name="shapes-classifier")
+    trained = scene.add(
+        "GuidanceTrainExperts", lane, 2, guide=clean["guide"], pictures=pictures["pictures"], name="shapes-taste",
+        experts=3, iterations=ITERATIONS, batch_size=16, learning_rate=0.002, schedule="cosine", alpha=16,
+    )
+    scene.add("LossGraphNode", lane, 3, loss=trained["loss"], filename_prefix="guidance/train_experts_loss")
+    ready = scene.add("GuidanceLoadGuide", lane, 1, title="Experts trained for longer", name="shapes-experts")
+    for title, guide in (
+        ("The clean classifier", clean), ("The experts just trained", trained), ("Experts trained for longer", ready)
+    ):
+        lane = scene.lane(title)
+        steered = scene.add(
+            "GuidanceClassifier", lane, 3, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE,
+            at="noisy input",
+        )
+        prefix = f"train_experts_{title.lower().replace(' ', '_')}"
+        scene.picture(lane, steered["MODEL"], prefix, title, 4, unconditional=True)
+    return scene.build()
+
+
+def ppap(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "ppap", "A class, a depth map and a segmentation followed by experts that see through noise.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## PPAP\nThe model is told no class. Each pair of lanes steers it by the same network looking at the noisy "
+        "picture itself: first as it is, then as a team of experts that were trained to see through noise.\n\nThe "
+        "references are drawn by the first lane. **Load Guide** lists banks of experts beside other guides.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("References")
+    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
+    reference = scene.picture(lane, guided["MODEL"], "ppap_references", "references")
+    for task, scale in (("classifier", CLASS_SCALE), ("depth", DEPTH_SCALE), ("segmentation", SEGMENTATION_SCALE)):
+        experts = "shapes-experts" if task == "classifier" else f"shapes-{task}-experts"
+        for kind, name in (("clean", f"shapes-{task}"), ("experts", experts)):
+            lane = scene.lane(f"{task.capitalize()}: {kind}")
+            guide = scene.add("GuidanceLoadGuide", lane, 1, name=name)
+            if task == "classifier":
+                steered = scene.add(
+                    "GuidanceClassifier", lane, 2, model=model, guide=guide["guide"], label=CLASSES, scale=scale,
+                    at="noisy input",
+                )
+            else:
+                steered = scene.add(
+                    "GuidanceLoss", lane, 2, model=model, loss=task, guide=guide["guide"], target=reference,
+                    scale=scale, at="noisy input",
+                )
+            scene.picture(lane, steered["MODEL"], f"ppap_{task}_{kind}", f"{task}, {kind}", 3, True, seed=SEED + 1)
+    return scene.build()
