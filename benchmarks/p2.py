@@ -4,7 +4,7 @@
 
 One run is schedule-gamma-seed; a run named small-... sees 1,000 pictures again and again. Every run starts from the
 weights of its seed and sees the same pictures, noise levels and noise as the others of that seed. Finished runs wait
-in .cache/p2, so the script can be stopped. At the end it prints tables and writes benchmarks/results/p2.json and docs/p2.png.
+in .cache/p2, so the script can be stopped. It prints tables and writes benchmarks/results/p2.json and docs/p2.png.
 
 On one core of a 2-core AVX-512 server CPU a run takes 3 to 4 minutes.
 """

@@ -41,7 +41,7 @@ def draw_losses(curves: list[list[float]], longest: int) -> torch.Tensor:
     canvas = _Canvas(BARS[0])
     values = [value for curve in curves for value in curve]
     low, high = _range((Series("loss", tuple(values or [0.0])),))
-    _axes(canvas, low, high, [], ())
+    _axes(canvas, low, high, [], (), None)
     width = (WIDTH - RIGHT - LEFT) / max(len(curves), 1)
     for index, curve in enumerate(curves):
         left = LEFT + width * index
@@ -109,12 +109,14 @@ def _height(value: float, low: float, high: float) -> float:
     return BOTTOM - (value - low) / (high - low) * (BOTTOM - TOP)
 
 
-def _axes(canvas: _Canvas, low: float, high: float, xs: list[float], sigmas: tuple[float, ...]) -> None:
+def _axes(
+    canvas: _Canvas, low: float, high: float, xs: list[float], sigmas: tuple[float, ...], marked: float | None = 1.0
+) -> None:
     step = next(s for s in STEPS if (high - low) / s <= 7)
     value = step * -(-low // step)
     while value <= high:
         y = _height(value, low, high)
-        canvas.line([(LEFT, y), (WIDTH - RIGHT, y)], QUIET if value == 1.0 else GRID)
+        canvas.line([(LEFT, y), (WIDTH - RIGHT, y)], QUIET if value == marked else GRID)
         canvas.text(LEFT - 10, y, f"{value:g}", QUIET, anchor="rm")
         value += step
     every = max(1, -(-len(xs) // 10))

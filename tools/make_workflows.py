@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes what is derived from the nodes of a running ComfyUI: workflows/ (from workflow_list.py) and locales/en.
+"""Writes what is derived from the nodes of a running ComfyUI: workflows/ (from workflow_list.py), locales/en, and the
+promises to saved workflows (tests/node_promises.json).
 
     python3 tools/make_workflows.py                write the files
     python3 tools/make_workflows.py --thumbnails   also run the workflows and draw their thumbnails
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import dev
 from locale_texts import english
+from node_promises import broken, promises
 from workflow_graph import Stamps
 from workflow_list import WORKFLOWS
 from workflow_papers import PAPERS
@@ -29,6 +31,7 @@ from devtools.server import ROOT, Server, free_port
 from devtools.terminal import DevError, say
 
 FOLDER = ROOT / "workflows"
+PROMISES = ROOT / "tests" / "node_promises.json"
 
 
 def stamps() -> Stamps:
@@ -44,11 +47,16 @@ def build_all(object_info: dict) -> dict[Path, str]:
     every = {**WORKFLOWS, **PAPERS}
     made = {FOLDER / f"{name}.json": describe(object_info, stamps()) for name, describe in every.items()}
     made[ROOT / "locales" / "en" / "nodeDefs.json"] = english(object_info)
+    made[PROMISES] = promises(object_info)
     return {file: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for file, content in made.items()}
 
 
 def write(object_info: dict) -> None:
     """Write every file that changed."""
+    before = json.loads(PROMISES.read_text(encoding="utf-8")) if PROMISES.is_file() else {}
+    problems = broken(before, promises(object_info))
+    if problems:
+        raise DevError(f"saved workflows would break: {' '.join(problems)}")
     for file, text in build_all(object_info).items():
         file.parent.mkdir(parents=True, exist_ok=True)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
