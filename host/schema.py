@@ -17,6 +17,7 @@ from .plan import scheduled
 
 ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
 GuideSocket = io.Custom("GUIDE")
+PicturesSocket = io.Custom("GUIDANCE_PICTURES")
 UNITS = ["percent", "sigma"]
 FORMS = ["score shift", "mean shift"]
 

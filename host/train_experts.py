@@ -81,7 +81,7 @@ def train_experts(request: Request, watch: Watch) -> Trained:
         training = _training(network, spec, request.recipe)
         if waiting.exists():
             training.restore(_waiting(waiting, facts, request.name))
-        with _kept(training, waiting, facts) as keep:
+        with _kept(training, waiting, facts) as keep, _enough_memory():
             for report in training.steps(_lessons(request, spec), len(request.pictures)):
                 watch(training, report)
                 comfy.model_management.throw_exception_if_processing_interrupted()
@@ -188,6 +188,17 @@ def _kept(training: TeamTraining, path: Path, facts: dict[str, Any]) -> Generato
     finally:
         if not finished and training.losses:
             save()
+
+
+@contextmanager
+def _enough_memory() -> Generator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RuntimeError(
+            "There is not enough memory for this training. Choose a smaller batch_size, with more accumulate for the "
+            "same pictures per step, or precision bf16."
+        ) from error
 
 
 def _lessons(request: Request, spec: GuideSpec) -> Pictures:

@@ -162,6 +162,17 @@ def test_a_full_disk_loses_nothing(scene, monkeypatch):
     assert not calls, "all steps were done already"
 
 
+def test_out_of_memory_is_answered_in_words_and_leaves_nothing(scene):
+    def full(training, report):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match="smaller batch_size, with more accumulate"):
+        scene.train(watch=full)
+    calls = []
+    scene.train(watch=lambda *seen: calls.append(seen))
+    assert len(calls) == 5, "the step that was done is kept"
+
+
 def test_the_user_s_guide_stays_as_it_was(scene):
     request = scene.request()
     network = request.guide.patchers[0].model

@@ -16,8 +16,8 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
     )
     scene.shared(
         "## Train experts (PPAP)\nA clean classifier cannot judge noisy pictures. **Make Pictures** lets the model "
-        "draw some, **Train Experts** lets the classifier teach experts on them, each for its own range of noise. No data, "
-        "no labels.\n\nThis is a taste: a few pictures, a minute of training. The last lane has experts that were "
+        "draw some, **Train Experts** lets the classifier teach experts on them, each for its own range of noise. No "
+        "data, no labels.\n\nThis is a taste: a few pictures, a minute of training. The last lane has experts that were "
         "trained for longer. For your own: thousands of pictures, thousands of iterations, your model and a network "
         "from *models/guides*.",
     )

@@ -1,0 +1,310 @@
+"""Pictures that a MODEL makes: each by itself, resumable byte for byte, and mistakes in words."""
+
+import errno
+import json
+import os
+
+import host_models
+import pytest
+import steering
+import torch
+from PIL import Image
+
+SMALL = {"width": 16, "height": 16, "steps": 3, "cfg": 1.0, "sampler_name": "ddim", "scheduler": "karras", "seed": 0}
+
+
+@pytest.fixture
+def output(comfy, tmp_path, monkeypatch):
+    """ComfyUI's output folder, empty."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    return tmp_path / "guidance" / "pictures"
+
+
+@pytest.fixture(scope="module")
+def tiny(comfy):
+    from guidance_pack.host.tiny_model import load_tiny_model
+
+    with torch.inference_mode():
+        return load_tiny_model("shapes-edm")
+
+
+def make(model, name, count, batch_size=4, positive=None, negative=None, vae=None, **drawing):
+    from guidance_pack.host.make_pictures import Drawing, make_pictures
+
+    with torch.inference_mode():
+        settings = Drawing(**{**SMALL, **drawing})
+        return make_pictures(model, positive, negative, vae, name, count, batch_size, settings)
+
+
+def data(made):
+    return [(made.path / file).read_bytes() for file in made.files]
+
+
+def test_a_set_is_pictures_and_a_manifest(output, tiny):
+    made = make(tiny, "a", 5, width=24)
+    assert made.files == ("000000.png", "000001.png", "000002.png", "000003.png", "000004.png")
+    assert sorted(entry.name for entry in (output / "a").iterdir()) == [*made.files, "manifest.json"]
+    manifest = json.loads((output / "a" / "manifest.json").read_text())
+    assert manifest["format"] == "guidance-components/pictures/1" and manifest["done"] == 5
+    assert manifest["settings"]["seed"] == 0 and "shapes-edm" in manifest["settings"]["model"]
+    assert made.size == (16, 24) and made.labels == () and Image.open(output / "a" / "000000.png").size == (24, 16)
+    assert made.batch([0, 4])[0].shape == (2, 3, 16, 24) and len(set(data(made))) == 5
+
+
+def test_picture_i_is_the_hosts_own_sampler_on_noise_of_its_own(output, tiny):
+    """One picture, written out by hand with the host's KSampler and VAE."""
+    import comfy.sample
+
+    from guidance_pack.host.labels import class_conditioning
+    from guidance_pack.host.picture_noise import generators
+    from guidance_pack.host.tiny_model import pixel_vae
+
+    made = make(tiny, "a", 3, steps=5, seed=9)
+    noise = torch.randn(1, 3, 16, 16, generator=generators(9, [2])[0])
+    with torch.inference_mode():
+        nothing = class_conditioning(tiny, "")
+        samples = comfy.sample.sample(
+            tiny, noise, 5, 1.0, "ddim", "karras", nothing, nothing, torch.zeros_like(noise), disable_pbar=True, seed=0
+        )
+        image = pixel_vae().decode(samples)
+    picture = (made.batch([2])[0] + 1) / 2
+    torch.testing.assert_close(picture.movedim(1, -1), image, atol=0.51 / 255, rtol=0)
+
+
+def test_going_on_gives_the_same_bytes_as_never_stopping(output, tiny):
+    whole = make(tiny, "whole", 10)
+    make(tiny, "parts", 4)
+    assert data(make(tiny, "parts", 10)) == data(whole)
+    (output / "parts" / "000005.png").unlink()
+    assert data(make(tiny, "parts", 10)) == data(whole)
+
+
+def test_nothing_is_drawn_that_is_there(output, tiny, monkeypatch):
+    import comfy.sample
+
+    first = make(tiny, "a", 6)
+    monkeypatch.setattr(comfy.sample, "sample_custom", None)
+    again = make(tiny, "a", 6)
+    assert again == first and make(tiny, "a", 2).files == first.files[:2]
+    with pytest.raises(TypeError):  # the seventh must be drawn
+        make(tiny, "a", 7)
+
+
+@pytest.mark.parametrize("seed", [0, 2**64 - 1])
+def test_pictures_of_a_set_differ_and_sets_of_neighbouring_seeds_share_none(output, tiny, seed):
+    pictures = data(make(tiny, "a", 8, seed=seed)) + data(make(tiny, "b", 8, seed=abs(seed - 1)))
+    assert len(set(pictures)) == 16
+
+
+def levels(first, second):
+    """How far two sets of equally many pictures lie apart, in 8-bit levels."""
+    everything = range(len(first))
+    return float((first.batch(everything)[0] - second.batch(everything)[0]).abs().max()) * 127.5
+
+
+def test_the_batch_does_not_matter_with_any_sampler(output, tiny):
+    """Not to the last bit: torch's convolutions sum in another order for another batch, which rounding may show."""
+    import comfy.samplers
+
+    apart = {
+        sampler: levels(*(make(tiny, f"{sampler} {size}", 4, size, sampler_name=sampler) for size in (1, 4)))
+        for sampler in comfy.samplers.SAMPLER_NAMES
+        if sampler != "ar_video"  # for videos alone
+    }
+    assert {sampler: found for sampler, found in apart.items() if found > 1.01} == {}
+
+
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde", "dpmpp_3m_sde_gpu", "lcm", "sa_solver"])
+def test_noise_on_the_way_is_white_and_each_pictures_own(comfy, sampler):
+    from guidance_pack.host.picture_noise import generators, sampler_for
+
+    sigmas, shape = torch.tensor([10.0, 5.0, 1.0, 0.0]), (3, 32, 32)
+
+    def noise(indices):
+        found = sampler_for(sampler, sigmas, shape, generators(7, indices)).extra_options["noise_sampler"]
+        return torch.stack([found(sigmas[0], sigmas[1]), found(sigmas[1], sigmas[2])])
+
+    several = noise([3, 4, 5])
+    assert torch.equal(several[:, 1:2], noise([4]))
+    rows = several.reshape(6, -1).double()
+    correlation = rows @ rows.T / rows.shape[1]
+    assert (correlation - torch.eye(6)).abs().max() < 0.1  # 3072 numbers: a standard deviation of 0.026 at most
+
+
+def test_the_hosts_samplers_stay_as_they_are(output, tiny):
+    import comfy.samplers
+
+    make(tiny, "a", 1, sampler_name="euler_ancestral")
+    assert comfy.samplers.sampler_object("euler_ancestral").extra_options == {}
+
+
+def test_classes_are_dealt_to_the_set_and_not_to_the_batch(output, tiny):
+    from guidance_pack.host.labels import class_conditioning
+
+    three = class_conditioning(tiny, "circle, square, star")
+    sets = [make(tiny, f"{size}", 6, size, three) for size in (1, 4, 6)]
+    assert levels(sets[0], sets[1]) <= 1.01 and levels(sets[0], sets[2]) <= 1.01
+    for index, label in enumerate(("circle", "square", "star")):
+        alone = data(make(tiny, label, 6, 6, class_conditioning(tiny, label)))
+        assert [alone[i] == data(sets[2])[i] for i in range(6)] == [i % 3 == index for i in range(6)]
+
+
+def test_the_models_guidance_is_used_and_belongs_to_the_settings(output, tiny):
+    from guidance_pack.guidance.rules.cfg import CFG
+    from guidance_pack.host.labels import class_conditioning
+    from guidance_pack.host.plan import with_rule
+
+    star = class_conditioning(tiny, "star")
+    guided = with_rule(tiny, CFG(weight=3.0))
+    assert data(make(guided, "rule", 3, positive=star)) == data(make(tiny, "cfg", 3, positive=star, cfg=3.0))
+    assert data(make(tiny, "off", 3, positive=star)) != data(make(guided, "rule", 3, positive=star))
+    with pytest.raises(ValueError, match="made otherwise.*guidance"):
+        make(guided, "off", 3, positive=star)
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"seed": 1}, "seed 0 instead of 1"), ({"steps": 4}, "steps 3 instead of 4"), ({"cfg": 2.0}, "cfg 1.0 instead"),
+    ({"width": 24}, "width 16 instead of 24"), ({"sampler_name": "euler"}, "sampler_name ddim instead of euler"),
+])
+def test_other_settings_need_another_name(output, tiny, changed, words):
+    made = make(tiny, "a", 2)
+    before = data(made)
+    with pytest.raises(ValueError, match=f"{words}.*Choose another name, or delete that folder"):
+        make(tiny, "a", 4, **changed)
+    assert data(made) == before
+
+
+def test_another_model_or_prompt_needs_another_name(output, tiny):
+    from guidance_pack.host.labels import class_conditioning
+    from guidance_pack.host.tiny_model import load_tiny_model
+
+    make(tiny, "a", 1)
+    with pytest.raises(ValueError, match="model .*shapes-edm.* instead of .*shapes-flow"):
+        make(load_tiny_model("shapes-flow"), "a", 2)
+    with pytest.raises(ValueError, match="positive [0-9a-f]{16} instead of"):
+        make(tiny, "a", 2, positive=class_conditioning(tiny, "star"))
+
+
+def test_foreign_files_and_damaged_manifests_are_left_alone(output, tiny):
+    (output / "mine").mkdir(parents=True)
+    (output / "mine" / "000000.png").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="holds files that Make Pictures did not write"):
+        make(tiny, "mine", 1)
+    assert (output / "mine" / "000000.png").read_bytes() == b"mine"
+    make(tiny, "a", 1)
+    for text in ("{", "[]", '{"format": "another"}'):
+        (output / "a" / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged or of another version"):
+            make(tiny, "a", 1)
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "a/b", "/etc", "C:\\x", "a\\b", "C:x", " a", "a ", "a\n", "a\0", "a*"])
+def test_names_that_would_lie_elsewhere_are_refused(output, tiny, name):
+    with pytest.raises(ValueError, match="must be the plain name of a folder"):
+        make(tiny, name, 1)
+    assert not output.exists()
+
+
+def test_an_interrupt_keeps_what_is_done(output, tiny, monkeypatch):
+    import comfy.model_management as management
+
+    whole = data(make(tiny, "whole", 8))
+    calls = iter(range(100))
+
+    def update(self, value, total=None, preview=None):
+        if next(calls) == 5:  # in the second batch
+            management.interrupt_current_processing()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("comfy.utils.ProgressBar.update_absolute", update)
+        with pytest.raises(management.InterruptProcessingException):
+            make(tiny, "a", 8)
+    names = sorted(entry.name for entry in (output / "a").iterdir())
+    assert names == ["000000.png", "000001.png", "000002.png", "000003.png", "manifest.json"]
+    assert data(make(tiny, "a", 8)) == whole
+
+
+def test_progress_counts_steps_of_pictures_and_shows_each_batch(output, tiny, monkeypatch):
+    seen = []
+
+    def update(self, value, total=None, preview=None):
+        seen.append((value, self.total, preview))
+
+    make(tiny, "a", 4)
+    monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", update)
+    made = make(tiny, "a", 10)
+    values = [value for value, _, _ in seen]
+    assert values == sorted(values) and values[0] == 16 and values[-1] == 30 and {total for _, total, _ in seen} == {30}
+    shown = [preview[1].tobytes() for _, _, preview in seen if preview]
+    assert shown == [Image.open(made.path / made.files[index]).tobytes() for index in (4, 8)]
+
+
+def test_a_full_disk_is_said_and_what_is_made_can_be_used(output, tiny, monkeypatch):
+    from guidance_pack.host.pictures import load_pictures
+
+    whole = data(make(tiny, "whole", 8))
+    replace = os.replace
+
+    def full(source, target):
+        if str(target).endswith("000005.png"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match=r"The disk is full at .*000005\.png.*run again.*smaller count"):
+            make(tiny, "a", 8)
+    assert not list(output.rglob("*.partial"))
+    assert data(load_pictures("guidance/pictures/a [output]", 16, 16)) == whole[:5]
+    assert data(make(tiny, "a", 8)) == whole
+
+
+def test_latents_are_decoded_by_the_vae(output, comfy):
+    spec = host_models.MODELS["sd15"]
+    model, vae = spec.build(), steering.autoencoder()
+    made = make(model, "a", 3, 2, spec.conditioning(1), vae=vae, width=64, height=64)
+    assert made.batch([0])[0].shape == (1, 3, 64, 64)
+    other = make(model, "b", 3, 3, spec.conditioning(1), vae=vae, width=64, height=64)
+    assert len(set(data(made))) == 3 and levels(made, other) <= 1.01
+
+
+def test_a_text_to_image_model_of_pixels_needs_no_vae(output, comfy):
+    spec = host_models.MODELS["chroma_radiance"]
+    made = make(spec.build(), "a", 2, 2, spec.conditioning(1), width=32, height=32, scheduler="simple")
+    assert len(set(data(made))) == 2 and made.batch([0])[0].shape == (1, 3, 32, 32)
+
+
+def test_what_is_missing_is_said_before_anything_is_drawn(output, comfy, tiny):
+    spec = host_models.MODELS["sd15"]
+    model, vae, prompt = spec.build(), steering.autoencoder(), spec.conditioning(1)
+    with pytest.raises(ValueError, match="positive is not connected.*CLIP Text Encode with an empty text"):
+        make(model, "a", 1, vae=vae)
+    with pytest.raises(ValueError, match="works on latents: connect the VAE"):
+        make(model, "a", 1, positive=prompt)
+    with pytest.raises(ValueError, match=r"negative is not connected.*cfg is 4\)"):
+        make(model, "a", 1, positive=prompt, vae=vae, cfg=4.0)
+    with pytest.raises(ValueError, match="VAE decodes latents of 16 channels.*makes 4"):
+        make(model, "a", 1, positive=prompt, vae=steering.tiny_autoencoder(channels=16))
+    with pytest.raises(ValueError, match="width is 20; with .* it must be a multiple of 8, such as 16"):
+        make(model, "a", 1, positive=prompt, vae=vae, width=20)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(("name", "words"), [("wan", "time axis"), ("qwen_image", "time axis"),
+                                             ("stable_audio", "sound")])
+def test_video_and_sound_are_refused(output, comfy, name, words):
+    spec = host_models.MODELS[name]
+    with pytest.raises(ValueError, match=f"{words}.*needs a model of single pictures"):
+        make(spec.build(), "a", 1, positive=spec.conditioning(1), vae=steering.autoencoder())
+
+
+def test_pictures_that_are_no_numbers_are_not_saved(output, tiny, monkeypatch):
+    import comfy.sample
+
+    sample = comfy.sample.sample_custom
+    monkeypatch.setattr(comfy.sample, "sample_custom", lambda *a, **k: sample(*a, **k) * float("nan"))
+    with pytest.raises(ValueError, match="Pictures 0 to 3 are not numbers"):
+        make(tiny, "a", 8)
+    assert [entry.name for entry in (output / "a").iterdir()] == ["manifest.json"]
