@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ..guidance.experts import Experts
 from ..guidance.guide import Guide, GuideFamily, GuideSpec, families
-from ..guidance.networks.bank_file import BANK, is_bank, mapped, read_bank
+from ..guidance.networks.bank_file import BANK, is_bank, mapped, read_bank, read_header
 from ..guidance.networks.bank_guide import bank_guide
 from ..guidance.networks.bank_guide import fingerprint as fingerprint_of
 from ..guidance.networks.files import GUIDE, format_of
@@ -70,8 +70,12 @@ def guide_problem(name: str) -> str | None:
 
 
 def fingerprint(name: str) -> str:
-    """Changes when the guide's files do."""
+    """Changes when the guide's files do, or those of the network that a bank's experts are changes of."""
     path = _path(name)
+    if _is_bank(path):
+        base = read_header(path).base
+        of_base = fingerprint(base) if guide_problem(base) is None else "missing"
+        return f"{path.stat().st_mtime_ns} {path.stat().st_size}; {of_base}"
     entries = sorted(path.iterdir()) if path.is_dir() else [path]
     return "; ".join(f"{entry.name} {entry.stat().st_mtime_ns} {entry.stat().st_size}" for entry in entries)
 
@@ -83,7 +87,7 @@ def load_guide(name: str) -> LoadedGuide:
         ValueError: there is no such guide, or (GuideFileError) its files cannot be used, in words.
     """
     path = _path(name)
-    if path.suffix == ".safetensors" and is_bank(format_of(path)):
+    if _is_bank(path):
         return load_bank(path)
     patcher, spec = _load(name)
     return LoadedGuide(Guide((spec,)), (patcher,))
@@ -105,6 +109,10 @@ def load_bank(path: Path) -> LoadedGuide:
     with torch.inference_mode(False):
         bank, guide = bank_guide(file, base, spec, fingerprint_of(source), _mapped)
     return LoadedGuide(guide, (managed(bank),))
+
+
+def _is_bank(path: Path) -> bool:
+    return path.suffix == ".safetensors" and is_bank(format_of(path))
 
 
 def _mapped(originals: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

@@ -173,6 +173,20 @@ def test_out_of_memory_is_answered_in_words_and_leaves_nothing(scene):
     assert len(calls) == 5, "the step that was done is kept"
 
 
+def test_load_guide_notices_that_the_bank_or_its_base_changed(scene, tmp_path, monkeypatch):
+    from guidance_pack.host import guides
+
+    path = scene.train().path
+    first = guides.fingerprint("team.safetensors")
+    assert guides.fingerprint("team.safetensors") == first
+    monkeypatch.setattr(guides, "ASSETS", tmp_path)
+    assert guides.fingerprint("team.safetensors") == first.rpartition("; ")[0] + "; missing"
+    monkeypatch.undo()
+    path.touch()
+    lend(monkeypatch, scene.guides)
+    assert guides.fingerprint("team.safetensors") != first
+
+
 def test_the_user_s_guide_stays_as_it_was(scene):
     request = scene.request()
     network = request.guide.patchers[0].model

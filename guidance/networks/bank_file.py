@@ -151,6 +151,18 @@ def read_bank(path: str | Path) -> BankFile:
     return BankFile(path.stem, header, parts, _object(path.name, metadata, "training"), workflow)
 
 
+def read_header(path: str | Path) -> BankHeader:
+    """What a bank says of itself, without its tensors. Raises NetworkFileError as `read_bank` does."""
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({error}); get it again.") from error
+    _check_version(path.name, metadata)
+    return _header(path.name, metadata)
+
+
 def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors as views of a file that is written for it: they occupy memory only while they are read."""
     save_whole(path, {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {})
