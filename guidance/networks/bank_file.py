@@ -184,7 +184,8 @@ def _check_version(name: str, metadata: Mapping[str, str]) -> None:
 def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:
     given: dict[str, Any] = _object(name, metadata, "bank")
     try:
-        prepared: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given["preprocessing"].items()}
+        lists = given["preprocessing"].items()
+        prepared: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in lists}
         given |= {"edges": tuple(given["edges"]), "labels": tuple(given["labels"])}
         given["preprocessing"] = Preprocessing(**prepared)
         return BankHeader(**given)
