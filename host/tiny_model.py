@@ -13,10 +13,12 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models_base
 import torch
+import torch.nn.functional as F
+from comfy.ldm.modules.attention import optimized_attention
 
 from ..guidance.networks.files import DENOISER, NetworkFile, check_tensors, format_of, read_denoiser
 from ..guidance.networks.preconditioning import SIGMA_RANGE
-from ..guidance.networks.tiny import TinyUNet
+from ..guidance.networks.tiny import Around, Attend, Run, TinyUNet
 from .hosted import Hosted, managed
 from .labels import LABELS_KEY
 
@@ -56,7 +58,38 @@ class HostedTinyUNet(Hosted, TinyUNet):
 
     def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         labels = torch.full((x.shape[0],), self.config.num_classes, device=x.device) if y is None else y
-        return TinyUNet.forward(self, x, timesteps, labels.reshape(-1).long())
+        around = _patch_points({} if transformer_options is None else transformer_options)
+        return TinyUNet.forward(self, x, timesteps, labels.reshape(-1).long(), around)
+
+
+def _patch_points(options: dict) -> Around:
+    """The host's patch points for transformers: ("deep_block", 0) and so on in patches_replace["dit"], and attention.
+
+    Hidden states are maps, [B, C, H, W].
+    """
+    replace = options.get("patches_replace", {}).get("dit", {})
+
+    def around(part: str, index: int, run: Run, hidden: torch.Tensor) -> torch.Tensor:
+        def block(args: dict) -> dict:
+            return {"img": run(args["img"], _attention(args["transformer_options"]))}
+
+        args = {"img": hidden, "transformer_options": options}
+        at = replace.get((f"{part}_block", index))
+        return (block(args) if at is None else at(args, {"original_block": block}))["img"]
+
+    return around
+
+
+def _attention(options: dict) -> Attend:
+    override = options.get("optimized_attention_override")
+    if override is None:
+        return F.scaled_dot_product_attention
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return override(optimized_attention, q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True,
+                        transformer_options=options, _inside_attn_wrapper=True)
+
+    return attend
 
 
 class TinyModel(comfy.model_base.BaseModel):

@@ -6,11 +6,15 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from devtools.prompt import has_control
 from devtools.server import PACK
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"  # a list whose choices may bring inputs of their own
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
 AUTOGROW = "COMFY_AUTOGROW_V3"
 TITLE, SLOT, WIDGET, FOOT = 30, 20, 24, 14  # heights of a node's parts on the page, in pixels
+CURVE = 136  # height of the curve of strength over noise, on nodes that have one
+CURVES = ("GuidanceSchedule", "GuidanceExpertSwitch", "GuidanceLossWeighting")
 GAP_X, GAP_Y, LANE_GAP, PAD = 70, 60, 70, 20
 GROUP_COLOR = "#3f789e"
 
@@ -71,8 +75,8 @@ class Workflow:
         self._append("MarkdownNote", lane, column, {**data, "color": "#432", "bgcolor": "#653"}, size)
 
     def add(
-        self, kind: str, lane: int, column: int, *, title: str | None = None, size: tuple[int, int] | None = None,
-        **values: Any,
+        self, kind: str, lane: int, column: int, /, *, title: str | None = None,
+        size: tuple[int, int] | None = None, **values: Any,
     ) -> Node:
         """A node: `values` are its widget values and, as `Output`s, its links; the rest keeps the node's defaults."""
         info = self.object_info[kind]
@@ -90,7 +94,9 @@ class Workflow:
             "properties": self._stamp(kind, info),
             "widgets_values": widget_values(info, values),
         }
-        return self._append(kind, lane, column, data, size or size_of(data))
+        width, height = size_of(data)
+        size = size or (width, height + (CURVE if has_curve(kind, data) else 0))
+        return self._append(kind, lane, column, data, size)
 
     def _append(self, kind: str, lane: int, column: int, data: dict, size: tuple[int, int]) -> Node:
         number = len(self.nodes) + 1
@@ -170,9 +176,11 @@ def inputs_of(info: dict) -> list[tuple[str, str, dict]]:
     for section in ("required", "optional"):
         for name in info["input_order"].get(section, ()):
             kind, *rest = info["input"][section][name]
-            options = {**(rest[0] if rest else {}), "optional": section == "optional"}
+            options: dict[str, Any] = {**(rest[0] if rest else {}), "optional": section == "optional"}
             if isinstance(kind, list):
                 kind, options = "COMBO", {**options, "options": kind}
+            if kind == DYNAMIC:  # only choices without inputs of their own are asked for
+                options["options"] = [choice["key"] for choice in options["options"]]
             found += _grown(name, options) if kind == AUTOGROW else [(name, kind, options)]
     return sorted(found, key=lambda entry: is_widget(entry[1], entry[2]))
 
@@ -196,10 +204,17 @@ def widget_values(info: dict, values: dict) -> list:
         if not is_widget(kind, options):
             continue
         default = options.get("default", options["options"][0] if options.get("options") else "")
-        found.append(values.get(name, default))
-        if options.get("control_after_generate"):
+        value = values.get(name, default)
+        found.append(default if isinstance(value, Output) else value)
+        if has_control(name, kind, options):
             found.append("fixed")
     return found
+
+
+def has_curve(kind: str, data: dict) -> bool:
+    """Whether the page draws a curve on this node: js/curves/read.js decides alike."""
+    names = {socket["name"] for socket in data["inputs"]}
+    return kind.startswith("Guidance") and (kind in CURVES or {"unit", "start", "end"} <= names)
 
 
 def size_of(data: dict) -> tuple[int, int]:

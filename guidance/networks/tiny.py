@@ -7,6 +7,7 @@ runs at the full 32x32; attention runs at a quarter of it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 STRIDE = 4  # height and width must be multiples of this
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, heads, tokens, channels] -> the same shape
+Run = Callable[[Tensor, Attend], Tensor]  # a block: hidden [B, C, H, W] -> hidden, with this attention
+Around = Callable[[str, int, Run, Tensor], Tensor]  # calls, or does not call, a block: its part and number, it, hidden
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,16 @@ class _Attention(nn.Module):
         self.qkv = operations.Linear(channels, 3 * channels, **factory)
         self.out = operations.Linear(channels, channels, **factory)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
         b, c, h, w = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h * w, c)
+        mixed = attend(q, k, v).transpose(1, 2).reshape(b, h * w, c)
         return x + self.out(mixed).transpose(1, 2).reshape(b, c, h, w)
+
+
+def _plainly(part: str, index: int, run: Run, hidden: Tensor) -> Tensor:
+    return run(hidden, F.scaled_dot_product_attention)
 
 
 class TinyUNet(nn.Module):
@@ -124,13 +132,14 @@ class TinyUNet(nn.Module):
         self.norm = operations.GroupNorm(c.groups, c.width, **factory)
         self.head = operations.Conv2d(c.width, 12, 3, padding=1, **factory)
 
-    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, timesteps: Tensor, y: Tensor, around: Around | None = None) -> Tensor:
         """Predict for a noisy batch.
 
         Args:
             x: [B, 3, H, W], H and W multiples of 4, scaled as the preconditioning says.
             timesteps: [B], in the host's unit.
             y: int64 [B], the class; num_classes is the null class.
+            around: stands between the parts "down", "deep", "up" and their blocks, to watch or change what they do.
 
         Returns:
             [B, 3, H, W] in x's dtype.
@@ -143,16 +152,17 @@ class TinyUNet(nn.Module):
                 f"the tiny denoiser got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; "
                 f"width and height must be multiples of {STRIDE}."
             )
+        around = around or _plainly
         embedding = self._embed(timesteps, y, x.dtype)
         hidden = self.stem(F.pixel_unshuffle(x, 2))
-        for block in self.down:
-            hidden = block(hidden, embedding)
+        for index, block in enumerate(self.down):
+            hidden = around("down", index, lambda h, _, block=block: block(h, embedding), hidden)
         deep = self.fold(F.pixel_unshuffle(hidden, 2))
-        for block, attention in zip(self.deep, self.attention, strict=True):
-            deep = attention(block(deep, embedding))
+        for index, (block, mix) in enumerate(zip(self.deep, self.attention, strict=True)):
+            deep = around("deep", index, lambda h, a, block=block, mix=mix: mix(block(h, embedding), a), deep)
         hidden = torch.cat([hidden, F.pixel_shuffle(self.unfold(deep), 2)], dim=1)
-        for block in self.up:
-            hidden = block(hidden, embedding)
+        for index, block in enumerate(self.up):
+            hidden = around("up", index, lambda h, _, block=block: block(h, embedding), hidden)
         # The best linear guess, a multiple of the input that depends on the noise level, needs no layers.
         straight = self.passage(embedding)[:, :, None, None] * x
         return straight + F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), 2)

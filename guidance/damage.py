@@ -1,0 +1,154 @@
+"""Damage: what makes a network worse on purpose, on plain tensors. Draws depend on a key alone.
+
+Sources: dropout and input noise 2406.02507 section 5.1; identity attention 2403.17377 Eq. 8; blurred queries 2408.00760
+Eq. 12; blocks left out 2508.12880. Attention tensors are [..., tokens, channels], tokens row by row of a grid
+(frames, height, width).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .noise_level import NoiseLevel, expand
+
+Grid = tuple[int, int, int]  # frames, height, width, in tokens
+LOW = 0xFFFFFFFF
+
+
+def key_of(seed: int, sigma: float, place: str) -> int:
+    """A number of 64 bits for one draw: another seed, noise level or place gives an unrelated one."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{sigma!r}/{place}".encode(), digest_size=8).digest(), "big")
+
+
+def chance(key: int) -> float:
+    """The key as one uniform number in [0, 1)."""
+    return (key >> 11) * 2.0**-53
+
+
+def uniform(shape: torch.Size | tuple[int, ...], key: int, device: torch.device | str = "cpu") -> Tensor:
+    """Uniform float32 numbers in (0, 1): a hash of each element's index, the same on every device.
+
+    No generator: one on the CPU would take longer than a large network's step, one on the device would draw otherwise.
+    """
+    index = torch.arange(math.prod(shape), dtype=torch.int64, device=device)
+    mixed = _mix(_mix(index ^ (key & LOW)) ^ (key >> 32))
+    return ((mixed >> 9).to(torch.float32) + 0.5).mul_(2.0**-23).reshape(tuple(shape))
+
+
+def normal(shape: torch.Size | tuple[int, ...], key: int, device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal float32 numbers."""
+    return torch.special.ndtri(uniform(shape, key, device))
+
+
+def _mix(z: Tensor) -> Tensor:
+    """A bijection of 32-bit numbers in which every bit of z decides every bit (the end of MurmurHash3)."""
+    z = ((z ^ (z >> 16)) * 0x85EBCA6B) & LOW
+    z = ((z ^ (z >> 13)) * 0xC2B2AE35) & LOW
+    return z ^ (z >> 16)
+
+
+def drop(before: Tensor, after: Tensor, rate: float, draws: Tensor) -> Tensor:
+    """Dropout of what a block adds: before + mask (after - before) / (1 - rate). draws: uniform, broadcast over rows.
+
+    With `before` of another shape than `after` there is no such difference: raises ValueError.
+    """
+    _check_residual(before, after)
+    kept = (draws >= rate).to(after.dtype) / (1.0 - rate)
+    return before + kept * (after - before)
+
+
+def leave_out(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+    """A block that does only 1 - share of its work. share: [B], 1 = the block is skipped."""
+    _check_residual(before, after)
+    return torch.lerp(after, before, expand(share, after))
+
+
+def _check_residual(before: Tensor, after: Tensor) -> None:
+    if before.shape != after.shape:
+        raise ValueError(
+            f"This block turns {tuple(before.shape)} into {tuple(after.shape)}, so it cannot be left out. "
+            f"Choose other layers."
+        )
+
+
+def noisier(level: NoiseLevel, extra: float, highest: float) -> tuple[NoiseLevel, Tensor]:
+    """The level after more noise on the same signal, and how much: sigma' = (1 + extra) sigma, at most `highest`.
+
+    Args:
+        highest: the largest sigma (noise to signal) that the network was trained for; inf = any.
+
+    Returns:
+        (a, b') and the standard deviation [B] of the noise to add to x, sqrt(b'^2 - b^2).
+    """
+    limit = (highest * level.a / level.b).nan_to_num(nan=math.inf)  # without signal (a = 0) nothing is the highest
+    grown = level.b * limit.clamp(1.0, 1.0 + extra)
+    return NoiseLevel(level.a, grown), (grown**2 - level.b**2).clamp(min=0).sqrt()
+
+
+def with_noise(x: Tensor, added: Tensor, noise: Tensor) -> Tensor:
+    """x [B, ...] and fresh noise of standard deviation `added` [B]."""
+    return x + expand(added, x) * noise.to(x.dtype)
+
+
+def as_flow(x: Tensor, level: NoiseLevel, noise_scale: float) -> tuple[Tensor, Tensor]:
+    """x and its time t [B] in a flow model's coordinates, where a + b / noise_scale = 1; a may be 0."""
+    total = level.a + level.b / noise_scale
+    return x * expand(1.0 / total, x), level.b / noise_scale / total
+
+
+def partly(whole: Tensor, damaged: Tensor, strength: float) -> Tensor:
+    """Between the undamaged (strength 0) and the damaged (1)."""
+    return damaged if strength == 1.0 else torch.lerp(whole, damaged.to(whole.dtype), strength)
+
+
+def blurred(tokens: Tensor, grid: Grid, spread: float) -> Tensor:
+    """Every frame of a token grid blurred by a Gaussian of `spread` tokens, normalised at the borders."""
+    frames, height, width = grid
+    out = tokens.reshape(*tokens.shape[:-2], frames, height, width, tokens.shape[-1])
+    rows, columns = (_gaussian(count, spread, tokens) for count in (height, width))
+    out = torch.einsum("ij,...jwc->...iwc", rows, out)
+    return torch.einsum("ij,...hjc->...hic", columns, out).reshape(tokens.shape)
+
+
+def _gaussian(count: int, spread: float, like: Tensor) -> Tensor:
+    place = torch.arange(count, dtype=torch.float32)
+    weights = torch.exp(-((place[:, None] - place) ** 2) / (2 * spread**2))
+    return (weights / weights.sum(1, keepdim=True)).to(like.device, like.dtype)
+
+
+def pooled(tokens: Tensor, grid: Grid, factor: int) -> Tensor:
+    """Every frame of a token grid averaged over squares of factor x factor tokens; fewer tokens come back."""
+    frames, height, width = grid
+    maps = tokens.reshape(-1, frames, height, width, tokens.shape[-1]).flatten(0, 1).movedim(-1, 1)
+    small = F.avg_pool2d(maps, factor, ceil_mode=True, count_include_pad=False).movedim(1, -1)
+    return small.reshape(*tokens.shape[:-2], -1, tokens.shape[-1])
+
+
+def alone(q: Tensor, k: Tensor, v: Tensor, text: int, mask: Tensor | None = None) -> Tensor:
+    """What picture tokens get when they see no other picture token, only themselves and the text.
+
+    Args:
+        q, k, v: [B, heads, text + picture tokens, channels], the text first; text 0 gives v.
+        mask: added to the scores, broadcastable to [B, heads, tokens, tokens].
+
+    Returns:
+        [B, heads, picture tokens, channels].
+    """
+    own = v[..., text:, :]
+    if text == 0:
+        return own
+    scale = q.shape[-1] ** -0.5
+    asked = q[..., text:, :] * scale
+    scores = asked @ k[..., :text, :].transpose(-1, -2)
+    self_score = (asked * k[..., text:, :]).sum(-1, keepdim=True)
+    if mask is not None:
+        full = mask.expand(*mask.shape[:-2], q.shape[-2], k.shape[-2])
+        scores = scores + full[..., text:, :text]
+        self_score = self_score + full.diagonal(dim1=-2, dim2=-1)[..., text:, None]
+    weights = torch.cat([self_score, scores], -1).float().softmax(-1).to(v.dtype)
+    return weights[..., :1] * own + weights[..., 1:] @ v[..., :text, :]

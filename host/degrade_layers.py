@@ -1,0 +1,154 @@
+"""Which layers of a host's network can be damaged through its public patch points, and how people name them.
+
+A layer is a part and a number: ("input", 4), ("middle", 0), ("double", 7). Sources: comfy/ldm/modules/diffusionmodules/
+openaimodel.py and mmdit.py, comfy/ldm/flux, chroma, qwen_image, wan, audio/dit.py and lightricks/av_model.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import cast
+
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+Layer = tuple[str, int]
+WORD = re.compile(r"([a-z]*)\s*(?:(\d+)(?:\s*-\s*(\d+))?)?")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A network's layers.
+
+    Attributes:
+        blocks: those that can be left out: what comes out has the shape of what went in.
+        attention: those whose self-attention can be replaced.
+        joint: text and picture share one attention, the text first.
+        unet: patched at a U-Net's points; else at a transformer's blocks.
+    """
+
+    blocks: tuple[Layer, ...] = ()
+    attention: tuple[Layer, ...] = ()
+    joint: bool = False
+    unet: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a class of transformers keeps its blocks: the patch points' names and the attributes."""
+
+    parts: dict[str, str]
+    attention: tuple[str, ...] = ()  # the parts with a self-attention that sees transformer_options
+    joint: bool = False
+    reshaping: tuple[Layer, ...] = field(default=())  # blocks whose output has another shape
+
+
+STREAMS = {"double": "double_blocks", "single": "single_blocks"}
+FAMILIES = {
+    "MMDiT": Family({"double": "joint_blocks"}, ("double",), joint=True),
+    "Flux": Family(STREAMS, ("double", "single"), joint=True),
+    "Chroma": Family(STREAMS, ("double", "single"), joint=True),
+    "QwenImageTransformer2DModel": Family({"double": "transformer_blocks"}, ("double",), joint=True),
+    "WanModel": Family({"double": "blocks"}, ("double",)),
+    "AudioDiffusionTransformer": Family({"double": "transformer.layers"}),
+    "LTXAVModel": Family({"double": "transformer_blocks"}),
+    "TinyUNet": Family({"down": "down", "deep": "deep", "up": "up"}, ("deep",), reshaping=(("up", 0),)),
+}
+SUPPORTED = "Stable Diffusion U-Nets, SD3, Flux, Chroma, Qwen-Image, Wan and the embedded tiny models"
+BLOCKS_ALONE = "Stable Audio and LTX with sound (blocks only)"
+
+
+def layout_of(model: ModelPatcher) -> Layout:
+    """The layers of a MODEL's network; none if its patch points are not known."""
+    network = model.get_model_object("diffusion_model")
+    if isinstance(network, UNetModel):
+        return _unet(network)
+    family = next((FAMILIES[kind.__name__] for kind in type(network).__mro__ if kind.__name__ in FAMILIES), None)
+    if family is None:
+        return Layout()
+    lists = {part: cast(nn.ModuleList, network.get_submodule(path)) for part, path in family.parts.items()}
+    layers = tuple((part, i) for part, blocks in lists.items() for i in range(len(blocks)))
+    attention = tuple(layer for layer in layers if layer[0] in family.attention)
+    return Layout(tuple(layer for layer in layers if layer not in family.reshaping), attention, family.joint)
+
+
+def _unet(network: UNetModel) -> Layout:
+    """A block can be left out where nothing changes size; after the last output block there is no patch point."""
+    blocks: list[Layer] = []
+    attention: list[Layer] = []
+    width = None
+    middle = [] if network.middle_block is None else [network.middle_block]
+    for part, modules in (("input", network.input_blocks), ("middle", middle), ("output", network.output_blocks)):
+        for index, block in enumerate(cast(list[nn.Sequential], modules)):
+            residual = [layer for layer in block if isinstance(layer, ResBlock)]
+            resized = any(isinstance(m, Downsample | Upsample) or getattr(m, "updown", False) for m in block)
+            out = residual[-1].out_channels if residual else width
+            last = part == "output" and index == len(network.output_blocks) - 1
+            if residual and out == width and not resized and not last:
+                blocks.append((part, index))
+            if any(isinstance(layer, SpatialTransformer) for layer in block):
+                attention.append((part, index))
+            width = out if index or part != "input" else network.model_channels
+    return Layout(tuple(blocks), tuple(attention), unet=True)
+
+
+def chosen(text: str, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The layers that the words name, such as "middle, output 3-5" or "7, 8, 9", of those that there are.
+
+    Raises ValueError, with what there is, for anything else.
+    """
+    found: list[Layer] = []
+    for word in filter(None, (word.strip() for word in text.lower().replace(";", ",").split(","))):
+        mine = _of_word(word, layers)
+        if not mine:
+            raise ValueError(_unknown(word, layers))
+        found += mine
+    if not found:
+        raise ValueError(_unknown(text, layers))
+    return tuple(dict.fromkeys(found))
+
+
+def _of_word(word: str, layers: tuple[Layer, ...]) -> list[Layer]:
+    """The layers of one word; none if some of them are not there."""
+    parts = list(dict.fromkeys(part for part, _ in layers))
+    match = WORD.fullmatch(word)
+    part, first, last = match.groups() if match else ("", None, None)
+    if not part and first and len(parts) == 1:
+        part = parts[0]  # a number is enough where there is only one part
+    mine = [layer for layer in layers if layer[0] == part]
+    if first is None:
+        return mine
+    low, high = int(first), int(last or first)
+    inside = [layer for layer in mine if low <= layer[1] <= high]
+    return inside if len(inside) == high - low + 1 else []
+
+
+def _unknown(word: str, layers: tuple[Layer, ...]) -> str:
+    return (
+        f"layers has {word!r}, and this model has {named(layers)}. Write for instance {named(central(layers))}, "
+        f"or leave it empty for the usual ones."
+    )
+
+
+def central(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The usual layers to damage: a U-Net's middle, or an eighth of a transformer from 30 % of its depth on."""
+    if ("middle", 0) in layers:
+        return (("middle", 0),)
+    start = int(0.3 * len(layers))
+    return layers[start : start + max(1, round(len(layers) / 8))]
+
+
+def named(layers: Iterable[Layer]) -> str:
+    """The layers in the words that `chosen` reads: input 1-2, middle, output 4."""
+    words = []
+    for part, group in groupby(layers, key=lambda layer: layer[0]):
+        numbers = [number for _, number in group]
+        runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
+        spans = [(run[0][1], run[-1][1]) for run in runs]
+        words += [part] if part == "middle" else [f"{part} {a}" if a == b else f"{part} {a}-{b}" for a, b in spans]
+    return ", ".join(words)
