@@ -7,7 +7,7 @@ gets the same with its own options, hooks and conditioning, never the main model
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from ..guidance.noise_level import NoiseLevel
 from .compatibility import check_conditioning
 from .noise_levels import carry, same_coordinates
+from .toggled import Toggle
 
 
 @dataclass
@@ -29,6 +30,8 @@ class GuideModel:
     name: str
     patcher: ModelPatcher
     raw: dict[str, list[dict]]  # conditioning by name, converted but not encoded; "positive" is what it is asked for
+    resident: ModelPatcher | None = None  # whose loaded network it is evaluated over, with its own weights switched on
+    toggle: Toggle | None = None
     options: dict = field(default_factory=dict)
     conds: dict[str, list[dict]] = field(default_factory=dict)
     main_sampling: Any = None  # the main model's model_sampling: the coordinates in which x and sigma arrive
@@ -49,9 +52,10 @@ class GuideModel:
         device = self.patcher.load_device
         comfy.samplers.cast_to_load_options(self.options, device=device, dtype=self.patcher.model_dtype())
         self.options["transformer_options"]["sample_sigmas"] = sigmas
+        self.toggle = Toggle(self.resident, self.patcher) if self.resident is not None else None
         if "context_handler" in main_options and "context_handler" not in self.options:
             self.options["context_handler"] = copy.copy(main_options["context_handler"])
-        with self._current():
+        with self._current(), self._weights():
             self.patcher.pre_run()
             self.conds = comfy.samplers.process_conds(
                 self.patcher.model, noise.to(device), conds, device, _to(latent_image, device),
@@ -65,7 +69,7 @@ class GuideModel:
         if not same_coordinates(self.main_sampling, own):
             x, sigma = carry(x, level, self.main_sampling, own)
         device = self.patcher.load_device
-        with self._current():
+        with self._current(), self._weights():
             (out,) = comfy.samplers.calc_cond_batch(
                 self.patcher.model, [self.conds[condition]], x.to(device), sigma.to(device), self.options
             )
@@ -73,6 +77,7 @@ class GuideModel:
 
     def release(self, cleaned: bool) -> None:
         """Undo `prepare`. `cleaned`: the host has finished and has called the patcher's cleanup itself."""
+        self.toggle = None
         if not self.opened:
             return
         if not cleaned:
@@ -83,6 +88,10 @@ class GuideModel:
                 cond["control"].cleanup()
         comfy.samplers.cast_to_load_options(self.options, device=self.patcher.offload_device)
         self.patcher.restore_hook_patches()
+
+    def _weights(self):
+        """While inside, the network has the guide's weights."""
+        return self.toggle.on() if self.toggle is not None else nullcontext()
 
     @contextmanager
     def _current(self):

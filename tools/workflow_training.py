@@ -1,4 +1,4 @@
-"""The workflow that trains: a LoRA by ComfyUI's own node, with P2 weighting."""
+"""The workflows that train: LoRAs by ComfyUI's own node, with P2 weighting, and as guides of each other."""
 
 from __future__ import annotations
 
@@ -40,3 +40,44 @@ def p2_training(object_info: dict, stamps: Stamps) -> dict:
     adapted = scene.add("LoraModelLoader", lane, 2, model=model, lora=trained["lora"], strength_model=1.0)
     scene.picture(lane, adapted["model"], "p2_training_after", "after", 3)
     return scene.build()
+
+
+def lora_guide(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "lora_guide", "A LoRA guided by an earlier snapshot of itself, over one model in memory.", object_info, stamps,
+    )
+    scene.shared(
+        "## A LoRA guided by its own past\nTwo snapshots of one training: after 10 steps and after 60. Both go on the "
+        "same model. **Autoguidance** steers the late one away from what the early one still got wrong.\n\nThe model "
+        "is in memory once: while the guide is evaluated, the difference of the two LoRAs is switched on. Guidance "
+        "Report says so.\n\nWith LoRAs of yours: Load LoRA twice in place of the training. The base without any LoRA "
+        "can be the guide too.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("Lessons: guided pictures of one class")
+    star = scene.add("GuidanceClassLabel", lane, 1, title="The class of the lessons", model=model, label="star")
+    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
+    lessons = scene.add(
+        "KSampler", lane, 2, title="Lessons", model=guided["MODEL"], positive=star["CONDITIONING"],
+        negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], seed=SEED + 1, steps=STEPS,
+        cfg=1.0, sampler_name="euler", scheduler="karras",
+    )
+    lane = scene.lane("Two snapshots of one training")
+    early, late = (_trained(scene, lane, model, lessons, star, steps) for steps in (10, 60))
+    lane = scene.lane("The late LoRA")
+    main = scene.add("LoraModelLoader", lane, 1, title="Late", model=model, lora=late["lora"], strength_model=1.0)
+    scene.picture(lane, main["model"], "lora_guide_late", "late LoRA", 3)
+    lane = scene.lane("Guided by the early LoRA")
+    weak = scene.add("LoraModelLoader", lane, 1, title="Early", model=model, lora=early["lora"], strength_model=1.0)
+    steered = scene.add("GuidanceAutoguidance", lane, 2, model=main["model"], guide_model=weak["model"], weight=2.0)
+    scene.picture(lane, steered["MODEL"], "lora_guide_guided", "late guided by early", 3)
+    return scene.build()
+
+
+def _trained(scene: Scene, lane, model, lessons, positive, steps: int):
+    """ComfyUI's own trainer: the same seed, so that fewer steps are an earlier snapshot."""
+    return scene.add(
+        "TrainLoraNode", lane, 1, title=f"After {steps} steps", model=model, latents=lessons["LATENT"],
+        positive=positive["CONDITIONING"], batch_size=1, grad_accumulation_steps=4, steps=steps, learning_rate=0.0005,
+        rank=4, training_dtype="fp32", lora_dtype="fp32", gradient_checkpointing=False,
+    )
