@@ -27,6 +27,7 @@ class GuidanceTrainExperts(io.ComfyNode):
                 *_wires(),
                 *_main_inputs(),
                 *_more_inputs(),
+                *_rare_inputs(),
                 *_preview_model(),
             ],
             outputs=[
@@ -132,6 +133,11 @@ def _more_inputs() -> list[io.Input]:
             tooltip="On: LoRA, biases and norms, a few percent of the network per expert. Off: whole networks, for "
             "comparison; the file holds one per expert.",
         ),
+    ]
+
+
+def _rare_inputs() -> list[io.Input]:
+    return [
         io.Int.Input(
             "alpha", default=8, min=1, max=1024, advanced=True,
             tooltip="LoRA's changes count alpha / rank. PPAP: 8 for rank 16.",

@@ -242,7 +242,7 @@ def it_says_what_it_is(cls: type[Rule]) -> None:
     assert " = " in first and cls.paper in first, "the docstring does not start with the equation and its source"
     for field in fields(cls):
         # Numbers are typed into widgets made of their param(); the rest have sockets and words of their own.
-        if field.name not in ("schedule", "guide", "objective") and not isinstance(field.default, bool):
+        if field.name not in ("schedule", "guide", "objective", "run") and not isinstance(field.default, bool):
             assert str(field.metadata.get("doc", "")).endswith("."), f"{field.name} has no words in its param()"
     rule = cls()
     assert rule.explain().strip() and "\n" not in rule.explain(), "explain() is one line"

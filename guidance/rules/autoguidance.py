@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,14 +27,16 @@ class Autoguidance(Term):
     uses = frozenset({POSITIVE})
 
     weight: float = param(
-        2.0,
-        "Guidance weight. 1 = off: the guide is not evaluated. The paper's best values lie between 1.7 and 2.9.",
-        low=0.0,
-        high=20.0,
-        step=0.05,
+        2.0, "Guidance weight. 1 = off: the guide is not evaluated. The paper's best values lie between 1.7 and 2.9.",
+        low=0.0, high=20.0, step=0.05,
     )
     schedule: Schedule = scheduled()
     guide: str = field(default="guide")  # the name of the weaker network among the branches
+    reuse: int = param(
+        1, "Evaluate the guide at every so many noise levels, and keep its difference in between. 1 = at every one.",
+        low=1, high=16, step=1, advanced=True,
+    )
+    run: tuple[float, ...] = ()  # where a sampler's run acts, VE sigmas, falling; empty where nobody said
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -43,20 +45,29 @@ class Autoguidance(Term):
     def branch(self) -> Branch:
         return Branch(network=self.guide)
 
+    def over(self, levels: NoiseLevel) -> Autoguidance:
+        return replace(self, run=tuple(map(float, levels.sigma[self.strength(levels) != 1.0])))
+
     def strength(self, level: NoiseLevel) -> Tensor:
         return weighted(self.weight, self.schedule, level)
 
     def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        return frozenset({POSITIVE, self.branch}) if bool((self.strength(level) != 1.0).any()) else frozenset()
+        if not bool((self.strength(level) != 1.0).any()):
+            return frozenset()
+        above = (torch.tensor(self.run, dtype=torch.float64) >= level.sigma[:, None] * (1 - 1e-6)).sum(1)
+        fresh = bool(((above - 1).clamp(min=0) % self.reuse == 0).any())
+        return frozenset({POSITIVE, self.branch}) if fresh else frozenset({POSITIVE})
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        if not self.needs(step.level, step.cfg):
+        if not (needs := self.needs(step.level, step.cfg)):
             return torch.zeros_like(step.x), state
+        difference = step.branches[POSITIVE] - step.branches[self.branch] if self.branch in needs else state
         push = expand(self.strength(step.level) - 1.0, step.x)
-        return push * (step.branches[POSITIVE] - step.branches[self.branch]), state
+        return push * difference, difference if self.reuse > 1 else None
 
     def explain(self) -> str:
-        return f"Autoguidance: D + (w - 1)(D_main - D_{self.guide}), w = {self.weight:g}"
+        kept = f", the guide at every {self.reuse} levels" if self.reuse > 1 else ""
+        return f"Autoguidance: D + (w - 1)(D_main - D_{self.guide}), w = {self.weight:g}{kept}"
 
 
 def split(total: float, mix: float) -> tuple[float, float]:
