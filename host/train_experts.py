@@ -17,19 +17,18 @@ from typing import Any
 import comfy.model_management
 import folder_paths
 import torch
-from safetensors import safe_open
 
 from ..guidance.guide import GuideSpec
-from ..guidance.networks.bank_file import read_bank, save_whole, write_bank
+from ..guidance.networks.bank_file import read_bank, write_bank
 from ..guidance.networks.bank_guide import fingerprint
 from ..guidance.networks.guide_source import GuideSource
+from ..guidance.networks.unfinished_file import differences, read_unfinished, write_unfinished
 from ..guidance.training.expert_recipe import ExpertRecipe
-from ..guidance.training.experts import ExpertReport, Pictures, TeamTraining
+from ..guidance.training.experts import ExpertReport, TeamTraining
 from ..guidance.training.team_bank import bank_of, loss_curves
 from .guides import FOLDER, LoadedGuide, built, load_bank, source_of
-from .pictures import PictureFolder
+from .picture_folder import PictureFolder, lessons_of
 
-WAITING = "guidance-components/expert-training/1"
 SAVE_SECONDS = 120.0
 Watch = Callable[[TeamTraining, ExpertReport], None]
 
@@ -79,10 +78,11 @@ def train_experts(request: Request, watch: Watch) -> Trained:
     with torch.inference_mode(False), torch.enable_grad():
         network, spec = built(source)
         training = _training(network, spec, request.recipe)
+        lessons = lessons_of(request.pictures, spec, request.recipe.learn_from)
         if waiting.exists():
-            training.restore(_waiting(waiting, facts, request.name))
+            training.restore(read_unfinished(waiting, facts))
         with _kept(training, waiting, facts) as keep, _enough_memory():
-            for report in training.steps(_lessons(request, spec), len(request.pictures)):
+            for report in training.steps(lessons, len(request.pictures)):
                 watch(training, report)
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 keep()
@@ -137,7 +137,7 @@ def _finished(path: Path, facts: dict[str, Any]) -> Trained:
     found = {"base": bank.header.base, "base_sha256": bank.header.base_sha256} | {
         key: bank.training.get(key) for key in ("recipe", "pictures")
     }
-    differs = _differences(facts, found)
+    differs = differences(facts, found)
     if differs:
         raise ValueError(
             f"{path.name} is in models/{FOLDER} already and was trained otherwise ({differs}). Choose another name, or "
@@ -150,30 +150,13 @@ def _waiting_path(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / "guidance" / "unfinished experts" / f"{name}.safetensors"
 
 
-def _waiting(path: Path, facts: dict[str, Any], name: str) -> dict[str, torch.Tensor]:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        saved = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
-    differs = "it is of another version" if metadata.get("format") != WAITING else _differences(
-        facts, json.loads(metadata["facts"])
-    )
-    if differs:
-        raise ValueError(
-            f"A training called {name} was stopped and waits with other settings ({differs}). Go on with those, choose "
-            f"another name, or delete {path}."
-        )
-    return saved
-
-
 @contextmanager
 def _kept(training: TeamTraining, path: Path, facts: dict[str, Any]) -> Generator[Callable[[], None]]:
     """Saves the training when it is left early, and every so often when the given function is called."""
     last = monotonic()
 
     def save() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {key: tensor.cpu().contiguous() for key, tensor in training.tensors().items()}
-        save_whole(path, tensors, {"format": WAITING, "facts": json.dumps(facts)})
+        write_unfinished(path, training.tensors(), facts)
 
     def now_and_then() -> None:
         nonlocal last
@@ -199,41 +182,3 @@ def _enough_memory() -> Generator[None]:
             "There is not enough memory for this training. Choose a smaller batch_size, with more accumulate for the "
             "same pictures per step, or precision bf16."
         ) from error
-
-
-def _lessons(request: Request, spec: GuideSpec) -> Pictures:
-    """The pictures by index; where labels are learnt, each with the guide's own number of its folder's class."""
-    pictures = request.pictures
-    if request.recipe.learn_from != "labels":
-        return lambda indices: (pictures.batch(indices)[0], None)
-    unknown = [label for label in pictures.labels if label not in spec.labels]
-    if unknown or not pictures.labels:
-        came = f"a folder {unknown[0]!r}" if unknown else "no folders of classes"
-        raise ValueError(
-            f"learn_from = labels: the pictures have {came}; name the folders as {spec.name} names its classes "
-            f"({', '.join(spec.labels[:4])}, ...), or let the experts learn from the guide."
-        )
-    numbers = torch.tensor([spec.labels.index(label) for label in pictures.labels])
-
-    def labelled(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        shown, classes = pictures.batch(indices)
-        return shown, None if classes is None else numbers[classes]
-
-    return labelled
-
-
-def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    """What differs between two nested dicts, in words; empty if nothing does."""
-    words = []
-    for key in wanted:
-        mine, theirs = wanted[key], found.get(key)
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            words += [inner for inner in [_differences(mine, theirs)] if inner]
-        elif mine != theirs:
-            words.append(f"{key} {_short(theirs)} instead of {_short(mine)}")
-    return ", ".join(words)
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."

@@ -1,7 +1,5 @@
 """Training experts: ranges, lessons, resuming, and that the teacher stays as it was."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -156,6 +154,15 @@ def test_the_parts_fit_and_give_what_the_student_gave():
     assert "grouped.weight" not in names and "head.weight" not in names
 
 
+def test_a_network_that_is_moved_keeps_its_statistics():
+    """As to a GPU: parameters stay the same objects, buffers do not."""
+    student = Student(small(), SMALL, torch.Generator().manual_seed(0))
+    student.network._apply(torch.clone)
+    student.network(unlabelled(torch.arange(4))[0])
+    assert int(student.part().whole["norm.num_batches_tracked"]) == 1
+    assert not torch.equal(student.part().whole["norm.running_mean"], small().norm.running_mean)
+
+
 def test_full_training_changes_every_weight_and_low_rank_only_what_it_says():
     full = trained(adaptation=Adaptation(efficient=False)).parts[0]
     assert not full.low_rank and {*full.whole} == {*small().state_dict()}
@@ -272,8 +279,8 @@ def test_trainings_that_cannot_be_are_refused_in_words():
 def test_a_loss_that_overflows_stops_and_leaves_the_weights():
     training = TeamTraining(small(), spec(), recipe())
     steps = training.steps(lambda i: (torch.full((len(i), 3, 8, 8), float("inf")), None), COUNT)
-    before = copy.deepcopy(training.student.trained)
+    before = {name: tensor.detach().clone() for name, tensor in training.student.tensors().items()}
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         next(steps)
-    assert_same(dict(training.student.trained), dict(before))
+    assert_same({name: tensor.detach() for name, tensor in training.student.tensors().items()}, before)
     assert training.step == 0 and training.losses == []

@@ -86,7 +86,8 @@ class TeamTraining:
             raise ValueError("There are no pictures to learn from; make some, or choose another folder.")
         while not self.done:
             rate = self.recipe.learning_rate * (1 - self.step / self.recipe.steps)
-            loss = self._step(pictures, count, rate)
+            with self.student.untouched_if_it_fails():
+                loss = self._step(pictures, count, rate)
             self.losses.append(loss)
             self.step += 1
             report = ExpertReport(self.expert, self.step, loss, rate)

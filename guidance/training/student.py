@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,20 +36,16 @@ class Student:
         self.adaptation = adaptation
         self.network = copy.deepcopy(base).float().eval().requires_grad_(False)
         layers = low_rank_layers(self.network, adaptation) if adaptation.efficient else []
-        parameters, buffers = whole_tensors(self.network, adaptation)
+        parameters, self._buffers = whole_tensors(self.network, adaptation)
         if not (layers or parameters):
             raise ValueError("This network has no layer that an expert could change (Linear, Conv2d, norms, biases).")
         if layers:
             _inject(self.network, layers, adaptation, generator)
         self.trained: dict[str, nn.Parameter] = {}
-        self.buffers: dict[str, Tensor] = {}
         for name, parameter in self.network.named_parameters():
             if f".{_ADAPTER}." in name or _plain(name) in parameters:
                 parameter.requires_grad_()
                 self.trained[name] = parameter
-        for name, buffer in self.network.named_buffers():
-            if name in buffers:
-                self.buffers[name] = buffer
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
@@ -68,7 +66,19 @@ class Student:
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained tensors themselves, by name; `restore` takes the same names."""
-        return {**self.trained, **self.buffers}
+        held = dict(self.network.named_buffers())  # moving a network puts others in their place
+        return {**self.trained, **{name: held[name] for name in self._buffers}}
+
+    @contextmanager
+    def untouched_if_it_fails(self) -> Generator[None]:
+        """A forward changes BatchNorm's statistics at once; if the step ends in an error, it never was."""
+        before = {name: tensor.clone() for name, tensor in self.network.named_buffers() if name in self._buffers}
+        try:
+            yield
+            before.clear()
+        finally:
+            for name, tensor in before.items():
+                self.network.get_buffer(name).copy_(tensor)
 
     @torch.no_grad()
     def restore(self, saved: dict[str, Tensor]) -> None:

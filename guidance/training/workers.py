@@ -58,12 +58,14 @@ class _Shared:
         norm, axes = self.norm, [0, *range(2, x.ndim)]
         if not norm.training:
             return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
-        mean = _Mean.apply(x.float().mean(axes), self.workers)
-        square = _Mean.apply(x.float().square().mean(axes), self.workers)
-        variance = (square - mean.square()).clamp(min=0)
-        self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1] * self.workers.count)
         shape = (1, -1, *[1] * (x.ndim - 2))
-        out = (x - mean.view(shape)) * (variance + norm.eps).rsqrt().view(shape)
+        full = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _Mean.apply(full.mean(axes), self.workers)
+        # The squares of what is left, not E[x^2] - E[x]^2, which loses the digits that a large mean takes.
+        centred = full - mean.view(shape)
+        variance = _Mean.apply(centred.square().mean(axes), self.workers)
+        self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1] * self.workers.count)
+        out = centred * (variance + norm.eps).rsqrt().view(shape)
         return (out * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else out).to(x.dtype)
 
     @torch.no_grad()

@@ -1,0 +1,286 @@
+"""Train a team of noise-aware experts (PPAP) without ComfyUI: on one machine, or on several GPUs or machines.
+
+    python tools/train_experts.py --guide GUIDE --pictures FOLDER --out BANK [...]
+    accelerate launch --multi_gpu tools/train_experts.py --guide GUIDE --pictures FOLDER --out BANK [...]
+    torchrun --nproc_per_node 2 tools/train_experts.py --cpu --guide GUIDE --pictures FOLDER --out BANK [...]
+
+The file is the one that the node Train Experts writes. A training that the node left unfinished is taken up with the
+node's settings and --work "ComfyUI/output/guidance/unfinished experts".
+--guide is a clean network as Load Guide takes it: a transformers folder or a file. --pictures is a folder of pictures
+of the diffusion model that is to be guided (Make Pictures), or of your own. Every other flag is a setting of the
+recipe; batch is the pictures of one process, so that two processes make steps of twice as many.
+
+Ctrl-C stops after the step that is under way and saves; the same command goes on from there, with the same result.
+All processes must see the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+if "guidance_pack" not in sys.modules:
+    # The checkout's folder may have any name, so the pack gets its module name here, not from sys.path.
+    spec = ModuleSpec("guidance_pack", None, is_package=True)
+    spec.submodule_search_locations = [str(ROOT)]
+    sys.modules["guidance_pack"] = module_from_spec(spec)
+
+from guidance_pack.guidance.guide import GuideSpec, families  # noqa: E402
+from guidance_pack.guidance.networks.bank_file import read_bank, write_bank  # noqa: E402
+from guidance_pack.guidance.networks.bank_guide import fingerprint  # noqa: E402
+from guidance_pack.guidance.networks.guide_source import GuideFileError, GuideSource  # noqa: E402
+from guidance_pack.guidance.networks.unfinished_file import (  # noqa: E402
+    differences,
+    read_unfinished,
+    write_unfinished,
+)
+from guidance_pack.guidance.noise_schedule import NAMES  # noqa: E402
+from guidance_pack.guidance.training.adaptation import Adaptation  # noqa: E402
+from guidance_pack.guidance.training.expert_recipe import PRECISIONS, WEIGHTINGS, ExpertRecipe  # noqa: E402
+from guidance_pack.guidance.training.experts import ExpertReport, Pictures, TeamTraining  # noqa: E402
+from guidance_pack.guidance.training.lessons import KINDS  # noqa: E402
+from guidance_pack.guidance.training.team_bank import bank_of  # noqa: E402
+from guidance_pack.host.picture_folder import PictureFolder, lessons_of, read_folder  # noqa: E402
+
+SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0
+GUIDES = ("models", "guides")
+CHOICES = {"learn_from": KINDS, "weighting": WEIGHTINGS, "precision": PRECISIONS, "schedule": NAMES}
+HELP = {
+    "experts": "how many; each covers an equal range of the schedule's timesteps",
+    "iterations": "steps of all experts together",
+    "batch": "pictures of one process in one forward",
+    "accumulate": "forwards of one step",
+    "learning_rate": "at the first step of each expert; it falls straight to 0",
+    "weight_decay": "AdamW's",
+    "learn_from": "task: the clean network's answer; mse: the same, number by number; labels: the names of the folders",
+    "temperature": "of the clean network's answer; below 1 makes it more certain",
+    "weighting": "of the timesteps of an expert's range",
+    "schedule": "the noise that the experts learn: that of the model to be guided (linear: ADM's)",
+    "flip": "mirror every second picture",
+    "precision": "of forward and backward",
+    "seed": "the same seed, settings and pictures give the same file",
+    "efficient": "LoRA, biases and norms alone, not every weight",
+    "rank": "of LoRA",
+    "alpha": "LoRA's changes count alpha / rank",
+    "layers": "names of the layers that get LoRA, with * and commas; auto is the paper's choice",
+}
+
+
+class Processes:
+    """The processes that accelerate started: `guidance.training.workers.Workers`."""
+
+    def __init__(self, cpu: bool) -> None:
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(cpu=cpu)
+        self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
+        self.device = self.accelerator.device
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return tensor if self.count == 1 else self.accelerator.reduce(tensor, "mean")
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process; all get the same answer, so that all do the same."""
+        return bool(self.mean(torch.tensor(float(here), device=self.device)) > 0)
+
+    def agree(self, *numbers: int) -> bool:
+        """Whether all processes have the same numbers."""
+        mine = torch.tensor([number % (1 << 20) for number in numbers], dtype=torch.float64, device="cpu")
+        mine = mine.to(self.device, torch.float32)  # whole numbers below 2^20, which float32 holds exactly
+        return not self.any(bool((self.mean(mine) != mine).any()))
+
+
+class Stop:
+    """Remembers Ctrl-C and the end that a cluster's scheduler announces, until the step is done."""
+
+    def __enter__(self) -> Stop:
+        self.asked = False
+        self._before = {kind: signal.signal(kind, self._ask) for kind in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+
+class Progress:
+    """A line now and then, from the first process."""
+
+    def __init__(self, recipe: ExpertRecipe, workers: Processes) -> None:
+        self.recipe, self.workers = recipe, workers
+        self.began, self.said, self.steps = time.monotonic(), -SAY_SECONDS, 0
+
+    def line(self, words: str) -> None:
+        if self.workers.rank == 0:
+            print(words, flush=True)
+
+    def first(self, training: TeamTraining) -> None:
+        already = f", {len(training.losses)} of them taken before" if training.losses else ""
+        steps = self.recipe.steps * self.recipe.experts
+        self.line(f"{steps} steps of {self.workers.count} process(es) on {self.workers.device}{already}")
+
+    def __call__(self, report: ExpertReport) -> None:
+        self.steps += 1
+        now = time.monotonic()
+        if now - self.said < SAY_SECONDS and report.step < self.recipe.steps:
+            return
+        self.said = now
+        rate = self.steps / max(now - self.began, 1e-9)
+        self.line(
+            f"expert {report.expert + 1} of {self.recipe.experts}, step {report.step} of {self.recipe.steps}: loss "
+            f"{report.loss:.4g}, learning rate {report.learning_rate:.3g}, {rate:.2f} steps/s"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    workers = Processes(options.cpu)
+    try:
+        return train(options, workers)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        workers.accelerator.end_training()
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--guide", type=Path, required=True, help="the clean network: a folder or file")
+    made.add_argument("--pictures", type=Path, required=True, help="a folder of pictures, perhaps one per class in it")
+    made.add_argument("--out", type=Path, required=True, help="the bank's file, ending in .safetensors")
+    made.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), default=(256, 256),
+                      help="what the pictures are brought to: the size of the model that is to be guided (256 256)")
+    made.add_argument("--base", help="the guide's name in Load Guide (what follows models/guides, or the file's name)")
+    made.add_argument("--work", type=Path, help="where a stopped training waits ('unfinished experts' beside --out)")
+    made.add_argument("--steps", type=int, default=sys.maxsize, help="stop after so many more steps, as Ctrl-C does")
+    made.add_argument("--cpu", action="store_true", help="even where there is a GPU")
+    group = made.add_argument_group("recipe")
+    for of in (ExpertRecipe, Adaptation):
+        for each in fields(of):
+            if each.name != "adaptation":
+                _add(group, each.name, each.default)
+    return made
+
+
+def _add(group: Any, name: str, default: Any) -> None:
+    words, flag = f"{HELP[name]} ({default})", f"--{name.replace('_', '-')}"
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=HELP[name])
+    else:
+        group.add_argument(flag, type=type(default), choices=CHOICES.get(name), default=default, help=words)
+
+
+def train(options: argparse.Namespace, workers: Processes) -> int:
+    """Train, from where it was stopped, and write the bank. Raises ValueError or OSError in words."""
+    out = options.out
+    waiting = (options.work or out.parent / "unfinished experts") / f"{out.stem}.safetensors"
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out is {out}; the bank's file must end in .safetensors.")
+    recipe = recipe_of(options)
+    source = GuideSource(options.guide, options.base or name_of(options.guide))
+    pictures = read_folder(options.pictures, *options.size)
+    facts = facts_of(source, recipe, pictures, workers)
+    if out.exists():
+        return finished(out, facts, workers)
+    network, spec = built(source)
+    training = TeamTraining(network.to(workers.device), spec, recipe, workers.device, workers)
+    if waiting.exists():
+        training.restore(read_unfinished(waiting, facts))
+    if not workers.agree(len(training.losses), len(pictures), int(pictures.fingerprint[:5], 16)):
+        raise ValueError("The processes see different pictures, or different stopped trainings in --work.")
+    shown = lessons_of(pictures, spec, recipe.learn_from)
+    if not follow(training, shown, len(pictures), waiting, facts, options.steps):
+        return 0
+    if workers.rank == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        base = (source.name, facts["base_sha256"])
+        write_bank(out, bank_of(training, out.stem, *base, facts["pictures"], {}))
+        waiting.unlink(missing_ok=True)
+        print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MB", flush=True)
+    return 0
+
+
+def follow(training: TeamTraining, shown: Pictures, count: int, waiting: Path, facts: dict, most: int) -> bool:
+    """Take the steps; whether all were taken. The first process saves now and then, and when it is stopped."""
+    workers: Any = training.workers
+    say, saved = Progress(training.recipe, workers), time.monotonic()
+    say.first(training)
+    with Stop() as stop:
+        for number, report in enumerate(training.steps(shown, count), 1):
+            say(report)
+            leave = workers.any(stop.asked or number >= most) and not training.done
+            if workers.rank == 0 and (leave or time.monotonic() - saved > SAVE_SECONDS):
+                write_unfinished(waiting, training.tensors(), facts)
+                saved = time.monotonic()
+            if leave:
+                say.line(f"stopped; the same command goes on from {waiting}")
+                return False
+    return True
+
+
+def facts_of(source: GuideSource, recipe: ExpertRecipe, pictures: PictureFolder, workers: Processes) -> dict[str, Any]:
+    """What decides the outcome, as the node counts it, and how many processes share a step, where they are several."""
+    facts = {
+        "base": source.name, "base_sha256": fingerprint(source), "recipe": recipe.as_dict(),
+        "pictures": {"fingerprint": pictures.fingerprint, "count": len(pictures)},
+    }
+    return json.loads(json.dumps(facts | ({"processes": workers.count} if workers.count > 1 else {})))
+
+
+def finished(out: Path, facts: dict[str, Any], workers: Processes) -> int:
+    bank = read_bank(out)
+    found: dict[str, Any] = {"base": bank.header.base, "base_sha256": bank.header.base_sha256}
+    found |= {key: bank.training.get(key) for key in facts if key not in found}
+    differs = differences(facts, found)
+    if differs:
+        raise ValueError(f"{out} is there already and was trained otherwise ({differs}). Choose another, or delete it.")
+    if workers.rank == 0:
+        print(f"{out} is finished already", flush=True)
+    return 0
+
+
+def recipe_of(options: argparse.Namespace) -> ExpertRecipe:
+    """Raises ValueError for what cannot be, in words."""
+    given = vars(options)
+    adaptation = Adaptation(**{each.name: given[each.name] for each in fields(Adaptation)})
+    own = {each.name: given[each.name] for each in fields(ExpertRecipe) if each.name != "adaptation"}
+    return ExpertRecipe(**own, adaptation=adaptation)
+
+
+def name_of(guide: Path) -> str:
+    """A guide's name in Load Guide: what follows models/guides; an embedded one has no ending."""
+    parts = guide.resolve().parts
+    for place in range(len(parts) - 2, 0, -1):
+        if parts[place - 1 : place + 1] == GUIDES:
+            return "/".join(parts[place + 1 :])
+    return guide.stem if guide.resolve().parent == ROOT / "assets" else guide.name
+
+
+def built(source: GuideSource) -> tuple[nn.Module, GuideSpec]:
+    """Raises GuideFileError: nothing that a guide can be, in words."""
+    known = [family() for family in families().values()]
+    for family in known:
+        if family.recognises(source):
+            return family.load(source)
+    raise GuideFileError(f"{source.name} is no guide; one can be: {'; '.join(family.title for family in known)}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
