@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workflow_graph import Stamps
+from workflow_papers import ADM, LABEL, RESNET, Published
 from workflow_scene import CLASSES, SEED, Scene
 
 CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 300.0, 20.0
@@ -17,7 +18,7 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
     scene.shared(
         "## Train experts (PPAP)\nA clean classifier cannot judge noisy pictures. **Make Pictures** lets the model "
         "draw some, **Train Experts** lets the classifier teach experts on them, each for its own range of noise. No "
-        "data, no labels.\n\nThis is a taste: a few pictures, a minute of training. The last lane has experts that were "
+        "data, no labels.\n\nThis is a taste: few pictures, a minute of training. The last lane has experts that were "
         "trained for longer. For your own: thousands of pictures, thousands of iterations, your model and a network "
         "from *models/guides*.",
     )
@@ -78,3 +79,40 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
                 )
             scene.picture(lane, steered["MODEL"], f"ppap_{task}_{kind}", f"{task}, {kind}", 3, True, seed=SEED + 1)
     return scene.build()
+
+
+def own_experts(object_info: dict, stamps: Stamps) -> dict:
+    made = Published(
+        "own_experts", "Experts of torchvision's ResNet-50 for ADM's ImageNet model, trained on a folder of pictures.",
+        object_info, stamps,
+    )
+    left = made.lane("Files")
+    made.note(
+        left, 0,
+        "## Experts of your own\nNeeds:\n\n"
+        f"- {ADM}/256x256_diffusion_uncond.pt in *models/diffusion_models* (OpenAI, MIT licence)\n- torchvision's "
+        "resnet50, IMAGENET1K_V2, as *models/guides/resnet50.safetensors*: the help page of Import Experts has the "
+        "line that writes it\n- pictures in a folder *my-pictures* of ComfyUI's input folder; or take **Make "
+        "Pictures** with the model instead.\n\nThe settings are a short training for one GPU; the paper's is 300,000 "
+        "iterations of 256 pictures (2212.05973). Stop it when you like: it goes on where it was. The bank lies in "
+        "*models/guides* afterwards, and Load Guide takes it.",
+        (360, 400),
+    )
+    lane = made.lane("Train")
+    pictures = made.add("GuidanceLoadPictures", lane, 1, folder="my-pictures", width=256, height=256)
+    clean = made.add("GuidanceLoadGuide", lane, 1, name="resnet50.safetensors")
+    clean.data["properties"]["models"] = [{"name": "resnet50.safetensors", "url": RESNET, "directory": "guides"}]
+    main = made.denoiser(lane, 1, "256x256_diffusion_uncond.pt", ADM, "ADM 256, unconditional")
+    trained = made.add(
+        "GuidanceTrainExperts", lane, 2, guide=clean["guide"], pictures=pictures["pictures"], model=main["MODEL"],
+        name="my-resnet50-experts", experts=5, iterations=20000, batch_size=32, learning_rate=0.0003, precision="bf16",
+    )
+    made.add("LossGraphNode", lane, 3, loss=trained["loss"], filename_prefix="guidance/own_experts_loss")
+    lane = made.lane("Steer")
+    asked = made.add("GuidanceClassLabel", lane, 1, model=main["MODEL"], label="")["CONDITIONING"]
+    steered = made.add(
+        "GuidanceClassifier", lane, 2, model=main["MODEL"], guide=trained["guide"], label=LABEL, scale=7.5,
+        at="noisy input",
+    )
+    made.picture(lane, 3, steered["MODEL"], asked, main["VAE"], 256, "own_experts", "euler", "ddim_uniform", 25)
+    return made.build()

@@ -1,0 +1,105 @@
+"""The blueprint in the real page, in both renderers: found by search, wired, set and run as a person would."""
+
+import browser
+import pytest
+from blueprint import BLUEPRINTS
+from make_workflows import stamps
+from workflow_scene import Scene
+
+(NAME,) = BLUEPRINTS
+EMPTY = (1200, 850)  # a place on the canvas where nothing stands
+LAST = "app.rootGraph.nodes.at(-1)"
+
+
+@pytest.fixture(scope="module")
+def scene(server):
+    """The embedded model, unguided, with its weaker relative beside it."""
+    made = Scene("blueprint", "The embedded models.", server.get("/object_info"), stamps())
+    made.shared("A place for the blueprint.", weak=True)
+    made.picture(made.lane("Guided"), made.main["MODEL"], "blueprint", "guided")
+    return made.build()
+
+
+@pytest.fixture(scope="module", params=browser.RENDERERS)
+def page(request, server, scene):
+    with browser.chromium() as running:
+        opened = browser.Page(running, server, request.param)
+        opened.open(scene)
+        add(opened)
+        wire(opened)
+        yield opened
+
+
+def add(page):
+    """Double-click, type the name, Enter, click: the node is there."""
+    count = page.do("() => app.rootGraph.nodes.length")
+    page.tab.mouse.dblclick(*EMPTY)
+    page.tab.locator("input:focus").fill(NAME)
+    page.tab.get_by_text("Subgraph Blueprints / guidance").first.wait_for()
+    page.tab.keyboard.press("Enter")
+    page.tab.wait_for_function("(count) => app.rootGraph.nodes.length > count", arg=count)
+    page.tab.mouse.click(*EMPTY)
+
+
+def wire(page):
+    page.do(
+        f"""() => {{
+            const titled = (title) => app.rootGraph.nodes.find((node) => node.title === title);
+            titled("Main model").connect(0, {LAST}, 0);
+            titled("Weak model: the guide").connect(0, {LAST}, 1);
+            {LAST}.connect(0, titled("KSampler"), 0);
+        }}"""
+    )
+
+
+def change(page, name, value):
+    page.do(
+        f"""([name, value]) => {{
+            const widget = {LAST}.widgets.find((one) => one.name === name);
+            widget.value = value; widget.callback?.(value);
+        }}""",
+        [name, value],
+    )
+
+
+def kinds(prompt):
+    return {entry["class_type"]: (number, entry["inputs"]) for number, entry in prompt.items()}
+
+
+def models(prompt):
+    """The two embedded models of the scene, by their names."""
+    return {e["inputs"]["name"]: n for n, e in prompt.items() if e["class_type"] == "GuidanceTinyModel"}
+
+
+def test_the_node_shows_its_four_numbers(page):
+    shown = page.do(f"() => {LAST}.widgets.map(({{ label, value }}) => [label, value])")
+    assert page.do(f"() => {LAST}.title") == NAME
+    assert shown == [["cfg weight", 4], ["cfg start", 0], ["cfg end", 1], ["guide weight", 2]]
+
+
+def test_the_prompt_is_the_chain_with_these_numbers(page):
+    for name, value in (("cfg_weight", 3.0), ("cfg_start", 0.1), ("cfg_end", 0.8), ("guide_weight", 1.5)):
+        change(page, name, value)
+    prompt = page.prompt()
+    found, main = kinds(prompt), models(prompt)
+    cfg, cfg_inputs = found["GuidanceCFG"]
+    auto, auto_inputs = found["GuidanceAutoguidance"]
+    assert found["KSampler"][1]["model"] == [auto, 0]
+    assert (auto_inputs["model"], auto_inputs["guide_model"]) == ([cfg, 0], [main["shapes-edm-weak"], 0])
+    assert auto_inputs["weight"] == 1.5
+    assert cfg_inputs["model"] == [main["shapes-edm"], 0] and cfg_inputs["weight_from"] == "node"
+    assert (cfg_inputs["weight"], cfg_inputs["start"], cfg_inputs["end"]) == (3.0, 0.1, 0.8)
+
+
+def test_it_runs_to_success(page):
+    assert page.missing() == []
+    assert page.run() == "success"
+
+
+def test_saved_and_opened_again_it_is_the_same(page):
+    change(page, "cfg_weight", 2.5)
+    before = page.prompt()
+    page.open(page.saved())
+    assert page.prompt() == before
+    assert kinds(before)["GuidanceCFG"][1]["weight"] == 2.5
+    assert page.complaints == []

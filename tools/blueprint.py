@@ -1,0 +1,126 @@
+"""Subgraph blueprints: ready pieces of graph that ComfyUI's node search offers beside the nodes (subgraphs/*.json)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+from workflow_graph import TITLE, Output, Stamps, Workflow
+
+from devtools.server import PACK
+
+INSIDE, OUTSIDE = -10, -20  # the page's ids of a subgraph's own inputs and outputs
+SLOTS_WIDTH, GAP, SLOT = 140, 60, 20
+WIDTH, ROW = 300, 26
+
+
+@dataclass
+class Blueprint(Workflow):
+    """A subgraph under construction; its nodes stand in one lane, its sockets to the left and to the right of them."""
+
+    given: list[dict] = field(default_factory=list)
+    promoted: list[float] = field(default_factory=list)
+    returned: list[dict] = field(default_factory=list)
+
+    def socket(self, name: str, kind: str, label: str | None = None) -> Output:
+        """An input of the subgraph."""
+        self.given.append({**self._slot(name, kind), **({"label": label} if label else {})})
+        return Output(INSIDE, len(self.given) - 1, kind)
+
+    def widget(self, name: str, label: str, value: float) -> Output:
+        """A number of the subgraph that people set on it."""
+        given = self.socket(name, "FLOAT", label)
+        self.given[given.slot]["widget"] = {"name": name}
+        self.promoted.append(value)
+        return given
+
+    def give(self, name: str, output: Output) -> None:
+        """An output of the subgraph."""
+        slot = self._slot(name, output.kind)
+        slot["linkIds"].append(self._link(output, OUTSIDE, len(self.returned)))
+        self.returned.append(slot)
+
+    def _slot(self, name: str, kind: str) -> dict:
+        return {"id": self._id(f"{kind}/{name}"), "name": name, "type": kind, "linkIds": []}
+
+    def _id(self, part: str) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/blueprint/{self.name}/{part}"))
+
+    def _link(self, source: Output, node: int, slot: int) -> int:
+        if source.node != INSIDE:
+            return super()._link(source, node, slot)
+        number = len(self.links) + 1
+        self.links.append([number, source.node, source.slot, node, slot, source.kind])
+        self.given[source.slot]["linkIds"].append(number)
+        return number
+
+    def build(self) -> dict:
+        """The blueprint as the page saves one: a workflow of one node, and the subgraph that it is."""
+        self._place()
+        inner = self._id("subgraph")
+        node = {
+            "id": 1, "type": inner, "pos": [0, 0], "size": [WIDTH, ROW * (len(self.given) + 2)], "flags": {},
+            "order": 0, "mode": 0, "title": self.name,
+            "inputs": [{**outer(slot), "link": None} for slot in self.given],
+            "outputs": [{**outer(slot), "links": []} for slot in self.returned],
+            "properties": {"cnr_id": PACK, "ver": self.stamps.pack},
+            "widgets_values": self.promoted,
+        }  # fmt: skip
+        return {
+            "id": self._id("workflow"), "revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [node],
+            "links": [], "version": 0.4, "definitions": {"subgraphs": [self._definition(inner)]},
+            "extra": {"BlueprintDescription": self.description},
+        }  # fmt: skip
+
+    def _definition(self, inner: str) -> dict:
+        right = max(node.data["pos"][0] + node.data["size"][0] for node in self.nodes)
+        named = ("id", "origin_id", "origin_slot", "target_id", "target_slot", "type")
+        state = {"lastGroupId": 0, "lastNodeId": len(self.nodes), "lastLinkId": len(self.links), "lastRerouteId": 0}
+        left = -SLOTS_WIDTH - GAP
+        return {
+            "id": inner, "version": 1, "state": state, "revision": 0, "config": {}, "name": self.name,
+            "inputNode": {"id": INSIDE, "bounding": box(left, self.given)},
+            "outputNode": {"id": OUTSIDE, "bounding": box(right + GAP, self.returned)},
+            "inputs": [place(slot, left + SLOTS_WIDTH - SLOT, row) for row, slot in enumerate(self.given)],
+            "outputs": [place(slot, right + GAP + SLOT, row) for row, slot in enumerate(self.returned)],
+            "widgets": [], "nodes": [node.data for node in self.nodes], "groups": [],
+            "links": [dict(zip(named, link, strict=True)) for link in self.links], "extra": {},
+            "category": "guidance", "description": self.description,
+        }  # fmt: skip
+
+
+def outer(slot: dict) -> dict:
+    """A slot of the subgraph as a socket of its node."""
+    return {key: slot[key] for key in ("label", "name", "type", "widget") if key in slot}
+
+
+def place(slot: dict, left: int, row: int) -> dict:
+    """A slot of the subgraph with its place on the canvas."""
+    return {**{key: value for key, value in slot.items() if key != "widget"}, "pos": [left, TITLE + SLOT * (row + 1)]}
+
+
+def box(left: int, slots: list[dict]) -> list[int]:
+    return [left, TITLE, SLOTS_WIDTH, SLOT * (len(slots) + 2)]
+
+
+def cfg_and_autoguidance(object_info: dict, stamps: Stamps) -> dict:
+    made = Blueprint(
+        "CFG + Autoguidance (two weights)",
+        "CFG from start to end (percent of the run) and autoguidance by a weaker model, each with its own weight.",
+        object_info, stamps,
+    )  # fmt: skip
+    lane = made.lane("")
+    model, guide = made.socket("model", "MODEL"), made.socket("guide_model", "MODEL")
+    guided = made.add(
+        "GuidanceCFG", lane, 0, model=model, weight_from="node", weight=made.widget("cfg_weight", "cfg weight", 4.0),
+        unit="percent", start=made.widget("cfg_start", "cfg start", 0.0), end=made.widget("cfg_end", "cfg end", 1.0),
+    )
+    guided = made.add(
+        "GuidanceAutoguidance", lane, 1, model=guided["MODEL"], guide_model=guide,
+        weight=made.widget("guide_weight", "guide weight", 2.0),
+    )
+    made.give("MODEL", guided["MODEL"])
+    return made.build()
+
+
+BLUEPRINTS = {"CFG + Autoguidance (two weights)": cfg_and_autoguidance}
