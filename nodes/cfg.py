@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..guidance.rules.apg import APG
 from ..guidance.rules.cfg import CFG
 from ..guidance.rules.rescale import Rescale
+from ..host.curves import curve
 from ..host.plan import with_rule
 from ..host.schema import inputs_of, interval_inputs, interval_problem, schedule_of
 
@@ -23,6 +24,7 @@ class GuidanceCFG(io.ComfyNode):
             description="Classifier-free guidance in an interval or on a schedule. Where it is off, the negative "
             "prompt is not evaluated: those steps cost half.",
             search_aliases=["classifier-free guidance", "guidance interval", "cfg schedule", "cfg interval"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),
                 io.Combo.Input(
@@ -42,7 +44,8 @@ class GuidanceCFG(io.ComfyNode):
     @classmethod
     def execute(cls, model, weight_from, weight, unit, start, end, schedule=None) -> io.NodeOutput:
         weight = None if weight_from == "sampler" else weight
-        return io.NodeOutput(with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule))))
+        out = with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule)))
+        return io.NodeOutput(out, ui=curve(model, out))
 
 
 class GuidanceRescale(io.ComfyNode):
@@ -57,6 +60,7 @@ class GuidanceRescale(io.ComfyNode):
             description="Brings the spread of the guided picture back to that of the unguided one, against burnt "
             "colours at high weights. Acts after all other guidance of the MODEL; costs no evaluation.",
             search_aliases=["rescale cfg", "cfg rescale", "burnt colours"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(Rescale), *interval_inputs(),
             ],
@@ -69,7 +73,8 @@ class GuidanceRescale(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, phi, unit, start, end, schedule=None) -> io.NodeOutput:
-        return io.NodeOutput(with_rule(model, Rescale(phi, schedule_of(unit, start, end, schedule))))
+        out = with_rule(model, Rescale(phi, schedule_of(unit, start, end, schedule)))
+        return io.NodeOutput(out, ui=curve(model, out))
 
 
 class GuidanceAPG(io.ComfyNode):
@@ -84,6 +89,7 @@ class GuidanceAPG(io.ComfyNode):
             description="Shapes the update of CFG: removes the part that oversaturates, limits its length, smooths it "
             "over the steps. Uses the cfg in effect (the sampler's, or CFG Combine's); costs no evaluation.",
             search_aliases=["apg", "oversaturation", "projected guidance"],
+            has_intermediate_output=True,
             inputs=[io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(APG), *interval_inputs()],
             outputs=[io.Model.Output(tooltip="The MODEL with APG.")],
         )
@@ -95,4 +101,5 @@ class GuidanceAPG(io.ComfyNode):
     @classmethod
     def execute(cls, model, eta, norm_threshold, momentum, unit, start, end, schedule=None) -> io.NodeOutput:
         rule = APG(eta, norm_threshold, momentum, schedule_of(unit, start, end, schedule))
-        return io.NodeOutput(with_rule(model, rule))
+        out = with_rule(model, rule)
+        return io.NodeOutput(out, ui=curve(model, out))

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.curves import curve
 from ..host.objectives import steer_to_class, steer_to_target
 from ..host.schema import (
     GuideSocket,
@@ -30,6 +31,7 @@ class GuidanceClassifier(io.ComfyNode):
             description="Steers a model towards a class with the gradient of a classifier (ADM, 2105.05233), even one "
             "that the model knows nothing of. One forward and backward of the guide per step.",
             search_aliases=["classifier gradient", "adm", "ppap", "class guidance", "cond_fn"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),
                 GuideSocket.Input("guide", lazy=True, tooltip="A classifier (Load Guide, Expert Switch). Not loaded "
@@ -61,7 +63,8 @@ class GuidanceClassifier(io.ComfyNode):
         if scale == 0.0:
             return io.NodeOutput(model)
         settings = gradient_settings(scale, cap, normalise, form, schedule_of(unit, start, end, schedule))
-        return io.NodeOutput(steer_to_class(model, guide, label, settings, at=at, decoder=decoder, vae=vae))
+        out = steer_to_class(model, guide, label, settings, at=at, decoder=decoder, vae=vae)
+        return io.NodeOutput(out, ui=curve(model, out, guide))
 
 
 class GuidanceLoss(io.ComfyNode):
@@ -76,6 +79,7 @@ class GuidanceLoss(io.ComfyNode):
             description="Steers a model towards a target picture: its depth, segmentation, features or text as a "
             "guide sees them, or the picture itself. One backward per step.",
             search_aliases=["depth guidance", "segmentation guidance", "clip guidance", "universal guidance"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),
                 io.Combo.Input(
@@ -107,9 +111,8 @@ class GuidanceLoss(io.ComfyNode):
             return io.NodeOutput(model)
         settings = gradient_settings(scale, cap, normalise, form, schedule_of(unit, start, end, schedule))
         wanted = {"images": target, "kind": target_is, "text": text, "cutouts": cutouts, "seed": seed}
-        return io.NodeOutput(
-            steer_to_target(model, loss, guide, wanted, settings, at=at, decoder=decoder, vae=vae)
-        )
+        out = steer_to_target(model, loss, guide, wanted, settings, at=at, decoder=decoder, vae=vae)
+        return io.NodeOutput(out, ui=curve(model, out, guide))
 
 
 def target_inputs() -> list[io.Input]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.curves import expert_curve
 from ..host.experts import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
 from ..host.guides import fingerprint, guide_names, guide_problem, load_guide
 from ..host.schema import GuideSocket
@@ -29,7 +30,8 @@ class GuidanceLoadGuide(io.ComfyNode):
                     tooltip="The shapes ones are embedded. Others lie in models/guides: a transformers folder "
                     "(config.json, preprocessor_config.json, model.safetensors), ADM's noisy classifiers as they are "
                     "(256x256_classifier.pt), or a torchvision state dict as .safetensors whose metadata name its "
-                    "architecture. A .pt is read as tensors only; other pickles (.bin, .pth) are not opened.",
+                    "architecture, or a bank of Train Experts. A .pt is read as tensors only; other pickles (.bin, "
+                    ".pth) are not opened.",
                 ),
             ],
             outputs=[GuideSocket.Output(display_name="guide", tooltip="For any guide input.")],
@@ -91,6 +93,7 @@ class GuidanceExpertSwitch(io.ComfyNode):
             description="Several guides take turns by noise level (PPAP, 2212.05973): only the one in charge of a "
             "picture's noise level is asked. The first guide is in charge of the cleanest pictures.",
             search_aliases=["experts", "ppap", "multi expert", "switch guides", "mixture of experts"],
+            has_intermediate_output=True,
             inputs=team_inputs(),
             outputs=[GuideSocket.Output(display_name="guide", tooltip="All of them, as one guide.")],
         )
@@ -101,4 +104,5 @@ class GuidanceExpertSwitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, guides, edges_from, edges, schedule, handover) -> io.NodeOutput:
-        return io.NodeOutput(expert_switch(list(guides.values()), edges_from, edges, schedule, handover))
+        team = expert_switch(list(guides.values()), edges_from, edges, schedule, handover)
+        return io.NodeOutput(team, ui=expert_curve(team))

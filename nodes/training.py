@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from ..host.curves import weighting_curve
 from ..host.loss_weighting import WEIGHTINGS, LossWeighting, plot, weight_named, with_loss_weighting
 
 
@@ -19,6 +20,7 @@ class GuidanceLossWeighting(io.ComfyNode):
             description="Makes Train LoRA count noise levels as P2, min-SNR or another loss does: put it before Train "
             "LoRA. Sampling through the MODEL stays as it is, bit for bit.",
             search_aliases=["p2 weighting", "min-snr", "loss weight", "train lora", "perception prioritized", "snr"],
+            has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to train. Connect the output to Train LoRA."),
                 io.Combo.Input(
@@ -50,7 +52,7 @@ class GuidanceLossWeighting(io.ComfyNode):
         out = with_loss_weighting(model, chosen)
         words = {"p2": f"p2, k {k:g}, gamma {gamma:g}", "min-SNR": f"min-SNR, gamma {min_snr_gamma:g}"}
         picture = plot(out, chosen, words.get(weighting, f"plain {weighting}"))
-        return io.NodeOutput(out, picture, ui=ui.PreviewImage(picture, cls=cls))
+        return io.NodeOutput(out, picture, ui=weighting_curve(out, weight))
 
 
 def _strengths() -> list[io.Input]:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..guidance.rules.autoguidance import Autoguidance, split
 from ..guidance.rules.cfg import CFG
+from ..host.curves import curve
 from ..host.plan import with_autoguidance, with_rule
 from ..host.schema import inputs_of, interval_inputs, interval_problem, schedule_of
 
@@ -37,6 +38,7 @@ class GuidanceAutoguidance(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
+        weight, reuse = inputs_of(Autoguidance)
         return io.Schema(
             node_id="GuidanceAutoguidance",
             display_name="Autoguidance",
@@ -44,7 +46,8 @@ class GuidanceAutoguidance(io.ComfyNode):
             description="Steers a model away from the mistakes of a weaker version of itself (2406.02507): better "
             "pictures without the loss of variety of CFG. One evaluation of the guide per step.",
             search_aliases=["weak model", "bad model guidance", "two models", "karras", "auto guidance"],
-            inputs=[*guide_inputs(), *inputs_of(Autoguidance), *interval_inputs(), guide_positive()],
+            has_intermediate_output=True,
+            inputs=[*guide_inputs(), weight, *interval_inputs(), guide_positive(), reuse],
             outputs=[io.Model.Output(tooltip="The MODEL, guided.")],
         )
 
@@ -58,12 +61,13 @@ class GuidanceAutoguidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, weight, unit, start, end, guide_model: Any = None, schedule=None, guide_positive=None
+        cls, model, weight, reuse, unit, start, end, guide_model: Any = None, schedule=None, guide_positive=None
     ) -> io.NodeOutput:
         if weight == 1.0:
             return io.NodeOutput(model)
-        rule = Autoguidance(weight, schedule_of(unit, start, end, schedule))
-        return io.NodeOutput(with_autoguidance(model, guide_model, rule, guide_positive))
+        rule = Autoguidance(weight, schedule_of(unit, start, end, schedule), reuse=reuse)
+        out = with_autoguidance(model, guide_model, rule, guide_positive)
+        return io.NodeOutput(out, ui=curve(model, out))
 
 
 class GuidanceMix(io.ComfyNode):
@@ -78,6 +82,7 @@ class GuidanceMix(io.ComfyNode):
             description="One total weight, divided between CFG and autoguidance (2406.02507, Eq. 6). The cfg of the "
             "sampler is not used. Three evaluations per step; fewer where one of the two is off.",
             search_aliases=["autoguidance mix", "cfg and autoguidance", "total weight"],
+            has_intermediate_output=True,
             inputs=[
                 *guide_inputs(),
                 io.Float.Input(
@@ -111,4 +116,4 @@ class GuidanceMix(io.ComfyNode):
         out = with_rule(model, CFG(cfg, where))
         if auto != 1.0:
             out = with_autoguidance(out, guide_model, Autoguidance(auto, where), guide_positive)
-        return io.NodeOutput(out)
+        return io.NodeOutput(out, ui=curve(model, out))

@@ -117,7 +117,7 @@ def test_the_archive_holds_what_users_need_and_nothing_else(archive):
     names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"} <= tops
-    assert {"guidance", "host", "nodes", "assets", "js", "locales", "workflows"} <= tops
+    assert {"guidance", "host", "nodes", "assets", "js", "locales", "subgraphs", "workflows"} <= tops
     assert not tops & {"tests", "tools", "benchmarks", ".github", ".ci", ".venv", ".cache", "output"}
     assert not [name for name in names if name.endswith((".pt", ".pth", ".ckpt", ".pkl", ".bin", ".pyc"))]
 

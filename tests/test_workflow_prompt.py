@@ -12,6 +12,18 @@ OBJECT_INFO = {
         "input": {"required": {"image": [["x.png"], {"image_upload": True}], "channel": ["COMBO", {}]}},
         "input_order": {"required": ["image", "channel"]},
     },
+    "Save": {
+        "input": {
+            "required": {
+                "codec": ["COMFY_DYNAMICCOMBO_V3", {"options": [
+                    {"key": "auto", "inputs": {"required": {}}},
+                    {"key": "h264", "inputs": {"optional": {"crf": ["FLOAT", {"default": 23.0}]}}},
+                ]}],
+                "name": ["STRING", {"default": "out"}],
+            }
+        },
+        "input_order": {"required": ["codec", "name"]},
+    },
     "Guide": {
         "input": {
             "required": {"model": ["MODEL"], "weight": ["FLOAT", {"default": 1.0}]},
@@ -112,6 +124,18 @@ def test_an_upload_button_takes_a_slot():
 def test_missing_values_get_the_default_or_the_first_choice():
     made = inputs_of(workflow([node(1, "Load"), node(2, "Upload", ["x.png", "image"])], []))
     assert made == {"1": {"name": "a"}, "2": {"image": "x.png"}}
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        (["auto", "film"], {"codec": "auto", "name": "film"}),
+        (["h264", 18.0, "film"], {"codec": "h264", "codec.crf": 18.0, "name": "film"}),
+        ([], {"codec": "auto", "name": "out"}),
+    ],
+)
+def test_a_choice_brings_its_own_widgets(saved, expected):
+    assert inputs_of(workflow([node(1, "Save", saved)], []))["1"] == expected
 
 
 def test_the_places_of_the_page_s_own_previews_do_not_count():

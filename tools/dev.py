@@ -22,7 +22,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools import checks, environment, gallery
+from devtools import browser, checks, environment, gallery
 from devtools.comfyui import DEFAULT_VERSION, RELEASES, Source, locate
 from devtools.server import ROOT, Server, free_port, link_pack, require_free
 from devtools.terminal import DevError, clean_environment, say
@@ -136,6 +136,8 @@ def test(options: argparse.Namespace) -> int:
         surroundings["CUDA_VISIBLE_DEVICES"] = ""
     # -I keeps the working directory off sys.path: the pack's nodes/ would shadow ComfyUI's nodes.py.
     chosen = any((ROOT / argument.split("::")[0]).exists() for argument in options.rest)
+    if not chosen or any("test_browser" in argument for argument in options.rest):
+        surroundings["GUIDANCE_BROWSER"] = str(browser.provide(prepared.python, CACHE / "browser", LOGS))
     command = [str(prepared.python), "-I", "-m", "pytest", *([] if chosen else ["tests"]), *options.rest]
     return subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode
 

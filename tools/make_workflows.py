@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes what is derived from the nodes of a running ComfyUI: workflows/ (from workflow_list.py), locales/en, and the
-promises to saved workflows (tests/node_promises.json).
+"""Writes what is derived from the nodes of a running ComfyUI: workflows/ (from workflow_list.py), subgraphs/ (from
+blueprint.py), locales/en, and the promises to saved workflows (tests/node_promises.json).
 
     python3 tools/make_workflows.py                write the files
-    python3 tools/make_workflows.py --thumbnails   also run the workflows and draw their thumbnails
+    python3 tools/make_workflows.py --thumbnails [NAME ...]   also run all workflows, or these, and draw thumbnails
 
 Widget order and types come from the server's own /object_info, so the files are what the page itself would save. The
 output is the same on every run; a test holds the files in the repository to it.
@@ -20,11 +20,11 @@ import tempfile
 from pathlib import Path
 
 import dev
+from blueprint import BLUEPRINTS
 from locale_texts import english
 from node_promises import broken, promises
 from workflow_graph import Stamps
-from workflow_list import WORKFLOWS
-from workflow_papers import PAPERS
+from workflow_list import NEED_FILES, WORKFLOWS
 
 from devtools import gallery
 from devtools.server import ROOT, Server, free_port
@@ -44,8 +44,9 @@ def stamps() -> Stamps:
 
 def build_all(object_info: dict) -> dict[Path, str]:
     """The text of every file."""
-    every = {**WORKFLOWS, **PAPERS}
+    every = {**WORKFLOWS, **NEED_FILES}
     made = {FOLDER / f"{name}.json": describe(object_info, stamps()) for name, describe in every.items()}
+    made |= {ROOT / "subgraphs" / f"{name}.json": make(object_info, stamps()) for name, make in BLUEPRINTS.items()}
     made[ROOT / "locales" / "en" / "nodeDefs.json"] = english(object_info)
     made[PROMISES] = promises(object_info)
     return {file: json.dumps(content, indent=1, ensure_ascii=False) + "\n" for file, content in made.items()}
@@ -64,27 +65,30 @@ def write(object_info: dict) -> None:
             say(f"wrote {file.relative_to(ROOT)}")
 
 
-def thumbnails(server: Server, python: Path) -> None:
-    """Run every workflow on the embedded models and draw its pictures side by side as workflows/<name>.jpg."""
+def thumbnails(server: Server, python: Path, names: list[str]) -> None:
+    """Run workflows on the embedded models and draw the pictures of each side by side as workflows/<name>.jpg."""
     with tempfile.TemporaryDirectory() as folder:
-        for name in WORKFLOWS:
+        for name in names:
             made = gallery.run_workflow(server, FOLDER / f"{name}.json", Path(folder))
             listing = Path(folder) / f"{name}-list.json"
-            listing.write_text(json.dumps([[p.shows, str(p.file)] for p in made]), encoding="utf-8")
+            named = [p for p in made if not p.shows.startswith("Guidance")] or made  # not the previews of nodes
+            listing.write_text(json.dumps([[p.shows, str(p.file)] for p in named]), encoding="utf-8")
             script = ROOT / "tools" / "workflow_thumbnail.py"
             subprocess.run([python, script, FOLDER / f"{name}.jpg", listing], check=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--thumbnails", action="store_true", help="also run the workflows and draw their thumbnails")
+    parser.add_argument(
+        "--thumbnails", nargs="*", choices=WORKFLOWS, metavar="NAME", help="also run them and draw their thumbnails"
+    )
     options = parser.parse_args()
     try:
         prepared = dev.prepare(None)
         with dev.start(prepared, dev.CACHE / "base-demo", free_port(), "auto") as server:
             write(server.get("/object_info"))
-            if options.thumbnails:
-                thumbnails(server, prepared.python)
+            if options.thumbnails is not None:
+                thumbnails(server, prepared.python, options.thumbnails or list(WORKFLOWS))
     except DevError as error:
         say(f"error: {error}")
         return 1

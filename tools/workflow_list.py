@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from workflow_big import BIG
+from workflow_compare import compare
+from workflow_degrade import degraded_guide
+from workflow_experts import own_experts, ppap, train_experts
 from workflow_gradients import classifier, experts, targets
 from workflow_graph import Stamps
+from workflow_inspect import inspector
+from workflow_papers import PAPERS
 from workflow_scene import Scene
-from workflow_training import p2_training
+from workflow_training import lora_guide, p2_training
 
 # Where guidance of this model helps, in sigma: the noisy and the clean end.
 NOISY, CLEAN = 5.0, 0.15
@@ -134,5 +140,10 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
     return scene.build()
 
 
-MADE = (first_steps, autoguidance, cfg_and_autoguidance, interval, shaping, classifier, experts, targets, p2_training)
+MADE = (
+    first_steps, autoguidance, cfg_and_autoguidance, interval, shaping, classifier, experts, targets, p2_training,
+    degraded_guide, lora_guide, inspector, compare, train_experts, ppap,
+)  # fmt: skip
 WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {made.__name__: made for made in MADE}
+# Wired and stamped here, run by whoever has the files.
+NEED_FILES = {**PAPERS, **BIG, own_experts.__name__: own_experts}

@@ -10,6 +10,8 @@ SD_VAE = "https://huggingface.co/stabilityai/sd-vae-ft-mse-original/resolve/main
 VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
 LABEL = "207"
 FOLDER = "diffusion_models"
+PPAP = "https://s3.ap-northeast-2.amazonaws.com/riiid-st.airesearch/CVPR2023_ppap_ckpt/ResNet50/ppap_5"
+RESNET = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
 
 
 class Published(Workflow):
@@ -182,4 +184,47 @@ def edm2_files(object_info: dict, stamps: Stamps) -> dict:
     return made.build()
 
 
-PAPERS = {made.__name__: made for made in (adm_classifier, adm_upsampler, edm2_autoguidance, edm2_files, p2_faces)}
+def ppap_experts(object_info: dict, stamps: Stamps) -> dict:
+    made = Published(
+        "ppap_experts", "ADM's unconditional ImageNet model, steered by the five ResNet-50 experts of PPAP's authors.",
+        object_info, stamps,
+    )
+    left = made.lane("Files")
+    made.note(
+        left, 0,
+        "## PPAP, the authors' experts\nNeeds:\n\n"
+        f"- {ADM}/256x256_diffusion_uncond.pt in *models/diffusion_models* (OpenAI, MIT licence)\n"
+        f"- {PPAP}/0_max5.ckpt to 4_max5.ckpt in *models/guides/ppap-resnet50* (no licence of the weights is stated); "
+        "all five together are `ppap-resnet50/*_max5.ckpt`"
+        "\n- torchvision's resnet50, IMAGENET1K_V2, as *models/guides/resnet50.safetensors*: the help page of Import "
+        "Experts has the line that writes it.\n\nScale 7.5 and 25 DDIM steps are the authors' (2212.05973). Import "
+        "Experts writes a small bank beside the network; later, Load Guide takes that. **Export Experts** gives the "
+        "same to Hugging Face's peft.",
+        (360, 440),
+    )
+    lane = made.lane("Import")
+    team = made.add(
+        "GuidanceImportExperts", lane, 1, size=(360, 160), experts="ppap-resnet50/*_max5.ckpt",
+        base="resnet50.safetensors", name="ppap-resnet50-5",
+    )
+    team.data["properties"]["models"] = [
+        {"name": "ppap-resnet50/*_max5.ckpt", "url": "https://github.com/riiid/PPAP", "directory": "guides"},
+        {"name": "resnet50.safetensors", "url": RESNET, "directory": "guides"},
+    ]
+    made.add("PreviewAny", lane, 2, title="What was found", size=(360, 140), source=team["report"])
+    made.add("GuidanceExportExperts", lane, 3, size=(330, 90), guide=team["guide"], name="ppap-resnet50-5")
+    lane = made.lane("Guide")
+    main = made.denoiser(lane, 1, "256x256_diffusion_uncond.pt", ADM, "ADM 256, unconditional")
+    asked = made.add("GuidanceClassLabel", lane, 1, model=main["MODEL"], label="")["CONDITIONING"]
+    steered = made.add(
+        "GuidanceClassifier", lane, 2, model=main["MODEL"], guide=team["guide"], label=LABEL, scale=7.5,
+        at="noisy input",
+    )
+    made.picture(
+        lane, 3, steered["MODEL"], asked, main["VAE"], 256, "ppap_experts", "euler", "ddim_uniform", 25
+    )
+    return made.build()
+
+
+MADE = (adm_classifier, adm_upsampler, edm2_autoguidance, edm2_files, p2_faces, ppap_experts)
+PAPERS = {made.__name__: made for made in MADE}

@@ -12,7 +12,8 @@ from typing import Any
 
 from .terminal import DevError
 
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"  # a list whose choices bring inputs of their own
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
 ONLY_ON_THE_PAGE = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}
 MUTED, BYPASSED = 2, 4
 CONTROL_CHOICES = {"fixed", "increment", "increment-wrap", "decrement", "randomize"}
@@ -106,17 +107,21 @@ def widget_values(node: dict, info: dict) -> dict[str, Any]:
         return dict(saved)
     rest = list(saved)
     values: dict[str, Any] = {}
-    for name, kind, options in _widgets(info):
+    following = _widgets(info)
+    while following:
+        name, kind, options = following.pop(0)
         if rest:
             values[name] = rest.pop(0)
-            if _has_control(name, kind, options) and rest and rest[0] in CONTROL_CHOICES:
+            if has_control(name, kind, options) and rest and rest[0] in CONTROL_CHOICES:
                 rest.pop(0)
             if any(options.get(upload) for upload in UPLOADS) and rest and rest[0] == "image":
                 rest.pop(0)
         elif "default" in options:
             values[name] = options["default"]
         elif options.get("options"):
-            values[name] = options["options"][0]
+            values[name] = options["options"][0] if kind != DYNAMIC else options["options"][0]["key"]
+        if kind == DYNAMIC:
+            following = _brought(name, values.get(name), options) + following
     # The page's own previews (texts, sizes) keep places too: empty ones, or on nodes that have no widgets at all.
     if values and any(value not in (None, "") for value in rest):
         raise DevError(
@@ -124,6 +129,12 @@ def widget_values(node: dict, info: dict) -> dict[str, Any]:
             f"(left over: {rest}): it is from another version of the node; open it in ComfyUI and save it again"
         )
     return values
+
+
+def _brought(name: str, chosen: Any, options: dict) -> list[tuple[str, str, dict]]:
+    """The widgets that a choice of a dynamic list adds below it, each named after the list: "codec.encoding"."""
+    inputs = next((choice["inputs"] for choice in options["options"] if choice["key"] == chosen), {})
+    return [(f"{name}.{inner}", kind, more) for inner, kind, more in _widgets({"input": inputs})]
 
 
 def _widgets(info: dict) -> list[tuple[str, str, dict]]:
@@ -142,6 +153,6 @@ def _widgets(info: dict) -> list[tuple[str, str, dict]]:
     return found
 
 
-def _has_control(name: str, kind: str, options: dict) -> bool:
+def has_control(name: str, kind: str, options: dict) -> bool:
     """Whether the page adds "control after generate" below this widget."""
     return bool(options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")))

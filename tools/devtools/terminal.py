@@ -40,8 +40,8 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in unwanted}
 
 
-def run_logged(command: list[str], log: Path, doing: str, usual: str) -> None:
-    """Run `command` with its output in `log`, saying every 15 seconds that it still runs.
+def run_logged(command: list[str], log: Path, doing: str, usual: str, **settings: str) -> None:
+    """Run `command` with its output in `log` and `settings` in its environment; say every 15 seconds that it runs.
 
     Raises DevError with one sentence when it fails: no network, no space, or else the command's last line.
     """
@@ -50,7 +50,8 @@ def run_logged(command: list[str], log: Path, doing: str, usual: str) -> None:
     started = time.monotonic()
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=clean_environment()
+            command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env=clean_environment() | settings,
         )
         try:
             while True:

@@ -1,0 +1,161 @@
+/** From a node's widgets and wires to what its plot shows. */
+
+import { Unknown, downstream, note, socketOf, sourceOf, valueOf } from "./graph.js";
+import * as maths from "./maths.js";
+import { below, equalEdges, timesteps } from "./noise.js";
+
+const HAS_CURVE = ["GuidanceSchedule", "GuidanceExpertSwitch", "GuidanceLossWeighting"];
+
+/** Whether a kind of node has something to plot: any of ours with an interval, and the three above. */
+export function hasCurve(nodeData) {
+  if (!nodeData.name.startsWith("Guidance")) return false;
+  const inputs = { ...nodeData.input?.required, ...nodeData.input?.optional };
+  return HAS_CURVE.includes(nodeData.name) || ["unit", "start", "end"].every((name) => name in inputs);
+}
+
+/**
+ * What to draw for a node: { lines: [{ label, strength }], off, experts }.
+ *
+ * off: the strength at which nothing happens. experts: { edges, handover }, where several take turns.
+ * last: what the server said of the node's last run. Throws Unknown or Error with the sentence to show instead.
+ */
+export function describe(node, noise, last) {
+  const kind = node.comfyClass;
+  if (kind === "GuidanceExpertSwitch") return { lines: [], off: null, experts: expertsOf(node, last) };
+  if (kind === "GuidanceLossWeighting") return { lines: weightings(node, noise), off: null };
+  if (kind === "GuidanceSchedule") return { lines: [{ label: "strength", strength: scheduleOf(node, noise) }], off: 0 };
+  return { ...strengths(node, within(node, noise)), experts: guidesOf(node, last) };
+}
+
+/** What weight (1 = off), scale or phi (0 = off) make of a schedule, in the pack's own words for them. */
+function strengths(node, schedule) {
+  const has = (name) => node.widgets?.some((widget) => widget.name === name);
+  const weighted = (weight) => (level) => 1 + (weight - 1) * schedule(level);
+  const scaled = (scale) => (level) => scale * schedule(level);
+  if (has("total")) {
+    const [cfg, auto] = maths.split(valueOf(node, "total"), valueOf(node, "mix"));
+    const lines = [{ label: "CFG", strength: weighted(cfg) }, { label: "autoguidance", strength: weighted(auto) }];
+    return { lines, off: 1 };
+  }
+  if (has("weight_from") && valueOf(node, "weight_from") === "sampler") {
+    const cfg = samplersCfg(node);
+    if (cfg === null) return { lines: [{ label: "share of the sampler's cfg", strength: schedule }], off: 0 };
+    return { lines: [{ label: "the sampler's cfg", strength: weighted(cfg) }], off: 1 };
+  }
+  if (has("weight")) return { lines: [{ label: "weight", strength: weighted(valueOf(node, "weight")) }], off: 1 };
+  const scale = ["scale", "phi"].find(has);
+  if (scale) return { lines: [{ label: scale, strength: scaled(valueOf(node, scale)) }], off: 0 };
+  return { lines: [{ label: "strength", strength: schedule }], off: 0 };
+}
+
+/** The cfg of the sampler that this node's MODEL goes to, or null. */
+function samplersCfg(node) {
+  const found = downstream(node, (one) => {
+    const cfg = one.comfyClass?.startsWith("Guidance") ? null : one.widgets?.find(({ name }) => name === "cfg")?.value;
+    return typeof cfg === "number" ? cfg : null;
+  });
+  return note(found);
+}
+
+/** A component's interval, times the schedule on its socket. */
+function within(node, noise) {
+  const [unit, start, end] = ["unit", "start", "end"].map((name) => valueOf(node, name));
+  checkInterval(unit, start, end);
+  return times(maths.interval(start, end, unit), node, noise);
+}
+
+/** A Guidance Schedule node's own curve, times the one on its socket. */
+function scheduleOf(node, noise) {
+  const [shape, unit, start, end] = ["shape", "unit", "start", "end"].map((name) => valueOf(node, name));
+  if (shape === "points") return times(maths.curve(pointsOf(valueOf(node, "points"), unit), unit, noise), node, noise);
+  checkInterval(unit, start, end);
+  if (shape === "interval") return times(maths.interval(start, end, unit), node, noise);
+  const [from, to] = ["start_strength", "end_strength"].map((name) => valueOf(node, name));
+  return times(maths.ramp(from, to, start, end, unit, noise, shape === "cosine"), node, noise);
+}
+
+function times(own, node, noise) {
+  const socket = socketOf(node, "schedule");
+  if (socket?.link == null) return own;
+  const other = sourceOf(node, socket);
+  if (other?.comfyClass !== "GuidanceSchedule") throw new Unknown("schedule of another node: drawn after a run");
+  const linked = scheduleOf(other, noise);
+  return (level) => own(level) * linked(level);
+}
+
+function checkInterval(unit, start, end) {
+  if (unit === "percent" && !(0 <= start && start <= end && end <= 1)) {
+    throw new Error(end > 1 ? "in percent, start and end go from 0 to 1" : `start ${start} lies after end ${end}`);
+  }
+  if (unit === "sigma" && !(start >= end)) throw new Error(`in sigma, start (${start}) is the larger number`);
+}
+
+/** "0: 1, 0.5: 0.2" -> [[0, 1], [0.5, 0.2]], as host/schedules.py reads it. */
+export function pointsOf(text, unit) {
+  const parts = text.replaceAll("\n", ",").split(",").filter((part) => part.trim());
+  const points = parts.map((part) => part.split(":").map((number) => (number.trim() ? Number(number) : NaN)));
+  const wrong = points.findIndex((point) => point.length !== 2 || !point.every(Number.isFinite));
+  if (wrong >= 0) throw new Error(`points: "${parts[wrong].trim()}" is not position: strength`);
+  if (points.length < 2) throw new Error("points: two or more are needed");
+  const sign = unit === "percent" ? 1 : -1;
+  const falls = points.some(([position], i) => i > 0 && sign * (position - points[i - 1][0]) < 0);
+  if (falls) throw new Error(`points: in ${unit}, positions ${sign > 0 ? "rise from 0 to 1" : "fall"}`);
+  const outside = sign > 0 && (points[0][0] < 0 || points.at(-1)[0] > 1);
+  if (outside) throw new Error("points: in percent, positions go from 0 to 1");
+  return points;
+}
+
+/** The experts behind a component's guide socket, if it leads to an Expert Switch or the last run told of some. */
+function guidesOf(node, last) {
+  const guide = sourceOf(node, socketOf(node, "guide"));
+  if (guide?.comfyClass === "GuidanceExpertSwitch") {
+    try {
+      return expertsOf(guide, last);
+    } catch {
+      return null; // the switch shows what is wrong; this node's own line is right without it
+    }
+  }
+  return last?.edges?.length ? last : null;
+}
+
+/** Where the guides of an Expert Switch hand over: host/experts.py. */
+function expertsOf(node, last) {
+  const count = note(node.inputs.filter(({ name, link }) => name.startsWith("guides.") && link != null).length);
+  if (count < 2) throw new Unknown("connect two or more guides");
+  const [from, text, schedule, handover] = ["edges_from", "edges", "schedule", "handover"].map((n) => valueOf(node, n));
+  const counting = from === "timesteps" ? schedule : from;
+  if (counting === "own schedule") {
+    if (last?.edges?.length === count - 1) return last;
+    throw new Unknown("the guide's own schedule: drawn after a run");
+  }
+  if (!["timesteps", "sigma", "snr"].includes(from)) return { edges: equalEdges(count, from), handover };
+  const numbers = text.split(/[,;]/).filter((part) => part.trim()).map(Number);
+  const found = numbers.length;
+  if (found !== count - 1) throw new Error(`${count} guides need ${count - 1} edges; there are ${found}`);
+  if (!numbers.every((number) => number > 0)) throw new Error("edges: numbers above 0 with commas");
+  return { edges: edgesOf(numbers, from, schedule), handover };
+}
+
+/** Numbers of timesteps, sigma or SNR as noise to signal, rising. */
+export function edgesOf(numbers, from, schedule) {
+  const counted = from === "timesteps" ? timesteps(schedule) : null;
+  if (counted && !numbers.every((n) => Number.isInteger(n) && 0 < n && n < counted.length)) {
+    throw new Error(`edges: timesteps are whole numbers from 1 to ${counted.length - 1}`);
+  }
+  const edges = numbers.map((n) => (counted ? below(counted, n) : from === "snr" ? n ** -0.5 : n));
+  if (from === "snr") edges.sort((a, b) => a - b);
+  if (edges.some((edge, i) => i > 0 && edge <= edges[i - 1])) throw new Error("edges: from clean to noisy, each once");
+  return edges;
+}
+
+/** Shares of the training: the chosen weighting, ComfyUI's own and the plain eps-loss. */
+function weightings(node, noise) {
+  const numbers = Object.fromEntries(["k", "gamma", "min_snr_gamma"].map((name) => [name, valueOf(node, name)]));
+  const chosen = valueOf(node, "weighting");
+  const others = { x0: "ComfyUI (x0)", eps: "eps" };
+  const names = [chosen, ...Object.keys(others).filter((name) => name !== chosen)];
+  return names.map((name, i) => {
+    const strength = maths.withMeanOne(maths.onVelocity(name, numbers), noise.levels);
+    return { label: i === 0 ? name : others[name], strength, quiet: i > 0 };
+  });
+}

@@ -1,0 +1,43 @@
+/** What the server said of the last runs: a node's own output, and where a sampler's steps fell. */
+
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+
+const EVENT = "guidance-components.run"; // host/curves.py
+const MOST = 500; // lines whose steps are kept
+const steps = new Map(); // a line's key -> { sigmas, values }
+const read = new Map(); // a message's text -> the message
+let heard = 0;
+
+/** Listen from now on. */
+export function listen() {
+  api.addEventListener(EVENT, ({ detail }) => {
+    heard += 1;
+    for (const [key, values] of Object.entries(detail.lines)) remember(steps, key, { sigmas: detail.sigmas, values });
+  });
+}
+
+/** What a node's last run said of it: { noise, lines, edges, handover }, each where it has one; undefined before it. */
+export function lastOf(node) {
+  const root = !node.graph || node.graph.isRootGraph;
+  const message = app.nodeOutputs?.[root ? `${node.id}` : `${node.graph.id}:${node.id}`]?.guidance_curve?.[0];
+  if (!message) return undefined;
+  if (!read.has(message)) remember(read, message, JSON.parse(message));
+  return read.get(message);
+}
+
+/** How many runs were heard of: another number means other steps. */
+export function runsHeard() {
+  return heard;
+}
+
+/** The steps of the last run on a line. */
+export function stepsOf(key) {
+  return steps.get(key);
+}
+
+function remember(map, key, value) {
+  map.delete(key);
+  map.set(key, value);
+  if (map.size > MOST) map.delete(map.keys().next().value);
+}

@@ -1,0 +1,182 @@
+"""The real page in a real browser: a `Page` opens workflows, queues them and looks at our nodes, in either renderer.
+
+Give module-scoped fixtures only: while Playwright runs, nothing else in the process can start an event loop.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+RENDERERS = ("classic", "vue")
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]
+READY = "() => window.app?.extensionManager?.workflow?.activeWorkflow && app.graph && app.vueAppReady"
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Locale": "en"}
+DRAWN = """() => app.canvas.graph.nodes.every(({ widgets, flags }) => {
+    const one = widgets?.find((widget) => widget.name === "curve")?.element;
+    const drawn = () => one.querySelector("svg").childElementCount || !one.querySelector("[hidden]");
+    return !one || flags.collapsed || (one.isConnected && drawn());
+})"""
+RUN = """async () => {
+    const ended = new Promise((resolve) => {
+        app.api.addEventListener("execution_success", () => resolve("success"), { once: true });
+        app.api.addEventListener("execution_error", ({ detail }) => resolve(detail.exception_message), { once: true });
+    });
+    const queued = await app.queuePrompt(0);
+    return queued === false ? "not accepted" : ended;
+}"""
+CURVES = """() => {
+    const away = (dot, element) => {  // pixels from a step to its line
+        const line = element.querySelector(`path.line.${dot.classList[1]}`);
+        const points = line.getAttribute("d").slice(1).split("L").map((point) => point.split(" ").map(Number));
+        const [x, y] = ["cx", "cy"].map((name) => Number(dot.getAttribute(name)));
+        return Math.min(...points.map(([px, py]) => Math.hypot(px - x, py - y)));
+    };
+    const graphs = [app.rootGraph, ...app.rootGraph.subgraphs.values()];
+    const nodes = graphs.flatMap((graph) => graph.nodes).sort((a, b) => a.id - b.id);
+    return nodes.filter(({ widgets }) => widgets?.some((w) => w.name === "curve")).map((node) => {
+        const element = node.widgets.find((w) => w.name === "curve").element;
+        const words = element.querySelector(".guidance-curve-words");
+        const box = element.getBoundingClientRect();
+        return {
+            kind: node.comfyClass, id: node.id, shown: element.isConnected && box.width > 0,
+            lines: [...element.querySelectorAll("path.line")].map((path) => path.getAttribute("d")),
+            bands: element.querySelectorAll("path.band").length,
+            dots: element.querySelectorAll("circle.dot").length,
+            far: Math.max(0, ...[...element.querySelectorAll("circle.dot")].map((dot) => away(dot, element))),
+            words: words.hidden ? "" : words.textContent,
+            axis: element.querySelector(".guidance-curve-axis").textContent,
+            names: [...element.querySelectorAll(".guidance-curve-names span")].map((span) => span.textContent),
+        };
+    });
+}"""
+
+
+@contextlib.contextmanager
+def chromium():
+    """The browser that `tools/dev.py test` provided."""
+    program = os.environ.get("GUIDANCE_BROWSER", "")
+    if not program:
+        pytest.fail("no browser: run `python3 tools/dev.py test`, which provides one", pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Page:
+    """One tab on the server's page, with everything that it complained of in `complaints`."""
+
+    def __init__(self, browser, server, renderer):
+        self.renderer = renderer
+        settings = {**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "vue"}
+        server.post("/settings", settings)
+        self.complaints: list[str] = []
+        self.tab = browser.new_context(viewport={"width": 1600, "height": 1000}).new_page()
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("console", self._hear)
+        self.address = server.address
+        self.load()
+
+    def _hear(self, message):
+        """Keep errors that name us. That a help page is asked for in the page's language first is no error."""
+        about = f"{message.text} {message.location.get('url', '')}".lower()
+        if message.type == "error" and "guidance" in about and "/docs/" not in about:
+            self.complaints.append(about)
+
+    def load(self):
+        """(Re)load the page and wait until it can be worked with."""
+        self.tab.goto(self.address, wait_until="domcontentloaded")
+        self.tab.wait_for_function(READY, timeout=120_000)
+
+    def do(self, script, *arguments):
+        return self.tab.evaluate(script, *arguments)
+
+    def open(self, name):
+        """Open workflows/<name>.json (or a workflow given as a dictionary), seen whole."""
+        file = ROOT / "workflows" / f"{name}.json"
+        workflow = json.loads(file.read_text("utf-8")) if isinstance(name, str) else name
+        self.do("async (workflow) => { await app.loadGraphData(workflow); }", workflow)
+        self.frames()
+        self.command("Comfy.Canvas.FitView")
+        self.frames(30)
+
+    def frames(self, count=4):
+        """Let the page draw so many frames."""
+        self.do("async (n) => { while (n--) await new Promise((next) => requestAnimationFrame(next)); }", count)
+
+    def missing(self):
+        """The kinds of the open workflow that the page does not know."""
+        return self.do(
+            "() => app.rootGraph.nodes.map((n) => n.type).filter((t) => !(t in LiteGraph.registered_node_types))"
+        )
+
+    def run(self):
+        """Queue the open workflow; "success" or the error's words."""
+        return self.do(RUN)
+
+    def curves(self):
+        """Every curve of the open workflow, once each that is to be seen is drawn."""
+        self.frames()
+        self.tab.wait_for_function(DRAWN, timeout=20_000)
+        return self.do(CURVES)
+
+    def curve(self, kind):
+        return next(curve for curve in self.curves() if curve["kind"] == kind)
+
+    def set(self, kind, name, value):
+        """Set a widget of the first node of a kind, as the page does when a person edits it."""
+        self.do(
+            """([kind, name, value]) => {
+                const node = app.rootGraph.nodes.filter((n) => n.comfyClass === kind).sort((a, b) => a.id - b.id)[0];
+                const widget = node.widgets.find((w) => w.name === name);
+                widget.value = value; widget.callback?.(value);
+            }""",
+            [kind, name, value],
+        )
+
+    def saved(self):
+        return self.do("() => app.rootGraph.serialize()")
+
+    def prompt(self):
+        return self.do("async () => (await app.graphToPrompt()).output")
+
+    def click_title(self, kind):
+        """Click on the title of the first node of a kind, as a person does to select it."""
+        place = self.do(
+            """(kind) => {
+                const node = app.rootGraph.nodes.find((one) => one.comfyClass === kind);
+                const { ds, canvas } = app.canvas;
+                ds.scale = 1;
+                ds.offset = [500 - node.pos[0], 300 - node.pos[1]];
+                app.canvas.setDirty(true, true);
+                const { left, top } = canvas.getBoundingClientRect();
+                return [left + 500 + 130, top + 300 - 15];
+            }""",
+            kind,
+        )
+        self.frames(10)
+        self.tab.mouse.click(*place)
+        self.frames(10)
+
+    def command(self, name):
+        self.do("(name) => app.extensionManager.command.execute(name)", name)
+
+    def setting(self, name, value):
+        self.do("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
+
+    def remember(self):
+        """Let the page note a state that it can come back to, as it does when a person lets go of the mouse."""
+        self.do("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+
+    def picture(self, file):
+        self.tab.screenshot(path=str(file))

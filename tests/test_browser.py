@@ -1,0 +1,207 @@
+"""The pack in the real page, in both renderers: workflows open and run, curves live, help and languages work."""
+
+import copy
+import json
+
+import browser
+import pytest
+
+from devtools import gallery
+
+WORKFLOWS = sorted(file.stem for file in (browser.ROOT / "workflows").glob("*.json"))
+# By id: a click brings a node to the end of the page's list.
+FIRST = "() => app.rootGraph.nodes.filter((n) => n.comfyClass === 'GuidanceCFG').sort((a, b) => a.id - b.id)[0]"
+ALSO_IN_VUE = ("first_steps", "experts")
+
+
+def workflow(name):
+    return json.loads((browser.ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=browser.RENDERERS)
+def page(request, chromium, server):
+    return browser.Page(chromium, server, request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_complaints(page):
+    """The page complains of nothing of ours in any test."""
+    yield
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_every_workflow_opens_with_all_its_nodes_and_curves(page, name):
+    page.open(name)
+    assert page.missing() == []
+    for curve in page.curves():
+        assert curve["shown"], curve
+        assert curve["lines"] or curve["bands"] or "after a run" in curve["words"], curve
+
+
+@pytest.mark.parametrize("name", [name for name in WORKFLOWS if not gallery.files_of(workflow(name))])
+def test_workflows_run_to_success(page, name):
+    if page.renderer == "vue" and name not in ALSO_IN_VUE:
+        return  # the prompt is the same: what can differ is the page, and these have every kind of curve
+    page.open(name)
+    assert page.run() == "success"
+
+
+def test_a_curve_follows_edits_at_once(page):
+    page.open("interval")
+    page.set("GuidanceCFG", "unit", "percent")
+    page.set("GuidanceCFG", "weight", 3.0)
+    before = page.curve("GuidanceCFG")
+    page.set("GuidanceCFG", "end", 0.5)
+    after = page.curve("GuidanceCFG")
+    assert before["names"] == ["weight"] and after["lines"] != before["lines"]
+    ends = [line[0].split("L")[-1].split()[1] for line in (before["lines"], after["lines"])]
+    assert float(ends[0]) < float(ends[1])  # at the clean end the weight fell to 1: lower on the page
+    page.set("GuidanceCFG", "start", 0.8)
+    wrong = page.curve("GuidanceCFG")
+    assert wrong["words"] == "start 0.8 lies after end 0.5" and wrong["lines"] == []
+    page.set("GuidanceCFG", "start", 0.0)
+    assert page.curve("GuidanceCFG")["lines"] == after["lines"]
+
+
+def test_a_curve_follows_the_schedule_that_is_linked_to_it(page):
+    page.open("interval")
+    before = page.curves()
+    page.set("GuidanceSchedule", "start_strength", 0.5)
+    after = page.curves()
+    changed = [new["kind"] for old, new in zip(before, after, strict=True) if old["lines"] != new["lines"]]
+    assert sorted(changed) == ["GuidanceCFG", "GuidanceSchedule"]
+
+
+def test_a_curve_follows_the_cfg_of_the_sampler(page):
+    page.open("interval")
+    page.set("GuidanceCFG", "weight_from", "sampler")
+    before = page.curve("GuidanceCFG")
+    assert before["names"] == ["the sampler's cfg"]
+    page.set("KSampler", "cfg", 9.0)
+    assert page.curve("GuidanceCFG")["lines"] != before["lines"]
+
+
+def test_curves_are_in_neither_the_file_nor_the_prompt(page):
+    page.open("interval")
+    saved, prompt = json.dumps(page.saved()), json.dumps(page.prompt())
+    assert "curve" not in saved and "curve" not in prompt
+    given = {node["id"]: node.get("widgets_values") for node in workflow("interval")["nodes"]}
+    for node in page.saved()["nodes"]:
+        assert node.get("widgets_values") == given[node["id"]]
+
+
+def test_the_axis_turns_by_a_click_and_is_kept_with_the_node(page):
+    page.open("interval")
+    page.set("GuidanceCFG", "end", 0.5)
+    before = page.curve("GuidanceCFG")
+    button = "widgets.find((w) => w.name === 'curve').element.querySelector('button')"
+    for axis in ("sigma", "log SNR"):
+        page.do(f"() => ({FIRST})().{button}.click()")
+        turned = page.curve("GuidanceCFG")
+        assert turned["axis"].startswith(axis) and turned["lines"] != before["lines"]
+    values = [node.get("widgets_values") for node in page.saved()["nodes"]]
+    page.open(page.saved())
+    assert [curve["axis"].startswith("log SNR") for curve in page.curves()].count(True) == 1
+    assert [node.get("widgets_values") for node in page.saved()["nodes"]] == values
+
+
+def test_after_a_run_the_steps_lie_on_the_curve(page):
+    saved = workflow("interval")
+    for node in saved["nodes"]:
+        if node["type"] == "KSampler":
+            node["widgets_values"][2] = 9 if page.renderer == "vue" else 11  # steps that no run before had
+    page.open(saved)
+    assert page.run() == "success"
+    for curve in page.curves():
+        assert curve["dots"] == (0 if curve["kind"] == "GuidanceSchedule" else 9 if page.renderer == "vue" else 11)
+        assert curve["far"] < 2.5, curve  # pixels between a step and the line that was drawn without knowing of the run
+
+
+def test_curves_survive_copy_collapse_and_undo(page):
+    page.open("interval")
+    original = page.curve("GuidanceCFG")
+    page.do(f"() => {{ app.canvas.copyToClipboard([({FIRST})()]); app.canvas.pasteFromClipboard(); }}")
+    copies = [curve for curve in page.curves() if curve["lines"] == original["lines"]]
+    assert len(copies) == 2
+    page.do(f"() => ({FIRST})().collapse()")
+    page.frames(10)
+    assert not page.curve("GuidanceCFG")["shown"]
+    page.do(f"() => ({FIRST})().collapse()")
+    page.frames(10)
+    assert page.curve("GuidanceCFG")["shown"] and page.curve("GuidanceCFG")["lines"] == original["lines"]
+
+
+def test_curves_survive_undo(page):
+    page.open("interval")
+    before = page.curve("GuidanceCFG")
+    page.set("GuidanceCFG", "end", 0.5)
+    page.remember()
+    assert page.curve("GuidanceCFG")["lines"] != before["lines"]
+    page.command("Comfy.Undo")
+    page.frames(10)
+    assert page.curve("GuidanceCFG")["lines"] == before["lines"]
+
+
+def test_curves_survive_becoming_a_subgraph(page):
+    page.open("interval")
+    before = [curve["lines"] for curve in page.curves() if curve["kind"] == "GuidanceCFG"]
+    page.do("""() => {
+        const inner = app.rootGraph.nodes.filter((node) => node.comfyClass === "GuidanceCFG");
+        const { subgraph } = app.graph.convertToSubgraph(new Set(inner));
+        app.canvas.setGraph(subgraph);
+    }""")
+    page.frames(20)
+    page.command("Comfy.Canvas.FitView")
+    page.frames(30)
+    inside = [curve for curve in page.curves() if curve["kind"] == "GuidanceCFG"]
+    assert all(curve["shown"] for curve in inside)
+    assert sorted(curve["lines"] for curve in inside) == sorted(before)  # the linked schedule is outside
+
+
+def test_saving_and_loading_changes_nothing(page):
+    page.open("experts")
+    first = page.saved()
+    page.open(copy.deepcopy(first))
+    assert page.saved() == first
+
+
+def test_curves_follow_the_palette(page):
+    colour = "() => getComputedStyle(document.querySelector('.guidance-curve')).backgroundColor"
+    page.open("interval")
+    dark = page.do(colour)
+    page.setting("Comfy.ColorPalette", "light")
+    page.frames(20)
+    light = page.do(colour)
+    page.setting("Comfy.ColorPalette", "dark")
+    page.frames(20)
+    assert light != dark and page.do(colour) == dark
+
+
+def test_the_help_page_opens(page):
+    page.open("interval")
+    page.click_title("GuidanceCFG")
+    page.tab.locator('[data-testid="info-button"]').click(timeout=20_000)
+    page.tab.get_by_role("heading", name="Formula").wait_for(timeout=20_000)
+    page.load()
+
+
+def test_another_language_changes_no_value(page):
+    page.open("interval")
+    values = [node.get("widgets_values") for node in page.saved()["nodes"]]
+    words = "() => document.querySelector('[data-testid=side-toolbar]').innerText"
+    english = page.do(words)
+    page.setting("Comfy.Locale", "fr")
+    page.load()
+    page.open("interval")
+    assert page.do(words) != english
+    assert [node.get("widgets_values") for node in page.saved()["nodes"]] == values
+    assert all(curve["lines"] for curve in page.curves())
+    page.setting("Comfy.Locale", "en")
+    page.load()
