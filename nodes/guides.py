@@ -22,7 +22,7 @@ class GuidanceLoadGuide(io.ComfyNode):
             display_name="Load Guide",
             category="guidance",
             description="Loads a network that judges pictures: a classifier, a depth or segmentation network, CLIP or "
-            "SigLIP. Guidance Classifier and Guidance Loss steer the sampler by its gradient.",
+            "SigLIP. Classifier Guidance and Loss Guidance steer the sampler by its gradient.",
             search_aliases=["classifier", "load classifier", "guide network", "clip guidance", "depth", "segmentation"],
             inputs=[
                 io.Combo.Input(
