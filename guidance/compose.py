@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .branch import NEGATIVE, POSITIVE, Branch
 from .gradient import Lender
+from .inspection import Watch
 from .noise_level import NoiseLevel
 from .rule import Rule, Step, Term, Transform
 from .rules.cfg import CFG
@@ -50,6 +51,10 @@ class Guidance:
         """The same guidance with every schedule in VE sigma."""
         return Guidance(tuple(rule.resolve(positions) for rule in self.rules))
 
+    def over(self, levels: NoiseLevel) -> Guidance:
+        """The same (resolved) guidance for a run over these noise levels, noisy to clean."""
+        return Guidance(tuple(rule.over(levels) for rule in self.rules))
+
     @cached_property
     def combines(self) -> tuple[CFG, ...]:
         """The CFG rules: they set the weight with which the positive and the negative branch are combined."""
@@ -70,25 +75,35 @@ class Guidance:
 
     def steer(self, denoised: Tensor, step: Step, memory: Memory) -> Tensor:
         """The law: add every term's displacement to the combined estimate, then transform. [B, ...]"""
-        total = denoised
+        total, watch = denoised, step.watch
+        if watch is not None:
+            watch.combined(denoised, step.branches, step.cfg)
         for index, rule in enumerate(self.rules):
             if isinstance(rule, Term) and not isinstance(rule, CFG) and rule.needs(step.level, step.cfg):
                 displacement, memory.after[index] = rule.displacement(step, memory.before.get(index))
                 total = total + displacement
+                if watch is not None:
+                    watch.moved(index, displacement)
         for index, rule in enumerate(self.rules):
             if isinstance(rule, Transform) and rule.needs(step.level, step.cfg):
+                before = total
                 total, memory.after[index] = rule.transform(total, step, memory.before.get(index))
+                if watch is not None:
+                    watch.moved(index, total - before)
+        if watch is not None:
+            watch.guided_to(total)
         return total
 
     def denoise(
         self, evaluate: Evaluate, x: Tensor, level: NoiseLevel, sampler: float = 1.0, memory: Memory | None = None,
         *, position: int = 0, following: NoiseLevel | None = None, lender: Lender | None = None,
+        watch: Watch | None = None,
     ) -> Tensor:
         """The guided estimate from bare branches, evaluating only what is needed.
 
         evaluate: gives the denoised estimate [B, ...] of a branch at (x, level); asked at most once per branch.
         sampler: the sampler's own cfg, used where no CFG rule is given.
-        position, following, lender: as in `Step`.
+        position, following, lender, watch: as in `Step`.
         """
         cfg = self.cfg(level, sampler)
         branches = {POSITIVE: evaluate(POSITIVE)}
@@ -96,7 +111,7 @@ class Guidance:
             branches[NEGATIVE] = evaluate(NEGATIVE)
         for branch in self.needs(level, cfg) - branches.keys():
             branches[branch] = evaluate(branch)
-        step = Step(x, level, branches, cfg, position, following, lender)
+        step = Step(x, level, branches, cfg, position, following, lender, watch)
         return self.steer(combine(step), step, Memory() if memory is None else memory)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .cutouts import Cutouts, replayable
 from .guide import Guide, noised, variance_preserving
+from .inspection import Watch
 from .loss import Loss
 from .noise_level import NoiseLevel, expand
 
@@ -66,10 +67,14 @@ class Lender(Protocol):
         """The network of one member of the objective's guide, on its device (a `guide.Network`)."""
 
 
-def gradient(objective: Objective, x: Tensor, denoised: Tensor, level: NoiseLevel, position: int, lender: Lender):
+def gradient(
+    objective: Objective, x: Tensor, denoised: Tensor, level: NoiseLevel, position: int, lender: Lender,
+    watch: Watch | None = None,
+) -> Tensor:
     """The gradient [B, ...] of minus the loss, with respect to x or to the denoised estimate; detached.
 
     x, denoised: [B, ...]. position: numbers the sampler's steps, so that noise and cutouts can be drawn again.
+    watch: told the scores that were differentiated.
 
     Raises:
         FloatingPointError: the gradient is not finite.
@@ -83,11 +88,14 @@ def gradient(objective: Objective, x: Tensor, denoised: Tensor, level: NoiseLeve
         else:
             picture = lender.picture(leaf if objective.at == "denoised" else lender.denoise(leaf), objective)
         shown, rows = _shown(objective, picture, level, position)
-        seen, slope = shown.detach().requires_grad_(), torch.zeros_like(shown)
+        seen, slope, heard = shown.detach().requires_grad_(), torch.zeros_like(shown), []
         # Each expert's backward follows its forward: experts of one bank share the weights that the backward needs.
         for score in _scores(objective, seen, rows, level[rows], lender):
+            heard.append(score.detach())
             slope += torch.autograd.grad(score, seen, torch.full_like(score, gain * len(x) / len(rows)))[0]
         (found,) = torch.autograd.grad(shown, leaf, slope)
+    if watch is not None:
+        watch.scored(objective, torch.stack(heard).float().sum(0).view(len(x), -1).mean(1))
     found = found.detach() / gain
     if not bool(torch.isfinite(found).all()):
         raise FloatingPointError(

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .branch import Branch
 from .gradient import Lender
+from .inspection import Watch
 from .noise_level import NoiseLevel
 from .register import Register
 from .schedule import ALWAYS, Positions, Schedule
@@ -35,6 +36,7 @@ class Step:
     position: int = 0  # how many of the sampler's noise levels lie at or above this one
     following: NoiseLevel | None = None  # the level that the sampler goes to next
     lender: Lender | None = None  # evaluates guides with gradients; None where no rule asks for one
+    watch: Watch | None = None  # told what the evaluation is made of; None where nobody looks
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class Rule:
     def resolve(self, positions: Positions) -> Rule:
         """The same rule with its schedule in VE sigma."""
         return replace(self, **{"schedule": self.schedule.resolve(positions)})
+
+    def over(self, levels: NoiseLevel) -> Rule:
+        """The same (resolved) rule for a run over these noise levels, noisy to clean; few rules need to know."""
+        return self
 
     def strength(self, level: NoiseLevel) -> Tensor:
         """The effective weight (1 = off) or scale (0 = off) per sample, float64 [B]: what a plot shows."""

@@ -18,7 +18,9 @@ from comfy.samplers import CFGGuider
 from ..guidance.compose import uniform
 from ..guidance.rule import Step
 from .branches import Observer, evaluate
+from .curves import announce
 from .gradients import StepLender
+from .inspector import watching
 from .plan import KEY
 from .run import Run, host_weights, is_plain, open_run, run_of, weight_names
 
@@ -38,6 +40,7 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
     run = open_run(guider, sigmas, latent_shapes)
     if run is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    announce(run, guider.model_patcher)
     finished = False
     try:
         with _weights(guider, _loading_weights(run)):
@@ -50,6 +53,8 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
         if run.gradients is not None:
             run.gradients.release()
         guider.model_options.pop(KEY, None)
+        if run.recorder is not None:
+            run.recorder.close(finished)
 
 
 def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
@@ -87,6 +92,12 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
     run = run_of(guider)
     if run is None:
         return executor(x, timestep, model_options, seed)
+    with watching(run, timestep):
+        return _guided(executor, run, guider, x, timestep, model_options, seed)
+
+
+def _guided(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
+    """The host's own step, what else the rules need, and the rules."""
     level = run.level(timestep)
     weights = [run.guidance.cfg(level, weight) for weight in host_weights(guider)]
     cfg = weights[-1]
@@ -94,7 +105,7 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
         return _mixed(run, guider, x, timestep, level, model_options)
     needs = run.guidance.needs(level, cfg)
     with _weights(guider, tuple(float(weight[0]) for weight in weights)):
-        if not needs:
+        if not needs and run.watch is None:
             return executor(x, timestep, model_options, seed)
         observer = Observer(guider)
         denoised = executor(x, timestep, observer.options(model_options), seed)
@@ -108,10 +119,11 @@ def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[s
     """Where the run is, and what it lends there: the rest of a Step."""
     position = run.position(float(timestep[0]))
     run.memory.move_to(position)
+    here = {"position": position, "watch": run.watch}
     if run.gradients is None:
-        return {"position": position}
+        return here
     lender = StepLender(run.gradients, guider, timestep, model_options)
-    return {"position": position, "following": run.following(position, level), "lender": lender}
+    return {**here, "following": run.following(position, level), "lender": lender}
 
 
 def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:

@@ -77,7 +77,7 @@ def with_autoguidance(
 ) -> ModelPatcher:
     """A clone of the MODEL that is steered away from a weaker network. Raises ValueError for a pair that cannot be.
 
-    A guide that shares the MODEL's network with other weights is loaded a second time, so that both can be resident.
+    A guide that shares the MODEL's network with other weights is made ready to be evaluated beside it (sharing.py).
     """
     if plan_of(guide).guidance.rules:
         raise ValueError(
@@ -97,8 +97,7 @@ def with_autoguidance(
     if known is not None:
         return with_rule(model, replace(rule, guide=known.name))
     residents = [model, *(model.get_additional_models_with_key(g.key)[0] for g in plan.guides)]
-    if any(sharing.conflict(resident, guide) for resident in residents):
-        guide = sharing.independent(guide)
+    guide = sharing.resident_guide(guide, residents)
     added = Guide(f"guide {len(plan.guides) + 1}", positive, source)
     rules = Guidance((*plan.guidance.rules, replace(rule, guide=added.name)))
     out = extended(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))

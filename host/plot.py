@@ -20,7 +20,7 @@ MAIN_BAR, GUIDE_BAR, GRADIENT_BAR = "#9db4e8", "#eeb08f", "#9fd3b8"
 
 def draw(report: Report) -> torch.Tensor:
     """The report as an IMAGE [1, H, W, 3] in [0, 1]."""
-    canvas = _Canvas(HEIGHT)
+    canvas = Canvas(HEIGHT)
     xs = _curves(canvas, report.series, report.sigmas, "weight (1 = off) or strength, noisy to clean")
     _bars(canvas, xs, report)
     return canvas.picture()
@@ -28,7 +28,7 @@ def draw(report: Report) -> torch.Tensor:
 
 def draw_curves(series: tuple[Series, ...], sigmas: tuple[float, ...], words: str) -> torch.Tensor:
     """Lines over noise levels, with what they show in words, as an IMAGE [1, H, W, 3] in [0, 1]."""
-    canvas = _Canvas(BARS[0])
+    canvas = Canvas(BARS[0])
     _curves(canvas, series, sigmas, words)
     return canvas.picture()
 
@@ -38,7 +38,7 @@ def draw_losses(curves: list[list[float]], longest: int) -> torch.Tensor:
 
     longest: the number of values in the curve of an expert whose training is finished.
     """
-    canvas = _Canvas(BARS[0])
+    canvas = Canvas(BARS[0])
     values = [value for curve in curves for value in curve]
     low, high = _range((Series("loss", tuple(values or [0.0])),))
     _axes(canvas, low, high, [], (), None)
@@ -55,7 +55,7 @@ def draw_losses(curves: list[list[float]], longest: int) -> torch.Tensor:
     return canvas.picture()
 
 
-class _Canvas:
+class Canvas:
     """Drawing in unscaled coordinates."""
 
     def __init__(self, height: int, scale: int = 2):  # drawn twice as large and reduced, for smooth lines
@@ -78,12 +78,21 @@ class _Canvas:
     def dot(self, x, y, radius, colour: str) -> None:
         self.pen.ellipse([v * self.scale for v in (x - radius, y - radius, x + radius, y + radius)], fill=colour)
 
+    def paste(self, picture: Image.Image, left, top) -> None:
+        """A picture that has `scale` pixels for every unit."""
+        self.image.paste(picture, (round(left * self.scale), round(top * self.scale)))
+
     def text(self, x, y, words: str, colour: str = INK, size: int = 15, anchor: str = "lm") -> None:
         font = ImageFont.load_default(size * self.scale)
         self.pen.text((x * self.scale, y * self.scale), words, fill=colour, font=font, anchor=anchor)
 
 
-def _curves(canvas: _Canvas, series: tuple[Series, ...], sigmas: tuple[float, ...], words: str) -> list[float]:
+def extent(words: str, size: int = 15) -> float:
+    """How wide words are, in unscaled coordinates."""
+    return ImageFont.load_default(4 * size).getlength(words) / 4
+
+
+def _curves(canvas: Canvas, series: tuple[Series, ...], sigmas: tuple[float, ...], words: str) -> list[float]:
     """Axes, lines and legend; returns the column of every noise level."""
     low, high = _range(series)
     xs = _columns(len(sigmas))
@@ -110,7 +119,7 @@ def _height(value: float, low: float, high: float) -> float:
 
 
 def _axes(
-    canvas: _Canvas, low: float, high: float, xs: list[float], sigmas: tuple[float, ...], marked: float | None = 1.0
+    canvas: Canvas, low: float, high: float, xs: list[float], sigmas: tuple[float, ...], marked: float | None = 1.0
 ) -> None:
     step = next(s for s in STEPS if (high - low) / s <= 7)
     value = step * -(-low // step)
@@ -126,7 +135,7 @@ def _axes(
         canvas.text(WIDTH - RIGHT, BOTTOM + 16, "sigma", INK, 13, "rm")
 
 
-def _line(canvas: _Canvas, xs: list[float], series: Series, low: float, high: float, colour: str) -> None:
+def _line(canvas: Canvas, xs: list[float], series: Series, low: float, high: float, colour: str) -> None:
     points = [(x, _height(v, low, high)) for x, v in zip(xs, series.values, strict=True)]
     if len(points) > 1:
         canvas.line(points, colour, 2.4)
@@ -135,7 +144,7 @@ def _line(canvas: _Canvas, xs: list[float], series: Series, low: float, high: fl
             canvas.dot(x, y, 3.4, colour)
 
 
-def _legend(canvas: _Canvas, series: tuple[Series, ...], words: str) -> None:
+def _legend(canvas: Canvas, series: tuple[Series, ...], words: str) -> None:
     x = LEFT
     for index, s in enumerate(series):
         colour = COLOURS[index % len(COLOURS)]
@@ -146,7 +155,7 @@ def _legend(canvas: _Canvas, series: tuple[Series, ...], words: str) -> None:
     canvas.text(WIDTH - RIGHT, 34, words, QUIET, 14, "rm")
 
 
-def _bars(canvas: _Canvas, xs: list[float], report: Report) -> None:
+def _bars(canvas: Canvas, xs: list[float], report: Report) -> None:
     kinds = list(zip(report.main_evaluations, report.guide_evaluations, report.gradients, strict=True))
     most = max(map(sum, kinds))
     half = (xs[1] - xs[0]) * 0.38 if len(xs) > 1 else 40

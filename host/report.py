@@ -19,6 +19,7 @@ from .decoders import LINEAR, VAE
 from .gradients import THROUGH
 from .noise_levels import ModelPositions, level_of
 from .plan import Asked, guides_of, plan_of
+from .sharing import describe_sharing
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Rep
     """The plan over these sigmas, for a sampler with the cfg `sampler_cfg` that evaluates every level once."""
     model_sampling = model.get_model_object("model_sampling")
     plan = plan_of(model)
-    guidance = plan.guidance.resolve(ModelPositions(model_sampling))
     grid = sigmas[:-1] if float(sigmas[-1]) == 0.0 else sigmas
     level = level_of(model_sampling, grid)
+    guidance = plan.guidance.resolve(ModelPositions(model_sampling)).over(level)
     cfg = guidance.cfg(level, sampler_cfg)
     others = [rule for rule in guidance.rules if not isinstance(rule, CFG)]
     series = [Series("CFG", tuple(cfg.tolist()))]
-    series += [Series(_label(rule), tuple(rule.strength(level).tolist())) for rule in others]
+    series += [Series(label_of(rule), tuple(rule.strength(level).tolist())) for rule in others]
     needs = [_branches(guidance, sigma, model_sampling, sampler_cfg) for sigma in grid]
     main = tuple(sum(branch.network == MAIN for branch in asked) for asked in needs)
     guides = tuple(sum(branch.network != MAIN for branch in asked) for asked in needs)
@@ -86,7 +87,7 @@ def _gradients(guidance, sigma: torch.Tensor, model_sampling) -> int:
 def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, main, guides, gradients) -> str:
     steps = len(main)
     lines = [f"Main: {describe(model)}"]
-    lines += [f"{guide.name}: {describe(patcher)}" for guide, patcher in guides_of(model).items()]
+    lines += [f"{g.name}: {describe(p)}{describe_sharing(model, p)}" for g, p in guides_of(model).items()]
     lines += [_asked(asked, model) for asked in plan_of(model).asked]
     lines += ["", "Rules, in chain order:" if rules else "No guidance components on this MODEL."]
     lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}" for i, rule in enumerate(rules, 1)]
@@ -148,7 +149,8 @@ def _cost(model: ModelPatcher, main: tuple[int, ...], guides: tuple[int, ...], g
     return sum(main) + share * sum(guides) + 3 * through * sum(gradients)
 
 
-def _label(rule: Rule) -> str:
+def label_of(rule: Rule) -> str:
+    """A rule's name in plots and tables."""
     guide = getattr(rule, "guide", None)
     if isinstance(rule, GradientGuidance) and rule.objective is not None:
         return rule.objective.words

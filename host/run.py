@@ -13,12 +13,14 @@ from comfy.samplers import CFGGuider
 
 from ..guidance.branch import NEGATIVE
 from ..guidance.compose import Guidance, Memory
+from ..guidance.inspection import Watch
 from ..guidance.noise_level import NoiseLevel
 from ..guidance.rules.cfg import CFG
 from . import sharing
 from .compatibility import check_pair
 from .gradients import Gradients, gradients_of
 from .guide_model import GuideModel
+from .inspector import Recorder, inspections_of
 from .noise_levels import ModelPositions, level_of
 from .plan import KEY, check_combines, guides_of, plan_of
 
@@ -36,6 +38,8 @@ class Run:
     host_weights: tuple[float, ...]  # what the guider combined with before the run
     gradients: Gradients | None = None
     memory: Memory = field(default_factory=Memory)
+    recorder: Recorder | None = None  # of an inspected MODEL
+    watch: Watch | None = None  # on the evaluation that is going on, if it is recorded
 
     def level(self, sigma: torch.Tensor) -> NoiseLevel:
         """The noise level of this call, on the CPU. sigma: [B]."""
@@ -55,7 +59,8 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     """Check what can only be checked now, and open the run. None if the MODEL carries no component."""
     model = guider.model_patcher
     plan = plan_of(model)
-    if not plan.guidance.rules:
+    inspections = inspections_of(model)
+    if not plan.guidance.rules and (not inspections or comfy.model_management.in_training):
         return None
     if comfy.model_management.in_training:
         raise ValueError(
@@ -70,16 +75,19 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     for patcher in patchers.values():
         check_pair(model, patcher)
     others = [o for o in (getattr(guider, "uncond_model_patcher", None),) if o is not None]
-    sharing.check_at_run(model, {guide.name: patcher for guide, patcher in patchers.items()}, others)
+    over = sharing.check_at_run(model, {guide.name: patcher for guide, patcher in patchers.items()}, others)
     own = {g.key: comfy.sampler_helpers.convert_cond(g.positive) for g in patchers if g.positive is not None}
     guides = {
-        g.name: GuideModel(g.name, patcher, {"positive": own[g.key]} if g.key in own else guider.original_conds)
+        g.name: GuideModel(
+            g.name, patcher, {"positive": own[g.key]} if g.key in own else guider.original_conds, over.get(g.name)
+        )
         for g, patcher in patchers.items()
     }
-    guidance = plan.guidance.resolve(positions)
+    guidance = plan.guidance.resolve(positions).over(level_of(model_sampling, sigmas[sigmas > 0].cpu()))
     gradients = gradients_of(model)
     check_latents(gradients, latent_shapes)
     run = Run(guidance, model_sampling, sigmas.tolist(), guides, latent_shapes, own, host_weights(guider), gradients)
+    run.recorder = Recorder(model, run, inspections) if inspections else None
     options: dict[str, Any] = guider.model_options
     options[KEY] = run
     return run

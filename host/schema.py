@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from comfy_api.latest import io
@@ -24,14 +24,14 @@ FORMS = ["score shift", "mean shift"]
 
 def inputs_of(rule: type[Rule]) -> list[io.Input]:
     """One number input per `param` of the rule, in the rule's order."""
-    return [
-        io.Float.Input(
-            f.name, default=getattr(rule, f.name), min=f.metadata["min"], max=f.metadata["max"],
-            step=f.metadata["step"], round=0.001, tooltip=f.metadata["doc"], advanced=f.metadata["advanced"],
-        )
-        for f in fields(rule)
-        if "min" in f.metadata
-    ]
+    return [_number(f, getattr(rule, f.name)) for f in fields(rule) if "min" in f.metadata]
+
+
+def _number(f: Field, default: float) -> io.Input:
+    told = {key: f.metadata[key] for key in ("min", "max", "step", "advanced")}
+    if isinstance(default, int):
+        return io.Int.Input(f.name, default=default, tooltip=f.metadata["doc"], **told)
+    return io.Float.Input(f.name, default=default, round=0.001, tooltip=f.metadata["doc"], **told)
 
 
 def words_of(rule: type[Rule], name: str) -> str:

@@ -59,7 +59,8 @@ class GradientGuidance(Term):
         if not self.needs(step.level, step.cfg):
             return torch.zeros_like(step.x), state
         assert self.objective and step.lender, "a gradient needs an objective and a lender"
-        found = gradient(self.objective, step.x, step.branches[POSITIVE], step.level, step.position, step.lender)
+        at = step.x, step.branches[POSITIVE], step.level, step.position
+        found = gradient(self.objective, *at, step.lender, step.watch)
         push = expand(self.factor(step), step.x) * self._direction(found, step.level)
         if self.cap:
             push = push * ratio(self.cap * noise_left(step.level, push), norm(push), at_zero=1.0).clamp(max=1.0)

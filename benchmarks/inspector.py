@@ -1,0 +1,89 @@
+"""What the inspector costs: `.venv/bin/python benchmarks/inspector.py --comfyui FOLDER [--device cuda]`.
+
+The same run on the same MODEL with CFG and autoguidance, without and with the inspector, in turn, and the pictures
+compared bit for bit. On the CPU it is processor time that counts, which other programs disturb little; on CUDA wall
+time, with the device waited for. The figures are medians over the repeats of time per step; the overhead is the median
+of pairwise differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from pathlib import Path
+
+from overhead import load_host, networks
+
+CASES = {"tiny": (24, 25), "sd15": (2, 3)}  # steps per run, repeats
+SIZES = {"cpu": 16, "cuda": 64}  # latent height and width of the sd15 case
+CFG, WEIGHT = 4.0, 2.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="folder of ComfyUI")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    options = parser.parse_args()
+    load_host(options.comfyui, options.device)
+    import torch
+
+    torch.set_grad_enabled(False)
+    print(f"{platform.platform()}, torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
+    print("| network | evaluations, main + guide | ms per step without | with | the inspector | overhead | same bits |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for case in options.only:
+        measure(case, options.device)
+
+
+def measure(case: str, device: str) -> None:
+    """Print one row."""
+    import comfy.samplers
+    import torch
+
+    from guidance_pack.guidance.rules.autoguidance import Autoguidance
+    from guidance_pack.host.inspector import Inspection, inspected
+    from guidance_pack.host.plan import with_autoguidance
+
+    steps, repeats = CASES[case]
+    model, guide, positive, negative, latent = networks(case)
+    latent = torch.zeros(1, 4, SIZES[device], SIZES[device]) if latent is None else latent
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", steps)
+    guided = with_autoguidance(model, guide, Autoguidance(WEIGHT))
+    models = (guided, inspected(guided, Inspection()))
+    pairs, same = [], True
+    for repeat in range(repeats + 1):
+        order = models if repeat % 2 else models[::-1]
+        found = {id(one): timed(one, positive, negative, noise, latent, sigmas, device) for one in order}
+        (plain, picture), (watched, seen) = (found[id(one)] for one in models)
+        same = same and torch.equal(picture, seen)
+        if repeat:  # the first round warms up
+            pairs.append((plain / steps * 1000, watched / steps * 1000))
+    without, with_it = (statistics.median(times) for times in zip(*pairs, strict=True))
+    more = statistics.median(second - first for first, second in pairs)
+    print(f"| {case} | 2 + 1 | {without:.2f} | {with_it:.2f} | {more:.3f} | {more / without:+.2%} | {same} |")
+
+
+def timed(model, positive, negative, noise, latent, sigmas, device: str):
+    """Seconds of one run, and its picture."""
+    import comfy.samplers
+    import torch
+
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(CFG)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    with torch.inference_mode():
+        start = clock()
+        sampler = comfy.samplers.sampler_object("euler")
+        picture = guider.sample(noise, latent, sampler, sigmas, disable_pbar=True, seed=0)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return clock() - start, picture
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""While a queued run goes on: a message to the page after each evaluation, and the same in words on the inspector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .inspect_record import Evaluation, Record
+from .inspect_words import as_data, in_words
+
+EVENT = "guidance-components.inspection"
+
+
+@dataclass
+class Live:
+    """Speaks to whoever queued the prompt. nodes: ids of the inspectors on the page."""
+
+    nodes: list[str]
+    server: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        from server import PromptServer
+
+        page: Any = PromptServer  # it gets its instance when ComfyUI starts
+        self.server = page.instance
+
+    def tell(self, evaluation: Evaluation, record: Record) -> None:
+        """The newest evaluation."""
+        data = {"nodes": self.nodes, "levels": record.levels, "evaluation": as_data(evaluation)}
+        self.server.send_sync(EVENT, data, self.server.client_id)
+        for node in self.nodes:
+            self.server.send_progress_text(in_words(evaluation, record), node, self.server.client_id)

@@ -1,0 +1,89 @@
+"""What the inspector has written down of a run, as plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from ..guidance.branch import MAIN, Branch
+
+
+@dataclass(frozen=True)
+class Term:
+    """One component in one evaluation, a number per sample."""
+
+    label: str
+    strength: list[float]  # weight (1 = off) or scale (0 = off)
+    push: list[float]  # the length of what it added, relative to the unguided estimate
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a guide said in one evaluation, a number per sample: a class's probability, or a loss."""
+
+    label: str
+    is_probability: bool
+    values: list[float]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """One evaluation of the guided denoiser; lists hold a number per sample."""
+
+    step: int  # how many of the sampler's noise levels lie at or above this one
+    sigma: list[float]  # the model's own
+    branches: tuple[Branch, ...]
+    terms: tuple[Term, ...]  # CFG first, then the chain
+    total: list[float]  # all pushes together
+    cosine: list[float] | None  # between D_positive and D_negative
+    scores: tuple[Score, ...]
+    seconds: float
+    memory: int  # bytes, the most until now: see inspect_meter.py
+    picture: torch.Tensor | None  # the guided estimate, uint8 [S, h, w, 3]
+
+    @property
+    def main(self) -> int:
+        """Evaluations of the main network."""
+        return sum(branch.network == MAIN for branch in self.branches)
+
+    @property
+    def guides(self) -> int:
+        """Evaluations of guides."""
+        return len(self.branches) - self.main
+
+
+@dataclass(eq=False)
+class Record:
+    """One run. `pending` are evaluations whose figures still lie on the device."""
+
+    model: str
+    node: str  # the id of the node that sampled; empty outside the queue
+    levels: int
+    finished: bool = False
+    done: list[Evaluation] = field(default_factory=list)
+    pending: list[Callable[[], Evaluation]] = field(default_factory=list)
+
+    def fetch(self) -> list[Evaluation]:
+        """Bring the pending figures over; they come back."""
+        fetched = [figures() for figures in self.pending]
+        self.done += fetched
+        self.pending.clear()
+        return fetched
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """All that were made, in order."""
+        self.fetch()
+        return self.done
+
+    @property
+    def samples(self) -> int:
+        """How many pictures were sampled together."""
+        return len(self.evaluations[0].sigma) if self.evaluations else 0
+
+
+def mean(values: list[float]) -> float:
+    """Over the samples."""
+    return sum(values) / len(values)

@@ -1,0 +1,61 @@
+"""The denoised estimate over a run as a strip: a row per sample, a column per step, noisy to clean."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .inspect_record import Record, mean
+from .plot import INK, QUIET, Canvas
+
+COLUMNS = 8  # at most; of longer runs evenly spread evaluations are shown
+CELL, GAP, MARGIN, HEAD = 110, 6, 19, 46
+
+
+def draw_strip(record: Record) -> torch.Tensor:
+    """The run's estimates as an IMAGE [1, H, 960, 3] in [0, 1]."""
+    evaluations = record.evaluations
+    shown = [evaluations[i] for i in chosen(len(evaluations))]
+    pictures = [e.picture for e in shown if e.picture is not None]
+    if len(pictures) < len(shown):
+        return _words("No picture: these latents are no pictures, or ComfyUI has no preview colours for them.")
+    count, height, width, _ = pictures[0].shape
+    wide, high = _cell(width, height)
+    canvas = Canvas(2 * HEAD + count * (high + GAP) - GAP)
+    some = "" if len(shown) == len(evaluations) else f", {len(shown)} of {len(evaluations)} evaluations"
+    canvas.text(MARGIN, 22, f"The estimate of the clean picture{some}", INK)
+    below = HEAD + count * (high + GAP) + 10
+    for column, (evaluation, samples) in enumerate(zip(shown, pictures, strict=True)):
+        left = MARGIN + column * (CELL + GAP) + (CELL - wide) / 2
+        for row, pixels in enumerate(samples):
+            picture = Image.fromarray(np.asarray(pixels))
+            larger = picture.resize((wide * canvas.scale, high * canvas.scale), _filter(width, wide))
+            canvas.paste(larger, left, HEAD + row * (high + GAP))
+        canvas.text(left + wide / 2, below, f"step {evaluation.step}", INK, 13, "mm")
+        canvas.text(left + wide / 2, below + 18, f"sigma {mean(evaluation.sigma):.3g}", QUIET, 13, "mm")
+    return canvas.picture()
+
+
+def chosen(count: int) -> list[int]:
+    """Which of `count` evaluations are shown: evenly spread, with the first and the last."""
+    if count <= COLUMNS:
+        return list(range(count))
+    return [round(i * (count - 1) / (COLUMNS - 1)) for i in range(COLUMNS)]
+
+
+def _cell(width: int, height: int) -> tuple[int, int]:
+    """The size of a picture in the strip: as long as `CELL` on its longer side."""
+    longest = max(width, height)
+    return max(1, round(width * CELL / longest)), max(1, round(height * CELL / longest))
+
+
+def _filter(width: int, shown: int) -> Image.Resampling:
+    """Small pictures keep their pixels."""
+    return Image.Resampling.NEAREST if width <= shown else Image.Resampling.LANCZOS
+
+
+def _words(words: str) -> torch.Tensor:
+    canvas = Canvas(80)
+    canvas.text(MARGIN, 40, words, QUIET)
+    return canvas.picture()

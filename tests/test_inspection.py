@@ -1,0 +1,161 @@
+"""What a watch sees of an evaluation, against closed forms in float64; and that looking changes no bit."""
+
+import math
+
+import pytest
+import torch
+from cases import LENDER, Bowl
+from lender import Lent
+
+from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
+from guidance_pack.guidance.compose import Guidance
+from guidance_pack.guidance.gradient import Objective
+from guidance_pack.guidance.inspection import SIDE, Watch, probability, small_picture
+from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.rules.apg import APG
+from guidance_pack.guidance.rules.autoguidance import Autoguidance
+from guidance_pack.guidance.rules.cfg import CFG
+from guidance_pack.guidance.rules.gradient import GradientGuidance
+from guidance_pack.guidance.rules.rescale import Rescale
+from guidance_pack.guidance.schedule import Interval
+
+GUIDE = Branch("guide")
+W, V = 3.0, 2.5
+GUIDANCE = Guidance((CFG(W), Autoguidance(V), Rescale(0.7)))
+
+
+def tensors(count, shape=(3, 4, 5, 6)):
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def predictions(shape=(3, 4, 5, 6)):
+    return dict(zip((POSITIVE, NEGATIVE, GUIDE), tensors(3, shape), strict=True))
+
+
+def level(batch=3):
+    return NoiseLevel.variance_exploding(torch.tensor([6.0, 2.0, 0.4])[:batch])
+
+
+def look(guidance, found, at=None, lender=None):
+    """The guided estimate, the watch, and the figures by name."""
+    watch = Watch()
+    x = torch.zeros_like(found[POSITIVE])
+    out = guidance.denoise(found.__getitem__, x, at or level(), lender=lender, watch=watch)
+    return out, watch, by_name(watch)
+
+
+def by_name(watch):
+    names, figures = watch.figures()
+    return dict(zip(names, figures, strict=True))
+
+
+def length(change):
+    return torch.linalg.vector_norm(change.flatten(1), dim=1)
+
+
+def test_pushes_are_lengths_relative_to_the_unguided_estimate():
+    found = predictions()
+    out, watch, seen = look(GUIDANCE, found)
+    positive, negative, guide = found.values()
+    before = positive + (W - 1) * (positive - negative) + (V - 1) * (positive - guide)
+    torch.testing.assert_close(seen["host"], (W - 1) * length(positive - negative) / length(positive))
+    torch.testing.assert_close(seen[1], (V - 1) * length(positive - guide) / length(positive))
+    torch.testing.assert_close(seen[2], length(out - before) / length(positive))
+    torch.testing.assert_close(seen["total"], length(out - positive) / length(positive))
+    assert set(seen) == {"host", 1, 2, "total", "cosine"} and watch.branches == {POSITIVE, NEGATIVE, GUIDE}
+    assert torch.equal(watch.guided, out) and watch.cfg.tolist() == [W] * 3
+
+
+def test_the_cosine_is_that_of_the_two_prompts():
+    found = predictions()
+    positive, negative = found[POSITIVE].flatten(1), found[NEGATIVE].flatten(1)
+    _, _, seen = look(GUIDANCE, found)
+    torch.testing.assert_close(seen["cosine"], torch.cosine_similarity(positive, negative, dim=1))
+    _, watch, seen = look(Guidance((Autoguidance(V),)), found)
+    assert "cosine" not in seen and watch.branches == {POSITIVE, GUIDE}
+    assert seen["host"].tolist() == [0.0] * 3
+    found[NEGATIVE] = -found[POSITIVE]
+    _, _, seen = look(GUIDANCE, found)
+    torch.testing.assert_close(seen["cosine"], -torch.ones(3, dtype=torch.float64))
+    assert float(seen["cosine"].min()) >= -1.0
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 7), (3, 4, 2, 5, 6)], ids=["sound", "video"])
+def test_samples_stay_apart_in_every_shape(shape):
+    found = predictions(shape)
+    _, _, together = look(GUIDANCE, found)
+    for index in range(3):
+        rows = torch.tensor([index])
+        _, _, one = look(GUIDANCE, {branch: value[rows] for branch, value in found.items()}, level()[rows])
+        assert one.keys() == together.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(value, together[name][rows])
+
+
+@pytest.mark.parametrize(
+    "guidance", [GUIDANCE, Guidance((CFG(W), APG(W), Rescale(0.3))), Guidance(), Guidance((CFG(1.0),))]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_looking_changes_no_bit(guidance, dtype):
+    found = {branch: value.to(dtype) for branch, value in predictions().items()}
+    out, _, seen = look(guidance, found)
+    x = torch.zeros_like(found[POSITIVE])
+    assert torch.equal(out, guidance.denoise(found.__getitem__, x, level()))
+    assert all(value.isfinite().all() and value.shape == (3,) for value in seen.values())
+
+
+def test_outside_its_interval_a_component_is_not_seen():
+    guidance = Guidance((Autoguidance(V, Interval(math.inf, 1.0, "sigma_ve")),))
+    _, watch, seen = look(guidance, predictions(), NoiseLevel.variance_exploding(torch.full((3,), 0.5)))
+    assert set(seen) == {"host", "total"} and watch.branches == {POSITIVE}
+
+
+def test_a_loss_is_what_the_guide_found():
+    objective = Objective(Bowl(), "denoised")
+    found = predictions()
+    _, _, seen = look(Guidance((GradientGuidance(2.0, objective=objective),)), found, lender=LENDER)
+    torch.testing.assert_close(-seen[objective], Bowl()(found[POSITIVE], None), rtol=1e-6, atol=0)
+    assert 0 in seen
+
+
+def test_the_score_of_a_video_is_the_mean_of_its_frames():
+    objective = Objective(Bowl(), "denoised")
+    found = {POSITIVE: tensors(1, (2, 3, 4, 5, 5))[0]}
+    lender = Lent()
+    _, _, seen = look(Guidance((GradientGuidance(2.0, objective=objective),)), found, level(2), lender)
+    frames = found[POSITIVE].transpose(1, 2)
+    wanted = torch.stack([Bowl()(sample, None).mean() for sample in frames])
+    torch.testing.assert_close(-seen[objective], wanted, rtol=1e-6, atol=0)
+
+
+def test_probability_is_the_exponential():
+    assert probability([0.0, math.log(0.25)]) == pytest.approx([1.0, 0.25], abs=1e-15)
+
+
+def test_without_a_positive_prompt_the_hosts_own_estimate_is_what_is_pushed():
+    watch = Watch()
+    (denoised, moved) = tensors(2)
+    watch.combined(denoised, {}, torch.ones(3))
+    watch.moved(0, moved)
+    watch.guided_to(denoised + moved)
+    seen = by_name(watch)
+    torch.testing.assert_close(seen[0], length(moved) / length(denoised))
+    torch.testing.assert_close(seen["total"], seen[0])
+    assert seen["host"].tolist() == [0.0] * 3
+
+
+def test_an_estimate_of_zero_divides_nothing():
+    found = {branch: torch.zeros(1, 3, 4, 4) for branch in (POSITIVE, NEGATIVE, GUIDE)}
+    _, _, seen = look(GUIDANCE, found, level(1))
+    assert all(value.tolist() == [0.0] for value in seen.values())
+
+
+def test_small_pictures_keep_their_shape_and_their_colours():
+    picture = torch.tensor([-1.0, 0.0, 3.0]).reshape(1, 3, 1, 1).expand(1, 3, 4, 6)
+    small = small_picture(picture)
+    assert small.shape == (1, 4, 6, 3) and small.dtype == torch.uint8
+    assert small[0, 0, 0].tolist() == [0, 128, 255]
+    wide = small_picture(picture.repeat(1, 1, 50, 100).half())
+    assert wide.shape == (1, round(200 * SIDE / 600), SIDE, 3)
+    assert wide[0, 5, 5].tolist() == [0, 128, 255]
