@@ -93,3 +93,26 @@ def heun(denoise: Callable[[Tensor, float, Tensor], Tensor], noise: Tensor, y: T
             ahead = x + (following - sigma) * slope
         x = ahead
     return x
+
+
+@torch.no_grad()
+def ancestral(
+    denoise: Callable[[Tensor, float, Tensor], Tensor], noise: Tensor, y: Tensor, levels: list[float],
+    generator: torch.Generator,
+) -> Tensor:
+    """DDPM's sampling on EDM levels: from each level a draw of the posterior of the next, given the denoised estimate.
+
+    q(x' | x, D) = N(D + (s'/s)^2 (x - D), s'^2 (1 - (s'/s)^2)): Ho et al. 2020, Equation 7, for x = x0 + s n;
+    k-diffusion calls it Euler ancestral at eta 1.
+
+    Args:
+        noise: standard normal [B, C, H, W].
+        generator: draws the noise of every step.
+    """
+    x = noise * levels[0]
+    for sigma, following in zip(levels[:-1], levels[1:], strict=True):
+        denoised = denoise(x, sigma, y)
+        kept = (following / sigma) ** 2
+        fresh = torch.randn(x.shape, generator=generator)
+        x = denoised + kept * (x - denoised) + following * (1 - kept) ** 0.5 * fresh
+    return x

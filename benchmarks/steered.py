@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from guidance_pack.guidance.compose import Guidance
 from guidance_pack.guidance.gradient import Objective
 from guidance_pack.guidance.guide import Guide
 from guidance_pack.guidance.guides.tiny import TinyFile
+from guidance_pack.guidance.networks.expert_bank import ExpertBank
 from guidance_pack.guidance.networks.guide_source import GuideSource
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.rules.gradient import GradientGuidance
@@ -23,15 +24,15 @@ from guidance_pack.guidance.rules.gradient import GradientGuidance
 
 @dataclass(frozen=True)
 class MemoryLender:
-    """A `guidance.gradient.Lender` of networks that are in memory and of a denoiser of pixels.
+    """A `guidance.gradient.Lender` of a network that is in memory and of a denoiser of pixels.
 
     Attributes:
-        networks: one per member of the objective's guide.
+        held: the network of all members of the objective's guide; a bank of them lends the one that is asked for.
         wanted: what the loss compares with, [B, ...].
         main: the denoised estimate of x at the noise level of this step.
     """
 
-    networks: Sequence[nn.Module]
+    held: nn.Module
     wanted: Tensor
     main: Callable[[Tensor], Tensor]
 
@@ -48,7 +49,7 @@ class MemoryLender:
         return self.main(x)
 
     def network(self, objective: Objective, member: int) -> nn.Module:
-        return self.networks[member]
+        return self.held.use(member) if isinstance(self.held, ExpertBank) else self.held
 
 
 class Steered:
@@ -56,8 +57,8 @@ class Steered:
 
     Args:
         main: function of (x, sigma, y), of an EDM network.
-        rule: its objective's guide must have one member.
-        network: of that member.
+        rule: with an objective that has a guide.
+        network: of the guide; an `ExpertBank` where several experts take turns.
         targets: [K, ...]; a sample with y = k is to become like targets[k].
         null: the index of the null class.
     """
@@ -77,7 +78,7 @@ class Steered:
         def evaluate(branch: Branch) -> Tensor:
             return denoise(x)
 
-        lender = MemoryLender([self.network], self.targets[y], denoise)
+        lender = MemoryLender(self.network, self.targets[y], denoise)
         return self.guidance.denoise(evaluate, x, NoiseLevel.variance_exploding(sigmas), lender=lender)
 
 

@@ -6,7 +6,7 @@ from workflow_graph import Stamps
 from workflow_papers import ADM, LABEL, RESNET, Published
 from workflow_scene import CLASSES, SEED, Scene
 
-CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 300.0, 20.0
+CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 100.0, 20.0
 PICTURES, ITERATIONS = 64, 150
 
 
@@ -33,7 +33,10 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
         "GuidanceTrainExperts", lane, 2, guide=clean["guide"], pictures=pictures["pictures"], name="shapes-taste",
         experts=3, iterations=ITERATIONS, batch_size=16, learning_rate=0.002, schedule="cosine", alpha=16,
     )
-    scene.add("LossGraphNode", lane, 3, loss=trained["loss"], filename_prefix="guidance/train_experts_loss")
+    scene.add(
+        "LossGraphNode", lane, 3, title="The loss, expert by expert", loss=trained["loss"],
+        filename_prefix="guidance/train_experts_loss",
+    )
     ready = scene.add("GuidanceLoadGuide", lane, 1, title="Experts trained for longer", name="shapes-experts")
     for title, guide in (
         ("The clean classifier", clean), ("The experts just trained", trained), ("Experts trained for longer", ready)

@@ -1,0 +1,151 @@
+"""What the PPAP study shows: tables in markdown, the plot of accuracy against scale, and sheets of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean, stdev
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from ppap_measure import MAP_SCALES, TARGET_SEED, Bench, Cell
+from ppap_variants import CLASSIFIERS, CONVOLUTION, MAP_GUIDES, VARIANTS, Variant
+from sheets import contact_sheet
+
+from guidance_pack.guidance.world import render
+
+from guided_maps import shown as as_picture  # isort: skip - it needs the pack's name
+
+Found = Mapping[str, Sequence[Cell]]
+Best = Callable[[list[Cell]], Cell]
+TITLES = {CONVOLUTION: "convolutional classifier (BatchNorm)", "transformer": "small transformer"}
+PANEL, HEIGHT, LEFT, TOP, BOTTOM, GAP, LINE = 420, 320, 64, 70, 50, 50, 19
+FINE = 2  # drawn this much larger and reduced, for smooth lines
+PAPER, INK, GRID, QUIET = "#ffffff", "#1c2330", "#e4e8ef", "#7a8496"
+COLOURS = ("#7a8496", "#d9480f", "#c2a100", "#1d4ed8", "#0f766e", "#7e22ce", "#be185d", "#4d7c0f", "#0891b2", "#57534e")
+SHOWN = ("naive", "single", "ppap-5", "multi-5")
+PICTURES = 10
+
+
+def tables(found: Found, best: Best) -> str:
+    """One table per kind of classifier, with its scales; and one of the maps."""
+    parts = [
+        _classes(found, group, TITLES[base], best)
+        for base, group in CLASSIFIERS.items()
+        if any(sweep(found.get(v.name, ())) for v in group)
+    ]
+    return "\n\n".join([*parts, _maps(found, best)])
+
+
+def sweep(cells: Sequence[Cell]) -> list[Cell]:
+    """The ODE's cells of the first seed, over rising scales, without the unguided one."""
+    return sorted((c for c in cells if (c.sampler, c.seed) == ("ode", 0) and c.scale), key=lambda cell: cell.scale)
+
+
+def _classes(found: Found, group: Sequence[Variant], title: str, best: Best) -> str:
+    scales = sorted({cell.scale for v in group for cell in sweep(found.get(v.name, ()))})
+    heads = [title, *(f"scale {s:g}" for s in scales), "best scale", "with ancestral sampling"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for cell in found.get("naive", ()):
+        if cell.scale == 0 and cell.sampler == "ode":
+            lines.append(f"| no guidance: {cell.words()} |" + " |" * (len(heads) - 1))
+    for variant in group:
+        cells = found.get(variant.name, ())
+        at = {cell.scale: f"{cell.accuracy:.0%} / {cell.frechet:.1f}" for cell in sweep(cells)}
+        if not at:
+            continue
+        chosen = best(sweep(cells))
+        slow = [c for c in cells if c.sampler == "ancestral" and c.scale == chosen.scale]
+        row = [variant.title, *(at.get(s, "") for s in scales), seeds(cells, chosen), slow[0].words() if slow else ""]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def seeds(cells: Sequence[Cell], chosen: Cell) -> str:
+    """The best scale: mean and standard deviation over the sampling's seeds where there are several."""
+    same = [c for c in cells if (c.sampler, c.scale) == ("ode", chosen.scale)]
+    if len(same) < 2:
+        return f"{chosen.scale:g}: {chosen.words()}"
+    right, far = ([getattr(c, key) for c in same] for key in ("accuracy", "frechet"))
+    near, much = (mean(getattr(c, key) for c in same) for key in ("precision", "recall"))
+    return (
+        f"{chosen.scale:g}: {mean(right):.1%} ± {stdev(right):.1%} / {mean(far):.1f} ± {stdev(far):.1f} / "
+        f"{near:.2f} / {much:.2f}"
+    )
+
+
+def _maps(found: Found, best: Best) -> str:
+    lines = ["| guided by | scale: error | best scale | with ancestral sampling |", "|---|---|---|---|"]
+    for task, group in MAP_GUIDES.items():
+        for cell in found.get(f"{task}-naive", ()):
+            if cell.scale == 0 and cell.sampler == "ode":
+                lines.append(f"| {task}: no guidance | | {cell.words()} | |")
+        for variant in group:
+            cells = found.get(variant.name, ())
+            if not sweep(cells):
+                continue
+            chosen = best(sweep(cells))
+            slow = [c.words() for c in cells if c.sampler == "ancestral" and c.scale == chosen.scale]
+            steps = "; ".join(f"{c.scale:g}: {c.error:.3f}" for c in sweep(cells))
+            row = [f"{task}: {variant.title}", steps, f"{chosen.scale:g}: {chosen.words()}", slow[0] if slow else ""]
+            lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def plot(found: Found) -> Image.Image:
+    """Accuracy against scale, one panel per kind of classifier, a line per guide."""
+    measured = {
+        base: [v for v in group if _first(v) and sweep(found.get(v.name, ()))] for base, group in CLASSIFIERS.items()
+    }
+    groups = {base: group for base, group in measured.items() if group}
+    rows = max((len(group) for group in groups.values()), default=0)
+    wide, high = LEFT + max(2, len(groups)) * (PANEL + GAP), TOP + HEIGHT + BOTTOM + rows * LINE
+    sheet = Image.new("RGB", (wide * FINE, high * FINE), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _text(pen, 16, 24, "Share of pictures that the judge takes for what was asked, against guidance scale", INK, 17)
+    for index, (base, group) in enumerate(groups.items()):
+        _panel(pen, LEFT + index * (PANEL + GAP), TITLES[base], {v.title: sweep(found[v.name]) for v in group})
+    return sheet.resize((wide, high), Image.Resampling.LANCZOS)
+
+
+def _first(variant: Variant) -> bool:
+    return variant.recipe is None or variant.recipe.seed == 0
+
+
+def _panel(pen: ImageDraw.ImageDraw, left: int, title: str, lines: Mapping[str, Sequence[Cell]]) -> None:
+    scales = sorted({cell.scale for cells in lines.values() for cell in cells})
+    across = {s: left + PANEL * (i + 0.5) / len(scales) for i, s in enumerate(scales)}
+    _text(pen, left, TOP - 18, title, INK, 15)
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        y = TOP + HEIGHT * (1 - share)
+        pen.line([(left * FINE, y * FINE), ((left + PANEL) * FINE, y * FINE)], GRID, FINE)
+        _text(pen, left - 8, y, f"{share:.0%}", QUIET, 13, "rm")
+    for scale, x in across.items():
+        _text(pen, x, TOP + HEIGHT + 16, f"{scale:g}", QUIET, 13, "mm")
+    for number, (words, cells) in enumerate(lines.items()):
+        colour, y = COLOURS[number % len(COLOURS)], TOP + HEIGHT + BOTTOM + number * LINE
+        points = [(across[c.scale], TOP + HEIGHT * (1 - c.accuracy)) for c in cells]
+        pen.line([(x * FINE, y * FINE) for x, y in points], colour, 3 * FINE, joint="curve")
+        for x, height in points:
+            pen.ellipse([v * FINE for v in (x - 4, height - 4, x + 4, height + 4)], fill=colour)
+        pen.line([(left * FINE, y * FINE), ((left + 26) * FINE, y * FINE)], colour, 3 * FINE)
+        _text(pen, left + 34, y, words, INK, 14)
+
+
+def _text(pen: ImageDraw.ImageDraw, x: float, y: float, words: str, colour: str, size: int, anchor: str = "lm") -> None:
+    pen.text((x * FINE, y * FINE), words, fill=colour, font=ImageFont.load_default(size * FINE), anchor=anchor)
+
+
+def pictures(bench: Bench, found: Found, best: Best) -> Image.Image:
+    """Classes, depth and segmentation asked for, each by the naive network, the single one and the experts."""
+    rows = []
+    for names in (SHOWN, *((v.name for v in group) for group in MAP_GUIDES.values())):
+        for name in (name for name in names if name in found and sweep(found[name])):
+            task = name.partition("-")[0]
+            if name == f"{task}-naive" and task in MAP_SCALES:
+                world = render(PICTURES, TARGET_SEED)
+                target = world.depth if task == "depth" else world.segmentation[:, None].float()
+                rows.append((f"{task} asked for", as_picture(task, target)))
+            chosen, title = best(sweep(found[name])), VARIANTS[name].title
+            got = f"accuracy {chosen.accuracy:.0%}" if chosen.error is None else f"error {chosen.error:.3f}"
+            rows.append((f"{title}, scale {chosen.scale:g}: {got}", bench.shown(chosen, VARIANTS[name])[:PICTURES]))
+    return contact_sheet(rows or [("nothing yet", torch.zeros(1, 3, 32, 32))]).quantize(256)
