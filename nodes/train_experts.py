@@ -163,6 +163,11 @@ def _rare_inputs() -> list[io.Input]:
             "precision", options=PRECISIONS, advanced=True,
             tooltip="Of the evaluations: bf16 and fp16 are faster on a GPU and take less memory.",
         ),
+        io.Boolean.Input(
+            "warm_start", default=True, advanced=True,
+            tooltip="On: each expert goes on from the one for cleaner pictures, as PPAP's own code does; far better in "
+            "short trainings. Off: every expert starts from the clean network.",
+        ),
         io.Float.Input(
             "preview_scale", default=4.0, min=0.0, max=10000.0, step=0.5, round=0.01, advanced=True,
             tooltip="With a model connected: the guidance scale of the previews. 0 = none.",

@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_experts_whatever_else_draws():
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])
 @pytest.mark.parametrize(
-    "changed", [{}, {"precision": "bf16"}, {"precision": "fp16"}, {"adaptation": Adaptation(efficient=False)}]
+    "changed", [{}, {"warm_start": False}, {"precision": "bf16"}, {"precision": "fp16"}, {"adaptation": Adaptation(efficient=False)}]
 )
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stop, changed):
     whole = trained(**changed)
@@ -169,6 +169,21 @@ def test_full_training_changes_every_weight_and_low_rank_only_what_it_says():
     part = trained().parts[0]
     assert {*part.low_rank} == {"first.weight", "mix.weight", "inner.weight"}
     assert part.low_rank["first.weight"].scale == 1.0
+
+
+def test_an_expert_goes_on_from_the_one_before_or_starts_anew():
+    def start_of_the_second(**changed):
+        training = TeamTraining(small("group"), spec(), recipe(**changed))
+        begun = []
+        for report in training.steps(unlabelled, COUNT):
+            if report.expert == 0 and report.step == training.recipe.steps:
+                begun.append({name: t.detach().clone() for name, t in training.student.tensors().items()})
+        return training.parts[0], begun[0]
+
+    part, begun = start_of_the_second(warm_start=True)
+    assert torch.equal(begun["mix.lora_B.expert.weight"], part.low_rank["mix.weight"].up)
+    _, begun = start_of_the_second(warm_start=False)
+    assert not bool(begun["mix.lora_B.expert.weight"].any()), "LoRA starts at nothing"
 
 
 def test_learning_lowers_the_loss():

@@ -39,6 +39,7 @@ def training(name, **changed):
         "name": name, "experts": 2, "iterations": 4, "batch_size": 2, "learning_rate": 0.001, "rank": 2,
         "schedule": "cosine", "seed": 0, "learn_from": "task", "temperature": 0.25, "weighting": "uniform",
         "efficient": True, "alpha": 2, "layers": "auto", "accumulate": 1, "weight_decay": 0.05, "flip": True,
+        "warm_start": True,
         "precision": "fp32", "preview_scale": 4.0, **changed,
     }  # fmt: skip
     return {

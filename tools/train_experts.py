@@ -70,6 +70,7 @@ HELP = {
     "weighting": "of the timesteps of an expert's range",
     "schedule": "the noise that the experts learn: that of the model to be guided (linear: ADM's)",
     "flip": "mirror every second picture",
+    "warm_start": "each expert goes on from the one for cleaner pictures; otherwise from the clean network",
     "precision": "of forward and backward",
     "seed": "the same seed, settings and pictures give the same file",
     "efficient": "LoRA, biases and norms alone, not every weight",

@@ -32,6 +32,8 @@ class ExpertRecipe:
         learning_rate: falls straight to 0 over each expert's steps. PPAP: 1e-4.
         learn_from, temperature: see `lessons.lesson`.
         weighting: of the noise levels, relative to all timesteps alike; its mean over an expert's range is 1.
+        warm_start: each expert goes on from the one for cleaner pictures, as in PPAP's released code; otherwise every
+            one starts from the clean network.
         flip: mirror every second picture, by chance.
         precision: of forward and backward; weights and sums are float32 always.
 
@@ -49,6 +51,7 @@ class ExpertRecipe:
     temperature: float = 0.25
     weighting: Weighting = "uniform"
     schedule: str = "linear"
+    warm_start: bool = True
     flip: bool = True
     precision: Precision = "fp32"
     seed: int = 0

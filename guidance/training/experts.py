@@ -1,7 +1,7 @@
 """Training a team of noise-aware experts from one clean network (PPAP, 2212.05973, Section 4): an iterator of reports.
 
 The pictures come from the diffusion model, the aims from the clean network itself, so no data are needed. Every expert
-starts from the clean network and learns its own half-open range of timesteps. All draws depend on the seed, the expert
+learns its own half-open range of timesteps, the one for the cleanest pictures first. All draws depend on the seed, the expert
 and the step alone, so a training can be stopped anywhere, and shared by several processes.
 """
 
@@ -95,7 +95,7 @@ class TeamTraining:
                 self.parts.append(self.student.part())
                 self.expert, self.step = self.expert + 1, 0
                 if not self.done:
-                    self._start()
+                    self._start(self.student.tensors() if self.recipe.warm_start else None)
             yield report
 
     def tensors(self) -> dict[str, Tensor]:
@@ -133,11 +133,13 @@ class TeamTraining:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict({n[len("scaler."):]: t.item() for n, t in saved.items() if "scaler." in n})
 
-    def _start(self) -> None:
-        """Begin the next expert, from the clean network."""
+    def _start(self, before: dict[str, Tensor] | None = None) -> None:
+        """Begin the next expert, from the clean network or from the tensors of the expert before."""
         recipe = self.recipe
         self.student = Student(self.base, recipe.adaptation, _generator(recipe.seed, self.expert, 0))
         self.student.network.to(self.device)
+        if before is not None:
+            self.student.restore(before)
         share_statistics(self.student.network, self.workers)
         self.optimizer = torch.optim.AdamW(
             self.student.trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay
