@@ -110,16 +110,6 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-class Sequential(TeamTraining):
-    """Each expert starts from the one before it."""
-
-    def _start(self) -> None:
-        before = self.student.tensors() if self.parts else {}
-        super()._start()
-        if before:
-            self.student.restore(before)
-
-
 def team(variant: Variant) -> BankFile:
     """Its experts: read, or trained from where a training was stopped."""
     path = CACHE / "banks" / f"{variant.name}.safetensors"
@@ -130,7 +120,7 @@ def team(variant: Variant) -> BankFile:
             return found
     path.parent.mkdir(parents=True, exist_ok=True)
     clean = base(variant.base)
-    training = (Sequential if variant.sequential else TeamTraining)(clean.network, clean.spec, variant.recipe)
+    training = TeamTraining(clean.network, clean.spec, variant.recipe)
     seconds = follow(variant, training)
     file = bank_of(training, variant.name, variant.base, clean.sha256, wanted["pictures"], {})
     more = {**wanted, "seconds": round(seconds)}
@@ -142,8 +132,6 @@ def facts(variant: Variant) -> dict:
     """What a cached bank must say of itself, as JSON gives it back."""
     made = f"rendered, seed {RENDERED_SEED}" if variant.rendered else f"unconditional shapes-edm, Heun, {STEPS} steps"
     known = {"recipe": variant.recipe.as_dict(), "pictures": {"count": variant.count, "made": made}}
-    if variant.sequential:
-        known["each expert starts from"] = "the one before"
     return json.loads(json.dumps(known))
 
 

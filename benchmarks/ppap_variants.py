@@ -32,7 +32,6 @@ class Variant:
         base: the clean network: the name of an asset, or "transformer", which the study trains itself.
         recipe: how its experts are trained; None for the clean network as it is.
         count: how many pictures they learn from.
-        cold: each expert starts from the clean network, not from the expert before it as in PPAP's released code.
     """
 
     name: str
@@ -40,12 +39,6 @@ class Variant:
     base: str
     recipe: ExpertRecipe | None = None
     count: int = PICTURES
-    cold: bool = False
-
-    @property
-    def sequential(self) -> bool:
-        """Whether any expert starts from another."""
-        return self.recipe is not None and self.recipe.experts > 1 and not self.cold
 
     @property
     def rendered(self) -> bool:
@@ -76,9 +69,10 @@ def _convolution() -> list[Variant]:
         Variant("multi-5-lora", "multi-experts-5, labels", base, recipe(base, 5, labels=True)),
         Variant("ppap-5-whole", "PPAP-5, whole networks", base, recipe(base, 5, WHOLE)),
         Variant("ppap-5-tenth", f"PPAP-5, {PICTURES // 10} pictures", base, five, PICTURES // 10),
-        Variant("ppap-5-cold", "PPAP-5, each from the clean network, rank 16", base, recipe(base, 5, LARGE),
-                cold=True),
-        Variant("multi-5-cold", "multi-experts-5, labels, each from the clean network", base, labelled, cold=True),
+        Variant("ppap-5-cold", "PPAP-5, each from the clean network, rank 16", base,
+                replace(recipe(base, 5, LARGE), warm_start=False)),
+        Variant("multi-5-cold", "multi-experts-5, labels, each from the clean network", base,
+                replace(labelled, warm_start=False)),
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def prompt(name, model="shapes-edm", weight=2.0, **damage):
         "2": node("TestRecordEvaluations", model=["1", 0], name=name),
         "3": node("GuidanceDegrade", model=["2", 0], **settings),
         "4": node("GuidanceAutoguidance", model=["2", 0], guide_model=["3", 0], weight=weight, unit="percent",
-                  start=0.0, end=1.0),
+                  start=0.0, end=1.0, reuse=1),
         "5": node("GuidanceClassLabel", model=["1", 0], label="star"),
         "6": node("EmptyLatentImage", width=32, height=32, batch_size=2),
         "7": node("KSampler", model=["3" if off else "4", 0], positive=["5", 0], negative=["5", 0],

@@ -54,8 +54,8 @@ def test_the_nodes_work_on_a_full_size_checkpoint(loaded, guide):
     assert sum(value.numel() for value in main.model.diffusion_model.parameters()) > 850e6
 
     (late,) = GuidanceCFG.execute(main, "sampler", 4.0, "percent", 0.5, 1.0).args
-    (both,) = GuidanceAutoguidance.execute(late, 2.0, "percent", 0.0, 1.0, guide).args
-    (off,) = GuidanceAutoguidance.execute(main, 1.0, "percent", 0.0, 1.0, guide).args
+    (both,) = GuidanceAutoguidance.execute(late, 2.0, 1, "percent", 0.0, 1.0, guide).args
+    (off,) = GuidanceAutoguidance.execute(main, 1.0, 1, "percent", 0.0, 1.0, guide).args
     with count_forwards(main) as plain:
         expected = image(main, loaded)
     with count_forwards(main) as ours, count_forwards(guide) as guides:

@@ -123,7 +123,9 @@ def test_the_same_seed_gives_the_same_experts_whatever_else_draws():
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])
 @pytest.mark.parametrize(
-    "changed", [{}, {"warm_start": False}, {"precision": "bf16"}, {"precision": "fp16"}, {"adaptation": Adaptation(efficient=False)}]
+    "changed",
+    [{}, {"warm_start": False}, {"precision": "bf16"}, {"precision": "fp16"},
+     {"adaptation": Adaptation(efficient=False)}],
 )
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stop, changed):
     whole = trained(**changed)

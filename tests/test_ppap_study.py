@@ -13,7 +13,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from ppap import BANKS, MAIN, best
 from ppap_measure import Cell, Wanted, map_error
-from ppap_train import ASSETS, Base, Sequential, base, copies, facts, readings, recipe_key
+from ppap_train import ASSETS, Base, base, copies, facts, readings, recipe_key
 from ppap_transformer import shares
 from ppap_variants import ITERATIONS, VARIANTS, again
 from sampling import ancestral, noise_levels
@@ -27,7 +27,6 @@ from guidance_pack.guidance.networks.bank_file import read_bank
 from guidance_pack.guidance.networks.bank_guide import bank_guide
 from guidance_pack.guidance.networks.expert_bank import ExpertBank, Part
 from guidance_pack.guidance.rules.gradient import GradientGuidance
-from guidance_pack.guidance.training.experts import TeamTraining
 from guidance_pack.guidance.world import LABELS, render
 
 
@@ -120,23 +119,6 @@ def whole(training, steps):
     for _, _ in zip(range(steps), training.steps(lambda rows: (images[rows], None), 4), strict=False):
         pass
     return training
-
-
-def test_sequential_experts_start_from_the_one_before():
-    for kind, same in ((TeamTraining, False), (Sequential, True)):
-        training = whole(small(kind), 2)
-        first, second = training.parts[0].low_rank, training.student.part().low_rank
-        assert (training.expert, training.step) == (1, 0)
-        assert all(torch.equal(first[name].up, second[name].up) for name in first) is same
-
-
-def test_a_stopped_sequential_training_goes_on_as_if_it_had_not_been():
-    at_once, stopped = whole(small(Sequential), 4), whole(small(Sequential), 3)
-    going_on = small(Sequential)
-    going_on.restore(stopped.tensors())
-    whole(going_on, 1)
-    for name, change in at_once.parts[1].low_rank.items():
-        assert torch.equal(change.up, going_on.parts[1].low_rank[name].up)
 
 
 def test_other_trainings_have_other_names_in_the_cache():
