@@ -31,9 +31,9 @@ def page(request, server, scene):
 
 
 def add(page):
-    """Double-click, type the name, Enter, click: the node is there."""
+    """Open the search, type the name, Enter, click: the node is there."""
     count = page.do("() => app.rootGraph.nodes.length")
-    page.tab.mouse.dblclick(*EMPTY)
+    page.do("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     page.tab.locator("input:focus").fill(NAME)
     page.tab.get_by_text("Subgraph Blueprints / guidance").first.wait_for()
     page.tab.keyboard.press("Enter")

@@ -1,8 +1,8 @@
 """Training a team of noise-aware experts from one clean network (PPAP, 2212.05973, Section 4): an iterator of reports.
 
 The pictures come from the diffusion model, the aims from the clean network itself, so no data are needed. Every expert
-learns its own half-open range of timesteps, the one for the cleanest pictures first. All draws depend on the seed, the expert
-and the step alone, so a training can be stopped anywhere, and shared by several processes.
+learns its own half-open range of timesteps, the one for the cleanest pictures first. All draws depend on the seed, the
+expert and the step alone, so a training can be stopped anywhere, and shared by several processes.
 """
 
 from __future__ import annotations
