@@ -6,7 +6,7 @@ from workflow_graph import Stamps
 from workflow_papers import ADM, LABEL, RESNET, Published
 from workflow_scene import CLASSES, SEED, Scene
 
-CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 100.0, 20.0
+CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 100.0, 160.0
 PICTURES, ITERATIONS = 64, 150
 
 
