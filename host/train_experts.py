@@ -6,7 +6,6 @@ on; a finished bank of the same settings is loaded instead of trained again, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,9 +19,7 @@ import torch
 
 from ..guidance.guide import GuideSpec
 from ..guidance.networks.bank_file import read_bank, write_bank
-from ..guidance.networks.bank_guide import fingerprint
-from ..guidance.networks.guide_source import GuideSource
-from ..guidance.networks.unfinished_file import differences, read_unfinished, write_unfinished
+from ..guidance.networks.unfinished_file import differences, facts_in, facts_of, read_unfinished, write_unfinished
 from ..guidance.training.expert_recipe import ExpertRecipe
 from ..guidance.training.experts import ExpertReport, TeamTraining
 from ..guidance.training.team_bank import bank_of, loss_curves
@@ -72,7 +69,7 @@ def train_experts(request: Request, watch: Watch) -> Trained:
         )
     path, waiting = bank_path(request.name), _waiting_path(request.name)
     source = source_of(request.guide.guide.name)
-    facts = _facts(request, source)
+    facts = facts_of(source, request.recipe.as_dict(), request.pictures.fingerprint, len(request.pictures))
     if path.exists():
         return _finished(path, facts)
     with torch.inference_mode(False), torch.enable_grad():
@@ -123,21 +120,9 @@ def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -
     return TeamTraining(network.to(device), spec, recipe, device)
 
 
-def _facts(request: Request, source: GuideSource) -> dict[str, Any]:
-    """What decides the outcome: two trainings of equal facts give the same file."""
-    facts = {
-        "base": source.name, "base_sha256": fingerprint(source), "recipe": request.recipe.as_dict(),
-        "pictures": {"fingerprint": request.pictures.fingerprint, "count": len(request.pictures)},
-    }
-    return json.loads(json.dumps(facts))
-
-
 def _finished(path: Path, facts: dict[str, Any]) -> Trained:
     bank = read_bank(path)
-    found = {"base": bank.header.base, "base_sha256": bank.header.base_sha256} | {
-        key: bank.training.get(key) for key in ("recipe", "pictures")
-    }
-    differs = differences(facts, found)
+    differs = differences(facts, facts_in(bank, facts))
     if differs:
         raise ValueError(
             f"{path.name} is in models/{FOLDER} already and was trained otherwise ({differs}). Choose another name, or "

@@ -219,7 +219,7 @@ def test_labels_are_matched_by_name(scene, drawn, tmp_path):
         scene.train("other", recipe=replace(RECIPE, learn_from="labels"), pictures=other)
 
 
-@pytest.mark.parametrize("name", ["", "../out", "/root/x", "a//b", "a\\b", "c:x", "team.safetensors", " x", "a/.."])
+@pytest.mark.parametrize("name", ["", "../out", "/out/x", "a//b", "a\\b", "c:x", "team.safetensors", " x", "a/.."])
 def test_names_that_point_elsewhere_are_refused_in_words(scene, name):
     with pytest.raises(ValueError, match="name is .*must be a file name such as"):
         scene.train(name)

@@ -17,7 +17,6 @@ All processes must see the same files.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import time
@@ -40,10 +39,11 @@ if "guidance_pack" not in sys.modules:
 
 from guidance_pack.guidance.guide import GuideSpec, families  # noqa: E402
 from guidance_pack.guidance.networks.bank_file import read_bank, write_bank  # noqa: E402
-from guidance_pack.guidance.networks.bank_guide import fingerprint  # noqa: E402
 from guidance_pack.guidance.networks.guide_source import GuideFileError, GuideSource  # noqa: E402
 from guidance_pack.guidance.networks.unfinished_file import (  # noqa: E402
     differences,
+    facts_in,
+    facts_of,
     read_unfinished,
     write_unfinished,
 )
@@ -53,7 +53,7 @@ from guidance_pack.guidance.training.expert_recipe import PRECISIONS, WEIGHTINGS
 from guidance_pack.guidance.training.experts import ExpertReport, Pictures, TeamTraining  # noqa: E402
 from guidance_pack.guidance.training.lessons import KINDS  # noqa: E402
 from guidance_pack.guidance.training.team_bank import bank_of  # noqa: E402
-from guidance_pack.host.picture_folder import PictureFolder, lessons_of, read_folder  # noqa: E402
+from guidance_pack.host.picture_folder import lessons_of, read_folder  # noqa: E402
 
 SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0
 GUIDES = ("models", "guides")
@@ -197,7 +197,8 @@ def train(options: argparse.Namespace, workers: Processes) -> int:
     recipe = recipe_of(options)
     source = GuideSource(options.guide, options.base or name_of(options.guide))
     pictures = read_folder(options.pictures, *options.size)
-    facts = facts_of(source, recipe, pictures, workers)
+    several = {"processes": workers.count} if workers.count > 1 else {}  # that share a step
+    facts = facts_of(source, recipe.as_dict(), pictures.fingerprint, len(pictures), **several)
     if out.exists():
         return finished(out, facts, workers)
     network, spec = built(source)
@@ -236,20 +237,8 @@ def follow(training: TeamTraining, shown: Pictures, count: int, waiting: Path, f
     return True
 
 
-def facts_of(source: GuideSource, recipe: ExpertRecipe, pictures: PictureFolder, workers: Processes) -> dict[str, Any]:
-    """What decides the outcome, as the node counts it, and how many processes share a step, where they are several."""
-    facts = {
-        "base": source.name, "base_sha256": fingerprint(source), "recipe": recipe.as_dict(),
-        "pictures": {"fingerprint": pictures.fingerprint, "count": len(pictures)},
-    }
-    return json.loads(json.dumps(facts | ({"processes": workers.count} if workers.count > 1 else {})))
-
-
 def finished(out: Path, facts: dict[str, Any], workers: Processes) -> int:
-    bank = read_bank(out)
-    found: dict[str, Any] = {"base": bank.header.base, "base_sha256": bank.header.base_sha256}
-    found |= {key: bank.training.get(key) for key in facts if key not in found}
-    differs = differences(facts, found)
+    differs = differences(facts, facts_in(read_bank(out), facts))
     if differs:
         raise ValueError(f"{out} is there already and was trained otherwise ({differs}). Choose another, or delete it.")
     if workers.rank == 0:

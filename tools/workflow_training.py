@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflow_graph import Stamps
+from workflow_graph import Node, Stamps
 from workflow_scene import SEED, STEPS, Scene
 
 
@@ -18,14 +18,7 @@ def p2_training(object_info: dict, stamps: Stamps) -> dict:
         "of your own connect VAE Encode to *latents*. Keep *batch_size* 1 and raise *grad_accumulation_steps* instead.",
     )
     model = scene.main["MODEL"]
-    lane = scene.lane("Lessons: guided pictures of one class")
-    star = scene.add("GuidanceClassLabel", lane, 1, title="The class of the lessons", model=model, label="star")
-    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
-    lessons = scene.add(
-        "KSampler", lane, 2, title="Lessons", model=guided["MODEL"], positive=star["CONDITIONING"],
-        negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], seed=SEED + 1, steps=STEPS,
-        cfg=1.0, sampler_name="euler", scheduler="karras",
-    )
+    star, lessons = _lessons(scene)
     lane = scene.lane("Train")
     weighted = scene.add("GuidanceLossWeighting", lane, 1, model=model, weighting="p2", gamma=1.0)
     trained = scene.add(
@@ -54,14 +47,7 @@ def lora_guide(object_info: dict, stamps: Stamps) -> dict:
         "can be the guide too.",
     )
     model = scene.main["MODEL"]
-    lane = scene.lane("Lessons: guided pictures of one class")
-    star = scene.add("GuidanceClassLabel", lane, 1, title="The class of the lessons", model=model, label="star")
-    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
-    lessons = scene.add(
-        "KSampler", lane, 2, title="Lessons", model=guided["MODEL"], positive=star["CONDITIONING"],
-        negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], seed=SEED + 1, steps=STEPS,
-        cfg=1.0, sampler_name="euler", scheduler="karras",
-    )
+    star, lessons = _lessons(scene)
     lane = scene.lane("Two snapshots of one training")
     early, late = (_trained(scene, lane, model, lessons, star, steps) for steps in (10, 60))
     lane = scene.lane("The late LoRA")
@@ -81,3 +67,17 @@ def _trained(scene: Scene, lane, model, lessons, positive, steps: int):
         positive=positive["CONDITIONING"], batch_size=1, grad_accumulation_steps=4, steps=steps, learning_rate=0.0005,
         rank=4, training_dtype="fp32", lora_dtype="fp32", gradient_checkpointing=False,
     )
+
+
+def _lessons(scene: Scene) -> tuple[Node, Node]:
+    """A class, and pictures of it that the model draws with guidance."""
+    model = scene.main["MODEL"]
+    lane = scene.lane("Lessons: guided pictures of one class")
+    star = scene.add("GuidanceClassLabel", lane, 1, title="The class of the lessons", model=model, label="star")
+    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
+    lessons = scene.add(
+        "KSampler", lane, 2, title="Lessons", model=guided["MODEL"], positive=star["CONDITIONING"],
+        negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], seed=SEED + 1, steps=STEPS,
+        cfg=1.0, sampler_name="euler", scheduler="karras",
+    )
+    return star, lessons

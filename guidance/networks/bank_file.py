@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,14 +139,10 @@ def read_bank(path: str | Path) -> BankFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            _check_version(path.name, metadata)
-            header = _header(path.name, metadata)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({error}); get it again.") from error
+    with _opened(path) as file:
+        metadata = _metadata(path.name, file)
+        header = _header(path.name, metadata)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     parts = _parts(path.name, tensors, header)
     workflow = {key: metadata[key] for key in WORKFLOW if key in metadata}
     return BankFile(path.stem, header, parts, _object(path.name, metadata, "training"), workflow)
@@ -154,13 +151,8 @@ def read_bank(path: str | Path) -> BankFile:
 def read_header(path: str | Path) -> BankHeader:
     """What a bank says of itself, without its tensors. Raises NetworkFileError as `read_bank` does."""
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({error}); get it again.") from error
-    _check_version(path.name, metadata)
-    return _header(path.name, metadata)
+    with _opened(path) as file:
+        return _header(path.name, _metadata(path.name, file))
 
 
 def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,7 +162,18 @@ def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
         return {key: file.get_tensor(key) for key in tensors}
 
 
-def _check_version(name: str, metadata: Mapping[str, str]) -> None:
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({error}); get it again.") from error
+
+
+def _metadata(name: str, file: Any) -> dict[str, str]:
+    """The header's strings, of a version that can be read."""
+    metadata = dict(file.metadata() or {})
     found = metadata.get("format", "")
     if not is_bank(found):
         raise NetworkFileError(f"{name} is no expert bank; Train Experts writes them (format {BANK}).")
@@ -179,6 +182,7 @@ def _check_version(name: str, metadata: Mapping[str, str]) -> None:
             f"{name} has format {found}, this version of the pack reads version {BANK.rpartition('/')[2]}; update the "
             f"pack or train the bank again."
         )
+    return metadata
 
 
 def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:

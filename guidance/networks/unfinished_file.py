@@ -10,8 +10,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .bank_file import save_whole
+from .bank_file import BankFile, save_whole
+from .bank_guide import fingerprint
 from .files import NetworkFileError
+from .guide_source import GuideSource
 
 UNFINISHED = "guidance-components/expert-training/1"
 
@@ -44,6 +46,21 @@ def read_unfinished(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
             f"choose another name, or delete {path}."
         )
     return saved
+
+
+def facts_of(
+    source: GuideSource, recipe: Mapping[str, Any], fingerprint_of_pictures: str, count: int, **more: Any
+) -> dict[str, Any]:
+    """What decides the outcome of a training, as JSON gives it back: equal facts give the same bank."""
+    pictures = {"fingerprint": fingerprint_of_pictures, "count": count}
+    facts = {"base": source.name, "base_sha256": fingerprint(source), "recipe": recipe, "pictures": pictures, **more}
+    return json.loads(json.dumps(facts))
+
+
+def facts_in(bank: BankFile, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a finished training, as far as they are among the wanted ones."""
+    found = {"base": bank.header.base, "base_sha256": bank.header.base_sha256}
+    return found | {key: bank.training.get(key) for key in wanted if key not in found}
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
