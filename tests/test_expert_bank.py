@@ -217,7 +217,7 @@ def test_damaged_tensors_are_refused_in_words(tmp_path):
 
 
 def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):
-    from guidance_pack.guidance.networks import bank_file
+    from guidance_pack.guidance.networks import whole_file
 
     path = tmp_path / "team.safetensors"
     write_bank(path, a_file())
@@ -227,7 +227,7 @@ def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bank_file, "save_file", full)
+    monkeypatch.setattr(whole_file, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         write_bank(path, a_file(base="another"))
     assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["team.safetensors"]

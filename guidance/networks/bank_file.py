@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,12 +18,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..preprocessing import Preprocessing
 from .expert_bank import Part, part_tensors, parts_of
 from .files import NetworkFileError
+from .whole_file import save_whole
 
 BANK = "guidance-components/expert-bank/1"
 WORKFLOW = ("workflow", "prompt")
@@ -99,34 +98,6 @@ def write_bank(path: str | Path, bank: BankFile) -> None:
     header |= {key: bank.workflow[key] for key in WORKFLOW if key in bank.workflow}
     tensors = part_tensors(bank.parts)
     save_whole(path, {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, header)
-
-
-def save_whole(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """A safetensors file that is there as a whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; safetensors' own error is turned into one.
-    """
-    partial = Path(path).with_suffix(".partial")
-    try:
-        save_file(dict(tensors), partial, dict(header))
-        _in_order(partial)
-        os.replace(partial, path)
-    except SafetensorError as error:
-        raise OSError(f"{Path(path).name} could not be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _in_order(path: Path) -> None:
-    """Sort the header's strings, whose order safetensors leaves to chance, so that equal banks are equal bytes."""
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        if "__metadata__" in header:
-            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        file.seek(8)
-        file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def read_bank(path: str | Path) -> BankFile:
@@ -225,5 +196,3 @@ def _object(name: str, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
-
-

@@ -7,7 +7,6 @@ network's class is built with; and "metadata", a JSON object of facts about the 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .classifier import Classifier
 from .tiny import TinyUNet
 from .tiny_guide import TinyGuide
+from .whole_file import save_whole
 
 DENOISER = "guidance-components/tiny-denoiser/1"
 CLASSIFIER = "guidance-components/tiny-classifier/1"
@@ -84,6 +83,7 @@ def write_network(
 
     Raises:
         NetworkFileError: an unknown format, or metadata that lacks a required fact.
+        OSError: it cannot be written.
     """
     _check_facts(Path(path).name, file_format, metadata)
     header = {"format": file_format, "config": json.dumps(dict(config)), "metadata": json.dumps(dict(metadata))}
@@ -92,9 +92,7 @@ def write_network(
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in tensors.items()
     }
-    partial = Path(path).with_suffix(".partial")
-    save_file(stored, partial, header)
-    os.replace(partial, path)
+    save_whole(path, stored, header)
 
 
 def read_denoiser(path: str | Path) -> NetworkFile:

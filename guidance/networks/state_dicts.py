@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,11 +19,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .edm2_pickle import read_edm2_pickle
 from .inert_pickle import CheckpointError as CheckpointError
+from .whole_file import save_whole
 
 CONVERTED = "guidance-components/checkpoint/1"  # the "format" in the header of what `convert` writes
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
@@ -117,10 +116,8 @@ def convert(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as they are, replacing the file only once the new one is complete."""
-    partial = Path(path).with_suffix(".partial")
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, partial, dict(metadata))
-    os.replace(partial, path)
+    """Write tensors as they are, replacing the file only once the new one is complete. Raises OSError."""
+    save_whole(path, {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def _start(path: Path) -> bytes:

@@ -10,10 +10,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .bank_file import BankFile, save_whole
+from .bank_file import BankFile
 from .bank_guide import fingerprint
 from .files import NetworkFileError
 from .guide_source import GuideSource
+from .whole_file import save_whole
 
 UNFINISHED = "guidance-components/expert-training/1"
 
