@@ -71,10 +71,10 @@ def measure(bench: Bench, chosen: list[Variant], seeds: int) -> None:
     at = {}
     for variant in chosen:
         task = variant.name.partition("-")[0]
-        bench.cell(VARIANTS[f"{task}-naive"] if task in MAP_SCALES else VARIANTS["naive"], "ode", 0.0)
-        at[variant] = best([bench.cell(variant, "ode", scale) for scale in MAP_SCALES.get(task, SCALES)]).scale
-    for variant, scale in at.items() if seeds else ():
-        bench.cell(variant, "ancestral", scale)
+        bench.cell(VARIANTS[f"{task}-naive"] if task in MAP_SCALES else VARIANTS["naive"], "ode", (0, 0))
+        at[variant] = best([bench.cell(variant, "ode", strength) for strength in MAP_SCALES.get(task, SCALES)]).strength
+    for variant, strength in at.items() if seeds else ():
+        bench.cell(variant, "ancestral", strength)
     for variant in (variant for variant in chosen if variant.name in MAIN):
         for seed in range(1, seeds):
             bench.cell(variant, "ode", at[variant], seed)

@@ -27,15 +27,25 @@ from guidance_pack.guidance.world import render
 from steered import Steered  # isort: skip - it needs the pack's name
 
 SAMPLERS = {"ode": 12, "ancestral": 64}  # steps: Heun, 23 evaluations; Euler ancestral, 64
-SCALES = (3.0, 10.0, 30.0)
-MAP_SCALES = {"depth": (25.0, 100.0, 400.0, 1600.0), "segmentation": (2.5, 10.0, 40.0, 160.0)}
+Strength = tuple[float, float]  # scale, cap
+CAP = 0.5
+SCALES: tuple[Strength, ...] = ((3, 0), (10, 0), (30, 0), (30, CAP))
+MAP_SCALES: dict[str, tuple[Strength, ...]] = {
+    "depth": ((25, 0), (100, 0), (400, 0), (1600, 0), (400, CAP), (1600, CAP), (6400, CAP)),
+    "segmentation": ((2.5, 0), (10, 0), (40, 0), (160, 0), (160, CAP), (640, CAP), (2560, CAP)),
+}
 TARGET_SEED = 91_004  # of the maps that are asked for; no training uses this world
 SAMPLES, BATCH, SHOWN = 240, 80, 20
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What was measured. error: of maps, between the target and what the clean network sees in the picture."""
+    """What was measured.
+
+    Attributes:
+        error: of maps, between the target and what the clean network sees in the picture.
+        cap: the longest push, in units of the noise left; 0 is none.
+    """
 
     variant: str
     sampler: str
@@ -48,10 +58,21 @@ class Cell:
     recall: float
     error: float | None
     seconds: float
+    cap: float = 0.0
+
+    @property
+    def strength(self) -> Strength:
+        return self.scale, self.cap
 
     def words(self) -> str:
         error = "" if self.error is None else f", error {self.error:.3f}"
         return f"{self.accuracy:.1%} / {self.frechet:.1f} / {self.precision:.2f} / {self.recall:.2f}{error}"
+
+
+def told(strength: Strength) -> str:
+    """A scale and its cap in words."""
+    scale, cap = strength
+    return f"scale {scale:g}" + (f", cap {cap:g}" if cap else "")
 
 
 class Bench:
@@ -63,23 +84,24 @@ class Bench:
         self.folder = CACHE / "cells"
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def cell(self, variant: Variant, sampler: str, scale: float, seed: int = 0) -> Cell:
+    def cell(self, variant: Variant, sampler: str, strength: Strength, seed: int = 0) -> Cell:
         """Read, or sampled and measured; scale 0 is the denoiser alone."""
-        path = self.folder / f"{self._key(variant, sampler, scale, seed)}.json"
+        path = self.folder / f"{self._key(variant, sampler, strength, seed)}.json"
         if path.exists():
             return Cell(**json.loads(path.read_text("utf-8")))
         started = time.monotonic()
         network, guide = guide_of(variant)
         task = Wanted.of(guide.first.task, self.samples)
-        rule = GradientGuidance(scale, objective=Objective(task.loss, "noisy input", guide))
+        scale, cap = strength
+        rule = GradientGuidance(scale, cap, objective=Objective(task.loss, "noisy input", guide))
         images = self._sample(Steered(self.main, rule, network, task.targets, NULL), sampler, task.asked, seed)
         figures = self._figures(images, task.labels)
         error = map_error(base(variant.base), images, task.targets)
         seconds = round(time.monotonic() - started, 1)
-        cell = Cell(variant.name, sampler, scale, seed, len(images), *figures, error, seconds)
+        cell = Cell(variant.name, sampler, scale, seed, len(images), *figures, error, seconds, cap)
         save_file({"shown": images[:SHOWN].contiguous()}, path.with_suffix(".safetensors"))
         path.write_text(json.dumps(asdict(cell)), "utf-8")
-        print(f"{variant.name}, {sampler}, scale {scale:g}, seed {seed}: {cell.words()}, {seconds:.0f} s", flush=True)
+        print(f"{variant.name}, {sampler}, {told(strength)}, seed {seed}: {cell.words()}, {seconds:.0f} s", flush=True)
         return cell
 
     def known(self, variant: Variant) -> list[Cell]:
@@ -90,12 +112,14 @@ class Bench:
 
     def shown(self, cell: Cell, variant: Variant) -> Tensor:
         """The first pictures of a cell, [SHOWN, 3, 32, 32]."""
-        key = self._key(variant, cell.sampler, cell.scale, cell.seed)
+        key = self._key(variant, cell.sampler, cell.strength, cell.seed)
         return load_file(self.folder / f"{key}.safetensors")["shown"]
 
-    def _key(self, variant: Variant, sampler: str, scale: float, seed: int) -> str:
+    def _key(self, variant: Variant, sampler: str, strength: Strength, seed: int) -> str:
         trained = recipe_key(variant) if variant.recipe else ""
-        return f"{variant.name}-{trained}-{sampler}-{SAMPLERS[sampler]}-{scale:g}-{seed}-{self.samples}"
+        scale, cap = strength
+        at = f"{scale:g}" + (f"-cap-{cap:g}" if cap else "")
+        return f"{variant.name}-{trained}-{sampler}-{SAMPLERS[sampler]}-{at}-{seed}-{self.samples}"
 
     @torch.no_grad()
     def _sample(self, guided: Steered, sampler: str, asked: Tensor, seed: int) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean, stdev
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from ppap_measure import MAP_SCALES, TARGET_SEED, Bench, Cell
+from ppap_measure import MAP_SCALES, TARGET_SEED, Bench, Cell, Strength, told
 from ppap_variants import CLASSIFIERS, CONVOLUTION, MAP_GUIDES, VARIANTS, Variant
 from sheets import contact_sheet
 
@@ -37,44 +37,50 @@ def tables(found: Found, best: Best) -> str:
 
 
 def sweep(cells: Sequence[Cell]) -> list[Cell]:
-    """The ODE's cells of the first seed, over rising scales, without the unguided one."""
-    return sorted((c for c in cells if (c.sampler, c.seed) == ("ode", 0) and c.scale), key=lambda cell: cell.scale)
+    """The ODE's cells of the first seed, over rising scales, without the unguided one; those with a cap at the end."""
+    guided = (c for c in cells if (c.sampler, c.seed) == ("ode", 0) and c.scale)
+    return sorted(guided, key=lambda cell: (cell.cap, cell.scale))
 
 
 def _classes(found: Found, group: Sequence[Variant], title: str, best: Best) -> str:
-    scales = sorted({cell.scale for v in group for cell in sweep(found.get(v.name, ()))})
-    heads = [title, *(f"scale {s:g}" for s in scales), "best scale", "with ancestral sampling"]
+    columns = strengths(cell for v in group for cell in sweep(found.get(v.name, ())))
+    heads = [title, *map(told, columns), "best", "with ancestral sampling"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for cell in found.get("naive", ()):
         if cell.scale == 0 and cell.sampler == "ode":
             lines.append(f"| no guidance: {cell.words()} |" + " |" * (len(heads) - 1))
     for variant in group:
         cells = found.get(variant.name, ())
-        at = {cell.scale: f"{cell.accuracy:.0%} / {cell.frechet:.1f}" for cell in sweep(cells)}
+        at = {cell.strength: f"{cell.accuracy:.0%} / {cell.frechet:.1f}" for cell in sweep(cells)}
         if not at:
             continue
         chosen = best(sweep(cells))
-        slow = [c for c in cells if c.sampler == "ancestral" and c.scale == chosen.scale]
-        row = [variant.title, *(at.get(s, "") for s in scales), seeds(cells, chosen), slow[0].words() if slow else ""]
+        slow = [c for c in cells if c.sampler == "ancestral" and c.strength == chosen.strength]
+        row = [variant.title, *(at.get(s, "") for s in columns), seeds(cells, chosen), slow[0].words() if slow else ""]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
+def strengths(cells: Iterable[Cell]) -> list[Strength]:
+    """The scales and caps that occur, in the order of `sweep`."""
+    return sorted({cell.strength for cell in cells}, key=lambda strength: strength[::-1])
+
+
 def seeds(cells: Sequence[Cell], chosen: Cell) -> str:
-    """The best scale: mean and standard deviation over the sampling's seeds where there are several."""
-    same = [c for c in cells if (c.sampler, c.scale) == ("ode", chosen.scale)]
+    """The best cell: mean and standard deviation over the sampling's seeds where there are several."""
+    same = [c for c in cells if (c.sampler, c.strength) == ("ode", chosen.strength)]
     if len(same) < 2:
-        return f"{chosen.scale:g}: {chosen.words()}"
+        return f"{told(chosen.strength)}: {chosen.words()}"
     right, far = ([getattr(c, key) for c in same] for key in ("accuracy", "frechet"))
     near, much = (mean(getattr(c, key) for c in same) for key in ("precision", "recall"))
     return (
-        f"{chosen.scale:g}: {mean(right):.1%} ± {stdev(right):.1%} / {mean(far):.1f} ± {stdev(far):.1f} / "
+        f"{told(chosen.strength)}: {mean(right):.1%} ± {stdev(right):.1%} / {mean(far):.1f} ± {stdev(far):.1f} / "
         f"{near:.2f} / {much:.2f}"
     )
 
 
 def _maps(found: Found, best: Best) -> str:
-    lines = ["| guided by | scale: error | best scale | with ancestral sampling |", "|---|---|---|---|"]
+    lines = ["| guided by | scale: error | best | with ancestral sampling |", "|---|---|---|---|"]
     for task, group in MAP_GUIDES.items():
         for cell in found.get(f"{task}-naive", ()):
             if cell.scale == 0 and cell.sampler == "ode":
@@ -84,9 +90,10 @@ def _maps(found: Found, best: Best) -> str:
             if not sweep(cells):
                 continue
             chosen = best(sweep(cells))
-            slow = [c.words() for c in cells if c.sampler == "ancestral" and c.scale == chosen.scale]
-            steps = "; ".join(f"{c.scale:g}: {c.error:.3f}" for c in sweep(cells))
-            row = [f"{task}: {variant.title}", steps, f"{chosen.scale:g}: {chosen.words()}", slow[0] if slow else ""]
+            slow = [c.words() for c in cells if c.sampler == "ancestral" and c.strength == chosen.strength]
+            steps = "; ".join(f"{told(c.strength).removeprefix('scale ')}: {c.error:.3f}" for c in sweep(cells))
+            best_of = f"{told(chosen.strength)}: {chosen.words()}"
+            row = [f"{task}: {variant.title}", steps, best_of, slow[0] if slow else ""]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -112,19 +119,20 @@ def _first(variant: Variant) -> bool:
 
 
 def _panel(pen: ImageDraw.ImageDraw, left: int, title: str, lines: Mapping[str, Sequence[Cell]]) -> None:
-    scales = sorted({cell.scale for cells in lines.values() for cell in cells})
-    across = {s: left + PANEL * (i + 0.5) / len(scales) for i, s in enumerate(scales)}
+    across = strengths(cell for cells in lines.values() for cell in cells)
+    across = {at: left + PANEL * (i + 0.5) / len(across) for i, at in enumerate(across)}
     _text(pen, left, TOP - 18, title, INK, 15)
     for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
         y = TOP + HEIGHT * (1 - share)
         pen.line([(left * FINE, y * FINE), ((left + PANEL) * FINE, y * FINE)], GRID, FINE)
         _text(pen, left - 8, y, f"{share:.0%}", QUIET, 13, "rm")
-    for scale, x in across.items():
-        _text(pen, x, TOP + HEIGHT + 16, f"{scale:g}", QUIET, 13, "mm")
+    for at, x in across.items():
+        _text(pen, x, TOP + HEIGHT + 16, told(at).removeprefix("scale "), QUIET, 13, "mm")
     for number, (words, cells) in enumerate(lines.items()):
         colour, y = COLOURS[number % len(COLOURS)], TOP + HEIGHT + BOTTOM + number * LINE
-        points = [(across[c.scale], TOP + HEIGHT * (1 - c.accuracy)) for c in cells]
-        pen.line([(x * FINE, y * FINE) for x, y in points], colour, 3 * FINE, joint="curve")
+        points = [(across[c.strength], TOP + HEIGHT * (1 - c.accuracy)) for c in cells]
+        free = points[: sum(not c.cap for c in cells)]
+        pen.line([(x * FINE, y * FINE) for x, y in free], colour, 3 * FINE, joint="curve")
         for x, height in points:
             pen.ellipse([v * FINE for v in (x - 4, height - 4, x + 4, height + 4)], fill=colour)
         pen.line([(left * FINE, y * FINE), ((left + 26) * FINE, y * FINE)], colour, 3 * FINE)
@@ -147,5 +155,5 @@ def pictures(bench: Bench, found: Found, best: Best) -> Image.Image:
                 rows.append((f"{task} asked for", as_picture(task, target)))
             chosen, title = best(sweep(found[name])), VARIANTS[name].title
             got = f"accuracy {chosen.accuracy:.0%}" if chosen.error is None else f"error {chosen.error:.3f}"
-            rows.append((f"{title}, scale {chosen.scale:g}: {got}", bench.shown(chosen, VARIANTS[name])[:PICTURES]))
+            rows.append((f"{title}, {told(chosen.strength)}: {got}", bench.shown(chosen, VARIANTS[name])[:PICTURES]))
     return contact_sheet(rows or [("nothing yet", torch.zeros(1, 3, 32, 32))]).quantize(256)

@@ -92,6 +92,7 @@ def _maps(task: str) -> list[Variant]:
         Variant(f"{task}-naive", "naive off-the-shelf", base),
         Variant(f"{task}-single", "single, transfer (PPAP-1)", base, recipe(base, 1)),
         Variant(f"{task}-ppap-5", "PPAP-5", base, recipe(base, 5)),
+        Variant(f"{task}-ppap-5-mse", "PPAP-5, plain squared error", base, replace(recipe(base, 5), learn_from="mse")),
     ]
 
 
