@@ -1,0 +1,84 @@
+"""The ablations of the autoguidance paper (2406.02507, section 5): less training, less capacity, or both in the guide?
+
+    python benchmarks/ablations.py [--samples 400] [--weights 1.25 1.5 2 2.5] [--only early small]
+
+Trains two guides beside the embedded ones, and takes up stopped trainings: `early` is the main denoiser's network with
+the weak one's training, `small` the weak one's network with the main one's training (25,083 steps: half an hour on a
+free core of a 2-core AVX-512 server CPU). What is there is measured over weights, from the same noise and labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+
+import torch
+from quality import COLUMNS, ROOT, Judge, sample
+from sampling import Guided, Setting
+
+from guidance_pack.guidance.networks.files import NetworkFile, build, read_denoiser
+from guidance_pack.guidance.networks.preconditioning import precondition
+from guidance_pack.guidance.world import LABELS
+
+sys.path.append(str(ROOT / "tools"))
+from train_world import RECIPES, train_denoiser  # noqa: E402
+
+WORK = ROOT / ".cache" / "ablations"
+MAIN, WEAK = RECIPES["shapes-edm"], RECIPES["shapes-edm-weak"]
+GUIDES = {
+    "early": replace(WEAK, config=MAIN.config),
+    "small": replace(MAIN, config=WEAK.config, seed=WEAK.seed),
+}
+FAMILY = "edm"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=16, help="of sampling")
+    parser.add_argument("--batch", type=int, default=125)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=float, nargs="+", default=[1.25, 1.5, 2.0, 2.5])
+    parser.add_argument("--only", nargs="*", choices=GUIDES, default=list(GUIDES), help="what to train")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each training after this long")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    (WORK / "stopped").mkdir(parents=True, exist_ok=True)
+    for name in options.only:
+        train_denoiser(name, GUIDES[name], WORK, WORK / "stopped", options.minutes)
+    with torch.no_grad():
+        table(options)
+
+
+def table(options: argparse.Namespace) -> None:
+    """A row for each guide and weight."""
+    files = {
+        "less training": WORK / "early.safetensors", "less capacity": WORK / "small.safetensors",
+        "both": ROOT / "assets" / "shapes-edm-weak.safetensors",
+    }  # fmt: skip
+    main_file = read_denoiser(ROOT / "assets" / "shapes-edm.safetensors")
+    judge = Judge(ROOT / "assets" / "shapes-judge.safetensors", options.samples)
+    labels, started = torch.arange(options.samples) % len(LABELS), time.monotonic()
+    print(f"| guide | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|")
+
+    def row(words: str, guide: NetworkFile, setting: Setting, network: NetworkFile) -> None:
+        pair = (precondition(build(f), FAMILY, f.sigma_data) for f in (network, guide))
+        images, evaluations = sample(Guided(*pair, setting, FAMILY, len(LABELS)), labels, options)
+        print(f"| {words} {judge.row(setting.name, images, labels, evaluations)}", flush=True)
+
+    row("none", main_file, Setting("unguided"), main_file)
+    for words, path in files.items():
+        if not path.exists():
+            continue
+        guide = read_denoiser(path)
+        trained = f"{words}: {guide.metadata['parameters']:,} parameters, {guide.metadata['steps']:,} steps"
+        row(trained, guide, Setting("the guide itself, unguided"), guide)
+        for weight in options.weights:
+            row(trained, guide, Setting(f"weight {weight:g}", autoguidance=weight), main_file)
+    print(f"\n{time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
