@@ -18,7 +18,7 @@ def denoised(model, spec, x, sigma, positive=None, cfg=1.0):
     class Once(comfy.samplers.Sampler):
         def sample(self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
                    disable_pbar=False):
-            found.append(model_wrap(x, sigma, **extra_args))
+            found.append(model_wrap(x.to(noise.device), sigma.to(noise.device), **extra_args).cpu())
             return noise
 
     empty = torch.zeros_like(x)

@@ -98,7 +98,8 @@ def _inject(network: nn.Module, layers: list[str], adaptation: Adaptation, gener
         inject_adapter_in_model(config, network, adapter_name=_ADAPTER)
     for name, parameter in network.named_parameters():
         if f".lora_A.{_ADAPTER}." in name:
-            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
+            drawn = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
+            parameter.data.copy_(drawn)  # the same numbers on every device
 
 
 def _plain(name: str) -> str:
