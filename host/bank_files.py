@@ -76,7 +76,10 @@ def files_of(experts: str) -> list[Path]:
             return [folder / name for name in names]
         if there:
             missing = ", ".join(name for name in names if name not in there)
-            raise ValueError(f"{folder} has {len(there)} of the {len(names)} files of {experts}; {missing} is missing.")
+            raise ValueError(
+                f"{folder} has {len(there)} of the {len(names)} files of {experts}; {missing} is missing. Get it too, "
+                f"from where you got the others."
+            )
     raise ValueError(
         f"There is nothing called {experts!r} in {_roots()[0]}. Put PPAP's files (0_max5.ckpt to 4_max5.ckpt) into a "
         f"folder of their own there, and press R."

@@ -66,7 +66,10 @@ def _experts(
         return equal_ranges(count, counted, handover)
     numbers = _numbers(edges)
     if len(numbers) != count - 1:
-        raise ValueError(f"{count} guides need {count - 1} edges between them; edges has {len(numbers)}: {edges!r}.")
+        raise ValueError(
+            f"{count} guides need {count - 1} edges between them; edges has {len(numbers)}: {edges!r}. Write one "
+            f"number for each hand-over from a guide to the next, from clean to noisy, with commas."
+        )
     return Experts(_sigmas(numbers, edges_from, counted), handover)
 
 

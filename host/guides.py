@@ -173,7 +173,8 @@ def _family(source: GuideSource) -> GuideFamily:
     if not able:
         what = f"a {source.architecture or 'network without a name'}" if source.is_folder else "a file of another kind"
         raise GuideFileError(
-            f"{source.name} is {what}; a guide can be: {'; '.join(family.title for family in known)}."
+            f"{source.name} is {what}, no guide. Choose another one; a guide can be: "
+            f"{'; '.join(family.title for family in known)}."
         )
     return able[0]
 

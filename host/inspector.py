@@ -63,7 +63,8 @@ class Inspection:
                 "result: change the seed."
             )
         if not 0 <= run <= len(self.records):
-            raise ValueError(f"run is {run}, and {len(self.records)} were inspected; 0 is the last one.")
+            count = len(self.records)
+            raise ValueError(f"run is {run}, and {count} were inspected. Choose 1 to {count}, or 0 for the last one.")
         return self.records[run - 1]
 
 

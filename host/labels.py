@@ -50,6 +50,7 @@ def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> i
         return int(word)
     if word.isdigit():
         raise ValueError(f"There is no class {word}; {owner} has classes 0 to {len(labels) - 1}.")
-    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
-    raise ValueError(f"There is no class {word!r}; did you mean {near[0]!r}? {owner} has: {shown}.")
+    raise ValueError(f"There is no class {word!r}{hint} {owner} has: {shown}.")

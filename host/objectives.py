@@ -61,7 +61,11 @@ def steer_to_class(
 ) -> ModelPatcher:
     """Classifier guidance as its node describes it. settings: the numbers of `rule_of`."""
     loss = CrossEntropy()
-    _check_task(loss, guide)
+    if guide.guide.first.task not in loss.reads:
+        raise ValueError(
+            f"{guide.guide.name} gives {guide.guide.first.task}, and Classifier Guidance needs a classifier. Choose a "
+            f"classifier in Load Guide, or connect this guide to Loss Guidance."
+        )
     target = class_target(guide.guide, label)
     words = f"class {label.strip()} by {guide.guide.name}"
     return with_gradient(
@@ -133,7 +137,7 @@ def _check_task(loss: Loss, guide: LoadedGuide | None) -> None:
         wanted = " or ".join(sorted(loss.reads))
         came = "no guide is connected" if guide is None else f"{guide.guide.name} gives {read}"
         raise ValueError(
-            f"The loss {loss.title!r} compares {wanted}, and {came}. "
+            f"The loss {loss.name!r} compares {wanted}, and {came}. "
             + ("Remove the guide" if "picture" in loss.reads else f"Connect a guide for {wanted} (Load Guide)")
             + ", or choose another loss."
         )

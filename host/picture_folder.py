@@ -90,7 +90,10 @@ def read_folder(path: Path, height: int, width: int, pause: Callable[[], None] |
         raise ValueError(f"There is no folder {path}; make one and put pictures into it.")
     files = picture_files(path)
     if not files:
-        raise ValueError(f"There is no picture in {path}; a picture ends in {', '.join(ENDINGS)}.")
+        raise ValueError(
+            f"There is no picture in {path}; a picture ends in {', '.join(ENDINGS)}. Put some into it, or choose "
+            f"another folder."
+        )
     for name in files:
         if pause is not None:
             pause()

@@ -125,15 +125,17 @@ def check_latents(gradients: Gradients | None, shapes: list | None) -> None:
 
 def check_guider(guider: CFGGuider, guidance: Guidance) -> None:
     """Raise ValueError if the rules ask of this guider what it does not have."""
-    title = type(guider).__name__.removeprefix("Guider_") + " guider"
+    kind = type(guider).__name__
+    title = kind.removeprefix("Guider_") + "Guider" if kind.startswith("Guider_") else kind  # the name of its node
     own_weights = [rule for rule in guidance.combines if rule.weight is not None and rule.weight != 1.0]
     if own_weights and "negative" not in guider.original_conds:
         raise ValueError(
-            f"CFG needs a negative prompt, and the {title} has none. Use CFGGuider or KSampler, or remove CFG Combine."
+            f"CFG Combine (or CFG + Autoguidance) needs a negative prompt, and {title} takes none. Use CFGGuider or "
+            f"KSampler instead of it, or remove CFG Combine."
         )
     if own_weights and hasattr(guider, "cfg1"):
         raise ValueError(
-            f"The {title} mixes two prompts with two weights of its own, so CFG Combine cannot set one weight. Choose "
+            f"{title} mixes two prompts with two weights of its own, so CFG Combine cannot set one weight. Choose "
             f"weight_from = sampler in CFG Combine (its interval then applies to both), or use CFGGuider."
         )
     if is_plain(guider):
@@ -141,6 +143,6 @@ def check_guider(guider: CFGGuider, guidance: Guidance) -> None:
     for rule in guidance.rules:
         if NEGATIVE in rule.uses and not isinstance(rule, CFG):
             raise ValueError(
-                f"{rule.name} works on the difference between one positive and one negative prompt, and the {title} "
+                f"{rule.name} works on the difference between one positive and one negative prompt, and {title} "
                 f"combines its prompts in another way. Use KSampler or CFGGuider, or remove this component."
             )

@@ -114,13 +114,14 @@ def interval_problem(unit: str | None, start: float | None, end: float | None) -
     if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0 and end >= 0.0):
         return f"start is {start:g} and end is {end:g}; both must be 0 or more."
     if unit == "percent" and not start <= end <= 1.0:
+        way = "Swap them" if end < start <= 1.0 else "For numbers above 1 choose unit = sigma"
         return (
-            f"start is {start:g} and end is {end:g}; in percent, 0 <= start <= end <= 1 (0 = pure noise, 1 = clean). "
-            f"For numbers above 1 choose unit = sigma."
+            f"In percent the interval goes from start to end, both 0 (pure noise) to 1 (clean), but start is {start:g} "
+            f"and end is {end:g}. {way}."
         )
     if unit == "sigma" and start < end:
         return (
-            f"start is {start:g} and end is {end:g}; in sigma the noisy start is the larger number. "
+            f"In sigma the noisy start must be the larger number, but start is {start:g} and end is {end:g}. "
             f"Swap them, or choose unit = percent."
         )
     return None

@@ -99,8 +99,11 @@ def picture_target(guide: Guide | None, loss: Loss, images: torch.Tensor | None,
     if text.strip():
         return _text_target(guide, text)
     if images is None:
-        wanted = "a picture, or write text" if guide is not None and guide.first.task == "embedding" else "a picture"
-        raise ValueError(f"The loss {loss.title!r} compares with a target: connect {wanted}.")
+        otherwise = ", or write text" if guide is not None and guide.first.task == "embedding" else ""
+        raise ValueError(
+            f"The loss {loss.name!r} compares with a target, and none is connected. Connect a picture to "
+            f"target{otherwise}."
+        )
     pictures = images[..., :3].movedim(-1, 1).contiguous() * 2.0 - 1.0
     if guide is None:
         return Target(value=pictures, spatial=True)

@@ -65,7 +65,8 @@ def train_experts(request: Request, watch: Watch) -> Trained:
     """
     if request.guide.guide.sees_noise:
         raise ValueError(
-            f"{request.guide.guide.name} sees noise already; connect the clean network that experts are to be made of."
+            f"{request.guide.guide.name} sees noise already; connect the clean network that experts are to be made of "
+            f"(choose it in Load Guide)."
         )
     path, waiting = bank_path(request.name), _waiting_path(request.name)
     source = source_of(request.guide.guide.name)

@@ -9,6 +9,7 @@ from ..host.bank_files import expert_sets, experts_problem, import_experts, sets
 from ..host.guides import fingerprint, guide_names, guide_problem
 from ..host.schema import GuideSocket
 from ..host.train_experts import name_problem
+from ..host.words import plainly
 
 
 class GuidanceImportExperts(io.ComfyNode):
@@ -61,6 +62,7 @@ class GuidanceImportExperts(io.ComfyNode):
         return f"{sets_fingerprint(experts)}; {fingerprint(base)}; {name}"
 
     @classmethod
+    @plainly()
     def execute(cls, experts, base, name, pictures=None) -> io.NodeOutput:
         guide, report = import_experts(experts, base, name, pictures)
         return io.NodeOutput(guide, report, ui=ui.PreviewText(report))
@@ -94,6 +96,7 @@ class GuidanceExportExperts(io.ComfyNode):
         return (None if name is None else name_problem(name)) or True
 
     @classmethod
+    @plainly()
     def execute(cls, guide, name) -> io.NodeOutput:
         folder = str(export_experts(guide, name))
         return io.NodeOutput(folder, ui=ui.PreviewText(f"wrote {folder}"))

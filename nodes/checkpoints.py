@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host.checkpoint_files import average, convert
 from ..host.denoisers import denoiser_names
+from ..host.words import plainly
 
 NONE = "(none)"
 SNAPSHOT = (
@@ -34,6 +35,7 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
         )
 
     @classmethod
+    @plainly()
     def execute(cls, name) -> io.NodeOutput:
         made = convert(name)
         return io.NodeOutput(made, ui=ui.PreviewText(f"wrote {made}"))
@@ -71,6 +73,7 @@ class GuidancePostHocEMA(io.ComfyNode):
         )
 
     @classmethod
+    @plainly()
     def execute(cls, first, second, third, fourth, std) -> io.NodeOutput:
         name, shares = average([snapshot for snapshot in (first, second, third, fourth) if snapshot != NONE], std)
         return io.NodeOutput(name, shares, ui=ui.PreviewText(f"wrote {name}\n{shares}"))

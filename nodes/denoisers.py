@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..host.adm_model import with_low_resolution
 from ..host.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
+from ..host.words import plainly
 
 
 class GuidanceLoadDenoiser(io.ComfyNode):
@@ -52,6 +53,7 @@ class GuidanceLoadDenoiser(io.ComfyNode):
         return fingerprint(name)
 
     @classmethod
+    @plainly()
     def execute(cls, name, vae=None) -> io.NodeOutput:
         return io.NodeOutput(*load_denoiser(name, vae))
 

@@ -8,6 +8,7 @@ from ..host.curves import expert_curve
 from ..host.experts import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
 from ..host.guides import fingerprint, guide_names, guide_problem, load_guide
 from ..host.schema import GuideSocket
+from ..host.words import plainly
 
 MOST = 16
 
@@ -46,6 +47,7 @@ class GuidanceLoadGuide(io.ComfyNode):
         return fingerprint(name)
 
     @classmethod
+    @plainly()
     def execute(cls, name) -> io.NodeOutput:
         return io.NodeOutput(load_guide(name))
 

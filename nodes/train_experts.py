@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host.expert_node import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
 from ..host.schema import GuideSocket, PicturesSocket
+from ..host.words import plainly
 
 LossMap = io.Custom("LOSS_MAP")
 
@@ -46,6 +47,7 @@ class GuidanceTrainExperts(io.ComfyNode):
         return recipe_problem(name, experts, iterations, rank) or True
 
     @classmethod
+    @plainly()
     def execute(cls, guide, pictures, name, preview_scale, model=None, **settings) -> io.NodeOutput:
         page = cls.hidden.extra_pnginfo or {}
         trained, curve = run(

@@ -16,7 +16,7 @@ RENDERERS = ("classic", "vue")
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
-]
+]  # fmt: skip
 READY = "() => window.app?.extensionManager?.workflow?.activeWorkflow && app.graph && app.vueAppReady"
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Locale": "en"}
 DRAWN = """() => app.canvas.graph.nodes.every(({ widgets, flags }) => {
@@ -31,6 +31,12 @@ RUN = """async () => {
     });
     const queued = await app.queuePrompt(0);
     return queued === false ? "not accepted" : ended;
+}"""
+RED = """(renderer) => {
+    const ringed = ({ id }) => document.querySelector(`[data-node-id="${id}"] .ring-destructive-background`);
+    const stroked = (node) => Object.values(node.strokeStyles).some((style) => style.call(node)?.color === "#E00");
+    const red = app.canvas.graph.nodes.filter(renderer === "vue" ? ringed : stroked);
+    return red.map(({ comfyClass, id }) => [comfyClass, Number(id)]);
 }"""
 CURVES = """() => {
     const away = (dot, element) => {  // pixels from a step to its line
@@ -88,9 +94,10 @@ class Page:
         self.load()
 
     def _hear(self, message):
-        """Keep errors that name us. That a help page is asked for in the page's language first is no error."""
+        """Keep errors that name us. No error of ours: a help page is asked for in the page's language first, and the
+        panel of errors asks the registry, which is out of reach, who made a node."""
         about = f"{message.text} {message.location.get('url', '')}".lower()
-        if message.type == "error" and "guidance" in about and "/docs/" not in about:
+        if message.type == "error" and "guidance" in about and not any(f in about for f in ("/docs/", "api.comfy.org")):
             self.complaints.append(about)
 
     def load(self):
@@ -143,6 +150,69 @@ class Page:
             }""",
             [kind, name, value],
         )
+
+    def set_all(self, values):
+        """Set widgets of every node of some kinds: {kind: {name: value}}."""
+        self.do(
+            """(values) => {
+                for (const node of app.rootGraph.nodes)
+                    for (const [name, value] of Object.entries(values[node.comfyClass] ?? {}))
+                        node.widgets.find((w) => w.name === name).value = value;
+            }""",
+            values,
+        )
+
+    def connect(self, source, output, target, name):
+        """Draw a wire between two nodes, each given by its id or its kind, from an output's name to an input's."""
+        self.do(
+            """([source, output, target, name]) => {
+                const [from, to] = [source, target].map(
+                    (which) => app.rootGraph.nodes.find(({ id, comfyClass }) => id == which || comfyClass === which));
+                from.connect(from.findOutputSlot(output), to, to.findInputSlot(name));
+            }""",
+            [source, output, target, name],
+        )
+
+    def disconnect(self, target, name):
+        """Take the wire of an input away; its node is given by its id."""
+        self.do(
+            """([target, name]) => {
+                const to = app.rootGraph.getNodeById(target);
+                to.disconnectInput(to.findInputSlot(name));
+            }""",
+            [target, name],
+        )
+
+    def add(self, kind, place, **wires):
+        """Put a new node at a place [x, y] and wire its inputs, each (id or kind, output's name)."""
+        made = self.do(
+            """([kind, place]) => {
+                const node = LiteGraph.createNode(kind);
+                node.pos = place;
+                app.rootGraph.add(node);
+                return Number(node.id);
+            }""",
+            [kind, place],
+        )
+        for name, (source, output) in wires.items():
+            self.connect(source, output, made, name)
+
+    def red(self):
+        """The nodes that are framed in red: (kind, id) of each."""
+        self.frames(10)
+        return [tuple(node) for node in self.do(RED, self.renderer)]
+
+    def problem(self):
+        """What the page says of a run that failed, once its details are unfolded; without tracebacks and logs."""
+        self.tab.get_by_test_id("error-overlay-see-errors").click(timeout=20_000)
+        group = self.tab.get_by_test_id("error-group-execution")
+        reported = group.filter(has_text="Exception Message")  # by a node that ran
+        refused = group.get_by_role("button", name="Info for").first  # by a node that did not
+        reported.or_(refused).first.wait_for(timeout=20_000)
+        if refused.count():
+            refused.click()
+            self.frames()
+        return group.inner_text().partition("## Stack Trace")[0]
 
     def saved(self):
         return self.do("() => app.rootGraph.serialize()")

@@ -6,6 +6,7 @@ tensors, indices of the CPU, copies.
 """
 
 import contextlib
+import functools
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -73,7 +74,8 @@ class Written(TorchFunctionMode):
             return function(*tree_map(numbers, args), **{**kwargs, "device": "cpu"}).to(AWAY)
         if function is torch.Tensor.data_ptr and isinstance(args[0], Away):
             return args[0].here.data_ptr()
-        if function is torch.asarray:  # of a file's storage, which no mode understands
+        plain = function is torch.Tensor.__deepcopy__ and not isinstance(args[0], Away)
+        if plain or function is torch.asarray:  # of storages, which no mode understands
             with _disable_current_modes():
                 return function(*args, **kwargs)
         if function is torch.Tensor.untyped_storage and isinstance(args[0], Away):
@@ -99,19 +101,34 @@ class Generator(torch.Generator, metaclass=AnyGenerator):
         return made
 
 
+class Autocast(torch.autocast):
+    """torch.autocast, also of `AWAY`."""
+
+    def __init__(self, device_type, *args, **kwargs):
+        super().__init__("cpu" if torch.device(device_type) == AWAY else device_type, *args, **kwargs)
+
+
 @contextlib.contextmanager
 def device():
     """Inside, `AWAY` is a device to compute on."""
-    swapped, generator = torch.__future__.get_swap_module_params_on_conversion(), torch.Generator
+    swapped, generator, autocast = (
+        torch.__future__.get_swap_module_params_on_conversion(), torch.Generator, torch.autocast
+    )  # fmt: skip
     torch.__future__.set_swap_module_params_on_conversion(True)  # a module that moves keeps its parameters' identity
-    torch.Generator = Generator
+    torch.Generator, torch.autocast = Generator, Autocast
     try:
         with Watched(), Written():
             yield AWAY
     finally:
-        torch.Generator = generator
+        torch.Generator, torch.autocast = generator, autocast
         DRAWS.clear()
         torch.__future__.set_swap_module_params_on_conversion(swapped)
+
+
+@functools.cache
+def composed(function):
+    """Whether an operation is made of others."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
 
 
 def numbers(value):
@@ -122,10 +139,9 @@ def compute(function, args, kwargs):
     """The operation on the numbers themselves; its results are where CUDA's would be."""
     if function.overloadpacket is ATEN._has_compatible_shallow_copy_type:
         return isinstance(args[0], Away) == isinstance(args[1], Away)
-    with Watched():  # in inference mode operations arrive that are made of others
-        parts = function.decompose(*args, **kwargs)
-    if parts is not NotImplemented:
-        return parts
+    if composed(function):  # as they arrive in inference mode
+        with Watched():
+            return function.decompose(*args, **kwargs)
     tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, torch.Tensor)]
     target = kwargs.get("device")
     away = torch.device(target) == AWAY if target is not None else placed(function, args, tensors)

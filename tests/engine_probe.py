@@ -19,7 +19,7 @@ TOLERANCE = 2e-5  # of the largest value: float32 rounding of networks evaluated
 
 @dataclass
 class Call:
-    """One evaluation of the guided denoiser."""
+    """One evaluation of the guided denoiser, on the CPU."""
 
     x: torch.Tensor
     sigma: torch.Tensor
@@ -61,7 +61,7 @@ def recorded(model):
 
     def write_down(executor, x, timestep, *rest):
         denoised = executor(x, timestep, *rest)
-        calls.append(Call(x.clone(), timestep.clone(), denoised.clone()))
+        calls.append(Call(*(tensor.to("cpu", copy=True) for tensor in (x, timestep, denoised))))
         return denoised
 
     out = model.clone()
@@ -82,9 +82,8 @@ def replay(guider, setting: Setting, calls: list[Call], cfg: Callable[[float], f
         for call in calls:
             for name, value in zip(names, own, strict=True):
                 setattr(guider, name, value if cfg is None else 1.0 + (value - 1.0) * cfg(call.level))
-            found.append(
-                guider(call.x, call.sigma, model_options=extra_args["model_options"], seed=extra_args["seed"]).clone()
-            )
+            at = call.x.to(noise.device), call.sigma.to(noise.device)
+            found.append(guider(*at, model_options=extra_args["model_options"], seed=extra_args["seed"]).cpu().clone())
         return noise
 
     setting.run(guider, KSAMPLER(again))

@@ -31,7 +31,8 @@ def estimate(model, x, sigma):
     found = []
 
     def ask(denoise, noise, sigmas, extra_args, **others):
-        found.append(denoise(x, sigma.expand(len(x)), **extra_args))
+        at = x.to(noise.device), sigma.expand(len(x)).to(noise.device)
+        found.append(denoise(*at, **extra_args).cpu())
         return noise
 
     with torch.inference_mode():
@@ -54,10 +55,11 @@ def by_network(model, x, sigma, around):
     from guidance_pack.guidance.networks.preconditioning import precondition
 
     network = tiny_network(model)
-    null = torch.full((len(x),), network.config.num_classes)
+    device = next(network.parameters()).device
+    x, sigma, null = x.to(device), sigma.expand(len(x)).to(device), torch.full((len(x),), network.config.num_classes)
     plain = type(network).__mro__[2].forward
     with torch.inference_mode():
-        return precondition(lambda a, t, y: plain(network, a, t, y, around), "edm")(x, sigma.expand(len(x)), null)
+        return precondition(lambda a, t, y: plain(network, a, t, y, around), "edm")(x, sigma, null.to(device)).cpu()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -182,9 +182,9 @@ def test_cfg_combine_with_its_own_weight_stands_for_the_samplers(main, guide, se
 
 @pytest.mark.parametrize(
     "kind, words",
-    [("basic", "CFG needs a negative prompt, and the Basic guider has none"),
-     ("dual", "DualCFG guider mixes two prompts.*weight_from = sampler"),
-     ("dual nested", "DualCFG guider mixes two prompts.*weight_from = sampler")],
+    [("basic", "CFG Combine .* needs a negative prompt, and BasicGuider takes none"),
+     ("dual", "DualCFGGuider mixes two prompts.*weight_from = sampler"),
+     ("dual nested", "DualCFGGuider mixes two prompts.*weight_from = sampler")],
 )  # fmt: skip
 def test_an_own_weight_of_cfg_is_refused_where_the_guider_has_no_place_for_it(kind, words, main, guide, second):
     with count_forwards(main) as ours, pytest.raises(ValueError, match=words):

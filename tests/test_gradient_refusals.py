@@ -80,7 +80,7 @@ def test_synonyms_of_imagenet_are_single_names(comfy):
 
 
 def test_a_guide_of_another_task(main):
-    with pytest.raises(ValueError, match="'class' compares classification, and my depth gives depth.*Load Guide"):
+    with pytest.raises(ValueError, match="my depth gives depth, and Classifier Guidance needs a cl.*Loss Guidance"):
         steer(main, of_task("depth"), "cat", **LINEAR)
     with pytest.raises(ValueError, match="compares depth, and no guide is connected"):
         to_target(main, "depth", images=torch.zeros(1, 64, 64, 3))
@@ -128,7 +128,7 @@ def test_a_target_of_another_size_is_refused_before_the_first_step(main):
 
 
 def test_targets_that_are_not_there(main):
-    with pytest.raises(ValueError, match="compares with a target: connect a picture"):
+    with pytest.raises(ValueError, match="compares with a target, and none is connected. Connect a picture to target"):
         to_target(main, "mse")
     two = of_task("segmentation", ("a", "b"))
     with pytest.raises(ValueError, match="grey level 255.*classes 0 to 1"):

@@ -121,9 +121,9 @@ def test_a_network_that_no_family_knows_in_words(guides, written, tmp_path, monk
     config = (tmp_path / "base" / "config.json").read_text()
     (tmp_path / "base" / "config.json").write_text(config.replace("ResNetForImageClassification", "ResNetModel"))
     lend(monkeypatch, tmp_path)
-    with pytest.raises(GuideFileError, match="lora.* is a file of another kind; a guide can be: .*torchvision"):
+    with pytest.raises(GuideFileError, match="lora.* is a file of another kind, no guide. Choose .*: .*torchvision"):
         guides.load_guide("lora.safetensors")
-    with pytest.raises(GuideFileError, match="base is a ResNetModel; a guide can be: .*CLIP"):
+    with pytest.raises(GuideFileError, match="base is a ResNetModel, no guide. Choose another one; .*CLIP"):
         guides.load_guide("base")
 
 

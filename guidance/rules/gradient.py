@@ -34,7 +34,7 @@ class GradientGuidance(Term):
         low=-10000.0, high=10000.0, step=0.1,
     )
     cap: float = param(
-        0.0, "Longest push per sample, in units of the noise left in the denoised estimate. 0 = no limit (the papers).",
+        0.0, "Longest push, in units of the noise left; 0.5 steadies high scales. 0 = no limit (the papers).",
         low=0.0, high=100.0, advanced=True,
     )
     normalise: bool = flag(

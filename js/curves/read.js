@@ -87,7 +87,7 @@ function checkInterval(unit, start, end) {
   if (unit === "percent" && !(0 <= start && start <= end && end <= 1)) {
     throw new Error(end > 1 ? "in percent, start and end go from 0 to 1" : `start ${start} lies after end ${end}`);
   }
-  if (unit === "sigma" && !(start >= end)) throw new Error(`in sigma, start (${start}) is the larger number`);
+  if (unit === "sigma" && !(start >= end)) throw new Error(`in sigma, start ${start} must be larger than end ${end}`);
 }
 
 /** "0: 1, 0.5: 0.2" -> [[0, 1], [0.5, 0.2]], as host/schedules.py reads it. */
@@ -131,7 +131,7 @@ function expertsOf(node, last) {
   if (!["timesteps", "sigma", "snr"].includes(from)) return { edges: equalEdges(count, from), handover };
   const numbers = text.split(/[,;]/).filter((part) => part.trim()).map(Number);
   const found = numbers.length;
-  if (found !== count - 1) throw new Error(`${count} guides need ${count - 1} edges; there are ${found}`);
+  if (found !== count - 1) throw new Error(`${count} guides need ${count - 1} edges, not ${found}`);
   if (!numbers.every((number) => number > 0)) throw new Error("edges: numbers above 0 with commas");
   return { edges: edgesOf(numbers, from, schedule), handover };
 }
