@@ -135,7 +135,8 @@ def report(options: argparse.Namespace, done: dict[str, dict]) -> None:
         print(f"\n| Frechet distance {words} | {' | '.join(map(str, columns))} |\n{'|---' * (len(columns) + 1)}|")
         for group in groups():
             cells = [spread(done, group, kind, str(column)) for column in columns]
-            print(f"| {words_of(group)} | {' | '.join(cells)} |")
+            if any(cells):
+                print(f"| {words_of(group)} | {' | '.join(cells)} |")
     facts = {
         "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}", "samples": options.samples,
         "batch": BATCH, "config": CONFIG, "runs": done,
