@@ -13,12 +13,14 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from quality import COLUMNS, ROOT, Judge, sample
 from sampling import Guided, Setting
+from torch import nn
 
-from guidance_pack.guidance.networks.files import NetworkFile, build, read_denoiser
+from guidance_pack.guidance.networks.files import build, read_denoiser
 from guidance_pack.guidance.networks.preconditioning import precondition
 from guidance_pack.guidance.world import LABELS
 
@@ -58,26 +60,31 @@ def table(options: argparse.Namespace) -> None:
         "less training": WORK / "early.safetensors", "less capacity": WORK / "small.safetensors",
         "both": ROOT / "assets" / "shapes-edm-weak.safetensors",
     }  # fmt: skip
-    main_file = read_denoiser(ROOT / "assets" / "shapes-edm.safetensors")
+    main_network, _ = denoiser(ROOT / "assets" / "shapes-edm.safetensors")
     judge = Judge(ROOT / "assets" / "shapes-judge.safetensors", options.samples)
     labels, started = torch.arange(options.samples) % len(LABELS), time.monotonic()
     print(f"| guide | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|")
 
-    def row(words: str, guide: NetworkFile, setting: Setting, network: NetworkFile) -> None:
-        pair = (precondition(build(f), FAMILY, f.sigma_data) for f in (network, guide))
-        images, evaluations = sample(Guided(*pair, setting, FAMILY, len(LABELS)), labels, options)
+    def row(words: str, network: nn.Module, guide: nn.Module, setting: Setting) -> None:
+        images, evaluations = sample(Guided(network, guide, setting, FAMILY, len(LABELS)), labels, options)
         print(f"| {words} {judge.row(setting.name, images, labels, evaluations)}", flush=True)
 
-    row("none", main_file, Setting("unguided"), main_file)
+    row("none", main_network, main_network, Setting("unguided"))
     for words, path in files.items():
         if not path.exists():
             continue
-        guide = read_denoiser(path)
-        trained = f"{words}: {guide.metadata['parameters']:,} parameters, {guide.metadata['steps']:,} steps"
-        row(trained, guide, Setting("the guide itself, unguided"), guide)
+        guide, told = denoiser(path)
+        row(f"{words}: {told}", guide, guide, Setting("the guide itself, unguided"))
         for weight in options.weights:
-            row(trained, guide, Setting(f"weight {weight:g}", autoguidance=weight), main_file)
+            row(f"{words}: {told}", main_network, guide, Setting(f"weight {weight:g}", autoguidance=weight))
     print(f"\n{time.monotonic() - started:.0f} s")
+
+
+def denoiser(path: Path) -> tuple[nn.Module, str]:
+    """A function of (x, sigma, y), and its size and training in words."""
+    file = read_denoiser(path)
+    told = f"{file.metadata['parameters']:,} parameters, {file.metadata['steps']:,} steps"
+    return precondition(build(file), FAMILY, file.sigma_data), told
 
 
 if __name__ == "__main__":

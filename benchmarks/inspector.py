@@ -8,13 +8,10 @@ of pairwise differences.
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 import time
-from pathlib import Path
 
-from overhead import load_host, networks
+from overhead import begin, networks, parser_of
 
 CASES = {"tiny": (24, 25), "sd15": (2, 3)}  # steps per run, repeats
 SIZES = {"cpu": 16, "cuda": 64}  # latent height and width of the sd15 case
@@ -22,16 +19,8 @@ CFG, WEIGHT = 4.0, 2.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="folder of ComfyUI")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    options = parser.parse_args()
-    load_host(options.comfyui, options.device)
-    import torch
-
-    torch.set_grad_enabled(False)
-    print(f"{platform.platform()}, torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
+    options = parser_of(__doc__, CASES).parse_args()
+    begin(options)
     print("| network | evaluations, main + guide | ms per step without | with | the inspector | overhead | same bits |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for case in options.only:

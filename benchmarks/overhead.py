@@ -14,6 +14,7 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,21 +24,32 @@ CASES = {"tiny": (24, 15), "sd15": (3, 3)}  # steps per run, repeats
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="folder of ComfyUI")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser = parser_of(__doc__, CASES)
     parser.add_argument("--size", type=int, default=16, help="latent height and width of the sd15 case")
     options = parser.parse_args()
+    begin(options)
+    print("| network | evaluations, main + guide | the same without the engine | ms per step | engine | overhead |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for case in options.only:
+        measure(case, options.size)
+
+
+def parser_of(words: str, cases: Iterable[str]) -> argparse.ArgumentParser:
+    """The arguments of a benchmark on the host."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="folder of ComfyUI")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", nargs="+", choices=cases, default=list(cases))
+    return parser
+
+
+def begin(options: argparse.Namespace) -> None:
+    """Load the host, switch gradients off, and say what this runs on."""
     load_host(options.comfyui, options.device)
     import torch
 
     torch.set_grad_enabled(False)
     print(f"{platform.platform()}, torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
-    print("| network | evaluations, main + guide | the same without the engine | ms per step | engine | overhead |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for case in options.only:
-        measure(case, options.size)
 
 
 def load_host(comfyui: Path, device: str) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean, stdev
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from charts import INK, QUIET, Chart
+from PIL import Image
 from ppap_measure import MAP_SCALES, TARGET_SEED, Bench, Cell, Strength, told
 from ppap_variants import CLASSIFIERS, CONVOLUTION, MAP_GUIDES, VARIANTS, Variant
 from sheets import contact_sheet
@@ -19,8 +20,6 @@ Found = Mapping[str, Sequence[Cell]]
 Best = Callable[[list[Cell]], Cell]
 TITLES = {CONVOLUTION: "convolutional classifier (BatchNorm)", "transformer": "small transformer"}
 PANEL, HEIGHT, LEFT, TOP, BOTTOM, GAP, LINE = 420, 320, 64, 70, 50, 50, 19
-FINE = 2  # drawn this much larger and reduced, for smooth lines
-PAPER, INK, GRID, QUIET = "#ffffff", "#1c2330", "#e4e8ef", "#7a8496"
 COLOURS = ("#7a8496", "#d9480f", "#c2a100", "#1d4ed8", "#0f766e", "#7e22ce", "#be185d", "#4d7c0f", "#0891b2", "#57534e")
 SHOWN = ("naive", "single", "ppap-5", "multi-5")
 PICTURES = 10
@@ -106,41 +105,33 @@ def plot(found: Found) -> Image.Image:
     groups = {base: group for base, group in measured.items() if group}
     rows = max((len(group) for group in groups.values()), default=0)
     wide, high = LEFT + max(2, len(groups)) * (PANEL + GAP), TOP + HEIGHT + BOTTOM + rows * LINE
-    sheet = Image.new("RGB", (wide * FINE, high * FINE), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    _text(pen, 16, 24, "Share of pictures that the judge takes for what was asked, against guidance scale", INK, 17)
+    chart = Chart(wide, high)
+    chart.text(16, 24, "Share of pictures that the judge takes for what was asked, against guidance scale", INK, 17)
     for index, (base, group) in enumerate(groups.items()):
-        _panel(pen, LEFT + index * (PANEL + GAP), TITLES[base], {v.title: sweep(found[v.name]) for v in group})
-    return sheet.resize((wide, high), Image.Resampling.LANCZOS)
+        _panel(chart, LEFT + index * (PANEL + GAP), TITLES[base], {v.title: sweep(found[v.name]) for v in group})
+    return chart.picture()
 
 
 def _first(variant: Variant) -> bool:
     return variant.recipe is None or variant.recipe.seed == 0
 
 
-def _panel(pen: ImageDraw.ImageDraw, left: int, title: str, lines: Mapping[str, Sequence[Cell]]) -> None:
-    across = strengths(cell for cells in lines.values() for cell in cells)
-    across = {at: left + PANEL * (i + 0.5) / len(across) for i, at in enumerate(across)}
-    _text(pen, left, TOP - 18, title, INK, 15)
+def _panel(chart: Chart, left: int, title: str, lines: Mapping[str, Sequence[Cell]]) -> None:
+    occur = strengths(cell for cells in lines.values() for cell in cells)
+    across = {at: left + PANEL * (i + 0.5) / len(occur) for i, at in enumerate(occur)}
+    chart.text(left, TOP - 18, title, INK, 15)
     for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        y = TOP + HEIGHT * (1 - share)
-        pen.line([(left * FINE, y * FINE), ((left + PANEL) * FINE, y * FINE)], GRID, FINE)
-        _text(pen, left - 8, y, f"{share:.0%}", QUIET, 13, "rm")
+        chart.rule(left, left + PANEL, TOP + HEIGHT * (1 - share), f"{share:.0%}")
     for at, x in across.items():
-        _text(pen, x, TOP + HEIGHT + 16, told(at).removeprefix("scale "), QUIET, 13, "mm")
+        chart.text(x, TOP + HEIGHT + 16, told(at).removeprefix("scale "), QUIET, 13, "mm")
     for number, (words, cells) in enumerate(lines.items()):
         colour, y = COLOURS[number % len(COLOURS)], TOP + HEIGHT + BOTTOM + number * LINE
         points = [(across[c.strength], TOP + HEIGHT * (1 - c.accuracy)) for c in cells]
-        free = points[: sum(not c.cap for c in cells)]
-        pen.line([(x * FINE, y * FINE) for x, y in free], colour, 3 * FINE, joint="curve")
+        chart.line(points[: sum(not c.cap for c in cells)], colour)
         for x, height in points:
-            pen.ellipse([v * FINE for v in (x - 4, height - 4, x + 4, height + 4)], fill=colour)
-        pen.line([(left * FINE, y * FINE), ((left + 26) * FINE, y * FINE)], colour, 3 * FINE)
-        _text(pen, left + 34, y, words, INK, 14)
-
-
-def _text(pen: ImageDraw.ImageDraw, x: float, y: float, words: str, colour: str, size: int, anchor: str = "lm") -> None:
-    pen.text((x * FINE, y * FINE), words, fill=colour, font=ImageFont.load_default(size * FINE), anchor=anchor)
+            chart.dot(x, height, 4, colour)
+        chart.line([(left, y), (left + 26, y)], colour)
+        chart.text(left + 34, y, words)
 
 
 def pictures(bench: Bench, found: Found, best: Best) -> Image.Image:

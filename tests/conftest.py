@@ -78,6 +78,22 @@ def comfy(comfyui_root, tmp_path_factory) -> ComfyUI:
     return ComfyUI(root=comfyui_root, base=base)
 
 
+@pytest.fixture(scope="module")
+def main(comfy):
+    """A small SD 1.5 with random weights, as the host builds it from a checkpoint."""
+    from host_models import MODELS
+
+    return MODELS["sd15"].build(0)
+
+
+@pytest.fixture(scope="module")
+def guide(comfy):
+    """Another one, with weights of its own."""
+    from host_models import MODELS
+
+    return MODELS["sd15"].build(7)
+
+
 @pytest.fixture(scope="session")
 def server(comfyui_root, tmp_path_factory):
     """The real ComfyUI server with this pack in its custom_nodes, started once; gives a `devtools.server.Server`."""

@@ -83,7 +83,8 @@ def replay(guider, setting: Setting, calls: list[Call], cfg: Callable[[float], f
             for name, value in zip(names, own, strict=True):
                 setattr(guider, name, value if cfg is None else 1.0 + (value - 1.0) * cfg(call.level))
             at = call.x.to(noise.device), call.sigma.to(noise.device)
-            found.append(guider(*at, model_options=extra_args["model_options"], seed=extra_args["seed"]).cpu().clone())
+            denoised = guider(*at, model_options=extra_args["model_options"], seed=extra_args["seed"])
+            found.append(denoised.to("cpu", copy=True))
         return noise
 
     setting.run(guider, KSAMPLER(again))

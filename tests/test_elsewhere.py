@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # One for each part of the engine; LoRAs are trained by the host, and would take minutes here.
 NAMES = ("cfg_and_autoguidance", "targets", "degraded_guide", "train_experts")
 ROUNDING = 1.0  # of 255, in the mean: attention is computed in another order, and a training carries that on
+CACHE = ("lru", "ram", "ram_inactive")  # the sizes of the queue's caches
 FEWER = {"steps": 3, "count": 6, "iterations": 6, "batch_size": 2}
 
 
@@ -24,7 +25,6 @@ FEWER = {"steps": 3, "count": 6, "iterations": 6, "batch_size": 2}
 def execute(comfy, server):
     """Runs a workflow's nodes in this process, with few steps; gives the pictures that they saved, by node."""
     import execution
-    import folder_paths
     from server import PromptServer
 
     import nodes
@@ -52,15 +52,15 @@ def execute(comfy, server):
             made.execute(prompt, name, {}, wanted)
             errors = [told for event, told in made.status_messages if event == "execution_error"]
             assert not errors, f"{errors[0]['node_type']}: {errors[0]['exception_message']}"
-            return {key: pictures(out, folder_paths) for key, out in made.history_result["outputs"].items()}
+            return {key: pictures(out) for key, out in made.history_result["outputs"].items()}
 
         yield run
 
 
-CACHE = ("lru", "ram", "ram_inactive")
+def pictures(output):
+    """The files that a node saved, as numbers."""
+    import folder_paths
 
-
-def pictures(output, folder_paths):
     folders = {"output": folder_paths.get_output_directory(), "temp": folder_paths.get_temp_directory()}
     files = [Path(folders[e["type"]], e["subfolder"], e["filename"]) for e in output.get("images", ())]
     return [np.asarray(Image.open(file)) for file in files]

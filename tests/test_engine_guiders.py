@@ -21,16 +21,6 @@ COSTS = {
 
 
 @pytest.fixture(scope="module")
-def main(comfy):
-    return SD15.build(0)
-
-
-@pytest.fixture(scope="module")
-def guide(comfy):
-    return SD15.build(7)
-
-
-@pytest.fixture(scope="module")
 def second(comfy):
     return SD15.build(9)
 

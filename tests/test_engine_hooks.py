@@ -13,16 +13,6 @@ CFG, WEIGHT, STEPS = 3.0, 2.0, 3
 SD15 = MODELS["sd15"]
 
 
-@pytest.fixture(scope="module")
-def main(comfy):
-    return SD15.build(0)
-
-
-@pytest.fixture(scope="module")
-def guide(comfy):
-    return SD15.build(7)
-
-
 def check(main, guide, scene, before: bool, weight: float = WEIGHT):
     """Run the scene guided and compare every step with the plain host's own step plus the guide's term."""
     patch, inner = scene.patch, scene.network

@@ -23,16 +23,6 @@ NAMES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def main(comfy):
-    return SD15.build(0)
-
-
-@pytest.fixture(scope="module")
-def guide(comfy):
-    return SD15.build(7)
-
-
 def scheduled(main, guide):
     from guidance_pack.guidance.schedule import Curve, Interval
 

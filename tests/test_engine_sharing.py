@@ -28,11 +28,6 @@ def main(comfy):
     return SD15.build(0)
 
 
-@pytest.fixture(scope="module")
-def guide(comfy):
-    return SD15.build(7)
-
-
 def run(model, cfg=4.0, batch=1):
     (out,) = tensors(
         sample(model, SD15.conditioning(1), SD15.conditioning(2), SD15.latent(batch), steps=3, cfg=cfg)

@@ -15,16 +15,6 @@ CFG, WEIGHT = 3.0, 2.5
 
 
 @pytest.fixture(scope="module")
-def main(comfy):
-    return SD15.build(0)
-
-
-@pytest.fixture(scope="module")
-def guide(comfy):
-    return SD15.build(7)
-
-
-@pytest.fixture(scope="module")
 def guided(main, guide):
     return probe.guided(main, guide, weight=WEIGHT, cfg=CFG, cfg_schedule=interval((0.3, 1.0)))
 

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def start(prepared: Prepared, base: Path, port: int, device: str) -> Server:
     """A server that is ready to be entered."""
     link_pack(base)
     return Server(prepared.python, prepared.comfyui.root, base, port, on_cpu(device, prepared))
+
+
+def beside_server(folder: str, work: Callable[[Server, Path], None]) -> int:
+    """Call `work` with a server of its own and the environment's Python; 1, with the reason said, where it fails."""
+    try:
+        prepared = prepare(None)
+        with start(prepared, CACHE / folder, free_port(), "auto") as server:
+            work(server, prepared.python)
+    except DevError as error:
+        say(f"error: {error}")
+        return 1
+    return 0
 
 
 def demo(options: argparse.Namespace) -> int:

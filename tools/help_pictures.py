@@ -23,7 +23,7 @@ from make_workflows import stamps
 
 from devtools import gallery
 from devtools.prompt import title_of, to_prompt
-from devtools.server import ROOT, Server, free_port
+from devtools.server import ROOT, Server
 from devtools.terminal import DevError, say
 
 FOLDER = ROOT / "js" / "docs" / "pictures"
@@ -76,16 +76,13 @@ def main() -> int:
     unknown = set(options.names) - set(PICTURES)
     if unknown:
         parser.error(f"there is no picture {', '.join(sorted(unknown))}; there are {', '.join(PICTURES)}")
-    try:
-        prepared = dev.prepare(None)
-        with dev.start(prepared, dev.CACHE / "base-help", free_port(), "auto") as server:
-            for name in options.names or PICTURES:
-                with tempfile.TemporaryDirectory() as folder:
-                    make(server, prepared.python, name, Path(folder), options.out)
-    except DevError as error:
-        say(f"error: {error}")
-        return 1
-    return 0
+
+    def work(server: Server, python: Path) -> None:
+        for name in options.names or PICTURES:
+            with tempfile.TemporaryDirectory() as folder:
+                make(server, python, name, Path(folder), options.out)
+
+    return dev.beside_server("base-help", work)
 
 
 if __name__ == "__main__":

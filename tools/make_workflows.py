@@ -27,7 +27,7 @@ from workflow_graph import Stamps
 from workflow_list import NEED_FILES, WORKFLOWS
 
 from devtools import gallery
-from devtools.server import ROOT, Server, free_port
+from devtools.server import ROOT, Server
 from devtools.terminal import DevError, say
 
 FOLDER = ROOT / "workflows"
@@ -83,16 +83,13 @@ def main() -> int:
         "--thumbnails", nargs="*", choices=WORKFLOWS, metavar="NAME", help="also run them and draw their thumbnails"
     )
     options = parser.parse_args()
-    try:
-        prepared = dev.prepare(None)
-        with dev.start(prepared, dev.CACHE / "base-demo", free_port(), "auto") as server:
-            write(server.get("/object_info"))
-            if options.thumbnails is not None:
-                thumbnails(server, prepared.python, options.thumbnails or list(WORKFLOWS))
-    except DevError as error:
-        say(f"error: {error}")
-        return 1
-    return 0
+
+    def work(server: Server, python: Path) -> None:
+        write(server.get("/object_info"))
+        if options.thumbnails is not None:
+            thumbnails(server, python, options.thumbnails or list(WORKFLOWS))
+
+    return dev.beside_server("base-demo", work)
 
 
 if __name__ == "__main__":
