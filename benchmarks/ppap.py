@@ -29,7 +29,7 @@ from quality import ROOT
 from guidance_pack.guidance.networks.bank_file import BankFile, write_bank
 
 MAIN = ("naive", "single", "single-labels", "ppap-5", "multi-5")  # measured with several seeds
-BANKS = {"ppap-5": "shapes-experts", "depth-ppap-5": "shapes-depth-experts",
+BANKS = {"ppap-5": "shapes-experts", "depth-ppap-5-mse": "shapes-depth-experts",
          "segmentation-ppap-5": "shapes-segmentation-experts"}  # fmt: skip
 
 

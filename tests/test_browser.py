@@ -11,7 +11,6 @@ from devtools import gallery
 WORKFLOWS = sorted(file.stem for file in (browser.ROOT / "workflows").glob("*.json"))
 # By id: a click brings a node to the end of the page's list.
 FIRST = "() => app.rootGraph.nodes.filter((n) => n.comfyClass === 'GuidanceCFG').sort((a, b) => a.id - b.id)[0]"
-ALSO_IN_VUE = ("first_steps", "experts")
 
 
 def workflow(name):
@@ -47,8 +46,6 @@ def test_every_workflow_opens_with_all_its_nodes_and_curves(page, name):
 
 @pytest.mark.parametrize("name", [name for name in WORKFLOWS if not gallery.files_of(workflow(name))])
 def test_workflows_run_to_success(page, name):
-    if page.renderer == "vue" and name not in ALSO_IN_VUE:
-        return  # the prompt is the same: what can differ is the page, and these have every kind of curve
     page.open(name)
     assert page.run() == "success"
 

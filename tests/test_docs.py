@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted((ROOT / "js" / "docs").glob("*.md"))
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "studies.md", *PAGES]
 SECTIONS = ["## Inputs", "## Formula", "## Cost", "## Together with others", "## Paper"]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 

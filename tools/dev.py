@@ -74,8 +74,14 @@ def start(prepared: Prepared, base: Path, port: int, device: str) -> Server:
     return Server(prepared.python, prepared.comfyui.root, base, port, on_cpu(device, prepared))
 
 
+def stop_servers_on_sigterm() -> None:
+    """A terminated command leaves through its `with`, so that its server ends too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def beside_server(folder: str, work: Callable[[Server, Path], None]) -> int:
     """Call `work` with a server of its own and the environment's Python; 1, with the reason said, where it fails."""
+    stop_servers_on_sigterm()
     try:
         prepared = prepare(None)
         with start(prepared, CACHE / folder, free_port(), "auto") as server:
@@ -188,7 +194,7 @@ def main(arguments: list[str]) -> int:
     if sys.version_info < (3, 10):  # noqa: UP036 (the pack needs 3.10, but people start this file with any Python)
         say(f"error: this needs Python 3.10 or newer and runs on {sys.version.split()[0]}: start it with a newer one")
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a server is stopped on the way out
+    stop_servers_on_sigterm()
     try:
         return {"demo": demo, "serve": serve, "test": test, "lint": lint}[options.command](options)
     except DevError as error:

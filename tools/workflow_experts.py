@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from workflow_graph import Stamps
 from workflow_papers import ADM, LABEL, RESNET, Published
 from workflow_scene import CLASSES, SEED, Scene
 
-CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 100.0, 160.0
+CLASS_SCALE = 10.0
+# Of the clean network and of its experts, each about the best of benchmarks/ppap.py.
+STRENGTHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "classifier": ({"scale": CLASS_SCALE}, {"scale": CLASS_SCALE}),
+    "depth": ({"scale": 400.0}, {"scale": 6400.0, "cap": 0.5}),
+    "segmentation": ({"scale": 160.0}, {"scale": 160.0}),
+}
 PICTURES, ITERATIONS = 64, 150
 
 
@@ -65,22 +73,62 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
     reference = scene.picture(lane, guided["MODEL"], "ppap_references", "references")
-    for task, scale in (("classifier", CLASS_SCALE), ("depth", DEPTH_SCALE), ("segmentation", SEGMENTATION_SCALE)):
+    for task, strengths in STRENGTHS.items():
         experts = "shapes-experts" if task == "classifier" else f"shapes-{task}-experts"
-        for kind, name in (("clean", f"shapes-{task}"), ("experts", experts)):
+        for kind, name, strength in zip(("clean", "experts"), (f"shapes-{task}", experts), strengths, strict=True):
             lane = scene.lane(f"{task.capitalize()}: {kind}")
             guide = scene.add("GuidanceLoadGuide", lane, 1, name=name)
             if task == "classifier":
                 steered = scene.add(
-                    "GuidanceClassifier", lane, 2, model=model, guide=guide["guide"], label=CLASSES, scale=scale,
-                    at="noisy input",
+                    "GuidanceClassifier", lane, 2, model=model, guide=guide["guide"], label=CLASSES, at="noisy input",
+                    **strength,
                 )
             else:
                 steered = scene.add(
                     "GuidanceLoss", lane, 2, model=model, loss=task, guide=guide["guide"], target=reference,
-                    scale=scale, at="noisy input",
+                    at="noisy input", **strength,
                 )
             scene.picture(lane, steered["MODEL"], f"ppap_{task}_{kind}", f"{task}, {kind}", 3, True, seed=SEED + 1)
+    return scene.build()
+
+
+def map_experts(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "map_experts", "A clean depth network and a clean segmenter become experts, and the model follows their maps.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Train experts of maps (PPAP)\nThe same as *train_experts*, for networks that draw a map: **Make Pictures** "
+        "draws the pictures, the clean network says what they show, and its experts learn to say the same of noisy "
+        "ones.\n\nDepth learns by *mse* and steers with a *cap*: its experts' pushes grow long. Each pair of lanes is "
+        "the clean network, then its experts after a minute of training. *ppap* has teams that were trained for "
+        "longer.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("Pictures to learn from")
+    pictures = scene.add(
+        "GuidanceMakePictures", lane, 1, model=model, count=PICTURES, batch_size=16, width=32, height=32, steps=12,
+        cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="shapes",
+    )
+    lane = scene.lane("References")
+    guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
+    reference = scene.picture(lane, guided["MODEL"], "map_experts_references", "references", 3)
+    for task, learn_from in (("depth", "mse"), ("segmentation", "task")):
+        lane = scene.lane(f"Training: {task}")
+        clean = scene.add("GuidanceLoadGuide", lane, 1, title=f"The clean network: {task}", name=f"shapes-{task}")
+        trained = scene.add(
+            "GuidanceTrainExperts", lane, 2, guide=clean["guide"], pictures=pictures["pictures"],
+            name=f"shapes-{task}-taste", experts=3, iterations=ITERATIONS, batch_size=16, learning_rate=0.005,
+            schedule="cosine", alpha=16, learn_from=learn_from,
+        )
+        for kind, guide, strength in zip(("clean", "experts"), (clean, trained), STRENGTHS[task], strict=True):
+            lane = scene.lane(f"{task.capitalize()}: {kind}")
+            steered = scene.add(
+                "GuidanceLoss", lane, 3, model=model, loss=task, guide=guide["guide"], target=reference,
+                at="noisy input", **strength,
+            )
+            prefix, title = f"map_experts_{task}_{kind}", f"{task}, {kind}"
+            scene.picture(lane, steered["MODEL"], prefix, title, 4, unconditional=True, seed=SEED + 1)
     return scene.build()
 
 

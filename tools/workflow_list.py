@@ -7,7 +7,7 @@ from collections.abc import Callable
 from workflow_big import BIG
 from workflow_compare import compare
 from workflow_degrade import degraded_guide
-from workflow_experts import own_experts, ppap, train_experts
+from workflow_experts import map_experts, own_experts, ppap, train_experts
 from workflow_gradients import classifier, experts, targets
 from workflow_graph import Stamps
 from workflow_inspect import inspector
@@ -142,7 +142,7 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
 
 MADE = (
     first_steps, autoguidance, cfg_and_autoguidance, interval, shaping, classifier, experts, targets, p2_training,
-    degraded_guide, lora_guide, inspector, compare, train_experts, ppap,
+    degraded_guide, lora_guide, inspector, compare, train_experts, map_experts, ppap,
 )  # fmt: skip
 WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {made.__name__: made for made in MADE}
 # Wired and stamped here, run by whoever has the files.

@@ -16,8 +16,8 @@ MOST_PICTURES = 6
 
 
 def thumbnail(entries: list[tuple[str, str]]) -> Image.Image:
-    """The pictures of a workflow, each below its title: two under each other, more in two columns."""
-    chosen = [(title, Image.open(file).convert("RGB")) for title, file in entries[:MOST_PICTURES]]
+    """The last pictures of a workflow, each below its title: two under each other, more in two columns."""
+    chosen = [(title, Image.open(file).convert("RGB")) for title, file in entries[-MOST_PICTURES:]]
     columns = 1 if len(chosen) <= 2 else 2
     width = (WIDTH - MARGIN) // columns - MARGIN
     for _, picture in chosen:
