@@ -143,7 +143,7 @@ def own_experts(object_info: dict, stamps: Stamps) -> dict:
         "## Experts of your own\nNeeds:\n\n"
         f"- {ADM}/256x256_diffusion_uncond.pt in *models/diffusion_models* (OpenAI, MIT licence)\n- torchvision's "
         "resnet50, IMAGENET1K_V2, as *models/guides/resnet50.safetensors*: the help page of Import Experts has the "
-        "line that writes it\n- pictures in a folder *my-pictures* of ComfyUI's input folder; or take **Make "
+        "lines that write it\n- pictures in a folder *my-pictures* of ComfyUI's input folder; or take **Make "
         "Pictures** with the model instead.\n\nThe settings are a short training for one GPU; the paper's is 300,000 "
         "iterations of 256 pictures (2212.05973). Stop it when you like: it goes on where it was. The bank lies in "
         "*models/guides* afterwards, and Load Guide takes it.",

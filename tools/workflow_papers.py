@@ -197,7 +197,7 @@ def ppap_experts(object_info: dict, stamps: Stamps) -> dict:
         f"- {PPAP}/0_max5.ckpt to 4_max5.ckpt in *models/guides/ppap-resnet50* (no licence of the weights is stated); "
         "all five together are `ppap-resnet50/*_max5.ckpt`"
         "\n- torchvision's resnet50, IMAGENET1K_V2, as *models/guides/resnet50.safetensors*: the help page of Import "
-        "Experts has the line that writes it.\n\nScale 7.5 and 25 DDIM steps are the authors' (2212.05973). Import "
+        "Experts has the lines that write it.\n\nScale 7.5 and 25 DDIM steps are the authors' (2212.05973). Import "
         "Experts writes a small bank beside the network; later, Load Guide takes that. **Export Experts** gives the "
         "same to Hugging Face's peft.",
         (360, 440),
