@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workflow_graph import Stamps
+from workflow_graph import Node, Stamps
 from workflow_papers import ADM, LABEL, RESNET, Published
 from workflow_scene import CLASSES, SEED, Scene
 
@@ -13,9 +13,17 @@ CLASS_SCALE = 10.0
 STRENGTHS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "classifier": ({"scale": CLASS_SCALE}, {"scale": CLASS_SCALE}),
     "depth": ({"scale": 400.0}, {"scale": 6400.0, "cap": 0.5}),
-    "segmentation": ({"scale": 160.0}, {"scale": 160.0}),
+    "segmentation": ({"scale": 160.0}, {"scale": 2560.0, "cap": 0.5}),
 }
 PICTURES, ITERATIONS = 64, 150
+
+
+def to_learn_from(scene: Scene, lane: int) -> Node:
+    """Pictures that the model draws without a class."""
+    return scene.add(
+        "GuidanceMakePictures", lane, 1, model=scene.main["MODEL"], count=PICTURES, batch_size=16, width=32, height=32,
+        steps=12, cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="shapes",
+    )
 
 
 def train_experts(object_info: dict, stamps: Stamps) -> dict:
@@ -32,10 +40,7 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
     )
     model = scene.main["MODEL"]
     lane = scene.lane("Pictures and training")
-    pictures = scene.add(
-        "GuidanceMakePictures", lane, 1, model=model, count=PICTURES, batch_size=16, width=32, height=32, steps=12,
-        cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="shapes",
-    )
+    pictures = to_learn_from(scene, lane)
     clean = scene.add("GuidanceLoadGuide", lane, 1, title="The clean classifier", name="shapes-classifier")
     trained = scene.add(
         "GuidanceTrainExperts", lane, 2, guide=clean["guide"], pictures=pictures["pictures"], name="shapes-taste",
@@ -66,8 +71,8 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
     )
     scene.shared(
         "## PPAP\nThe model is told no class. Each pair of lanes steers it by the same network looking at the noisy "
-        "picture itself: first as it is, then as a team of experts that were trained to see through noise.\n\nThe "
-        "references are drawn by the first lane. **Load Guide** lists banks of experts beside other guides.",
+        "picture itself: first as it is, then as a team of experts that were trained to see through noise. Each lane has the "
+        "scale that suits it; the experts of maps a *cap* on their pushes.\n\nThe references are drawn by the first lane. **Load Guide** lists banks of experts beside other guides.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("References")
@@ -100,16 +105,13 @@ def map_experts(object_info: dict, stamps: Stamps) -> dict:
     scene.shared(
         "## Train experts of maps (PPAP)\nThe same as *train_experts*, for networks that draw a map: **Make Pictures** "
         "draws the pictures, the clean network says what they show, and its experts learn to say the same of noisy "
-        "ones.\n\nDepth learns by *mse* and steers with a *cap*: its experts' pushes grow long. Each pair of lanes is "
-        "the clean network, then its experts after a minute of training. *ppap* has teams that were trained for "
-        "longer.",
+        "ones.\n\nDepth learns by *mse*. The experts steer at a high scale with a *cap*, because their pushes grow "
+        "long. Each pair of lanes is the clean network, then its experts after half a minute of training. *ppap* has "
+        "teams that were trained for longer.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("Pictures to learn from")
-    pictures = scene.add(
-        "GuidanceMakePictures", lane, 1, model=model, count=PICTURES, batch_size=16, width=32, height=32, steps=12,
-        cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="shapes",
-    )
+    pictures = to_learn_from(scene, lane)
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
     reference = scene.picture(lane, guided["MODEL"], "map_experts_references", "references", 3)
