@@ -71,8 +71,9 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
     )
     scene.shared(
         "## PPAP\nThe model is told no class. Each pair of lanes steers it by the same network looking at the noisy "
-        "picture itself: first as it is, then as a team of experts that were trained to see through noise. Each lane has the "
-        "scale that suits it; the experts of maps a *cap* on their pushes.\n\nThe references are drawn by the first lane. **Load Guide** lists banks of experts beside other guides.",
+        "picture itself: first as it is, then as a team of experts that were trained to see through noise. Each lane "
+        "has the scale that suits it; the experts of maps a *cap* on their pushes.\n\nThe references are drawn by the "
+        "first lane. **Load Guide** lists banks of experts beside other guides.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("References")
