@@ -66,18 +66,20 @@ def write_banks(names: list[str]) -> None:
 
 
 def measure(bench: Bench, chosen: list[Variant], seeds: int) -> None:
-    """First all sweeps with the ODE, then the best scales with ancestral sampling, then these with other seeds; with
-    0 seeds the sweeps alone."""
+    """First all sweeps with the ODE, then the best strengths and the strongest with ancestral sampling, then the best
+    with other seeds; with 0 seeds the sweeps alone."""
     at = {}
     for variant in chosen:
         task = variant.name.partition("-")[0]
         bench.cell(VARIANTS[f"{task}-naive"] if task in MAP_SCALES else VARIANTS["naive"], "ode", (0, 0))
-        at[variant] = best([bench.cell(variant, "ode", strength) for strength in MAP_SCALES.get(task, SCALES)]).strength
-    for variant, strength in at.items() if seeds else ():
-        bench.cell(variant, "ancestral", strength)
+        strengths = MAP_SCALES.get(task, SCALES)
+        at[variant] = best([bench.cell(variant, "ode", strength) for strength in strengths]).strength, strengths[-1]
+    for variant, strengths in at.items() if seeds else ():
+        for strength in dict.fromkeys(strengths):
+            bench.cell(variant, "ancestral", strength)
     for variant in (variant for variant in chosen if variant.name in MAIN):
         for seed in range(1, seeds):
-            bench.cell(variant, "ode", at[variant], seed)
+            bench.cell(variant, "ode", at[variant][0], seed)
 
 
 def best(sweep: list[Cell]) -> Cell:

@@ -53,11 +53,15 @@ def _classes(found: Found, group: Sequence[Variant], title: str, best: Best) -> 
         at = {cell.strength: f"{cell.accuracy:.0%} / {cell.frechet:.1f}" for cell in sweep(cells)}
         if not at:
             continue
-        chosen = best(sweep(cells))
-        slow = [c for c in cells if c.sampler == "ancestral" and c.strength == chosen.strength]
-        row = [variant.title, *(at.get(s, "") for s in columns), seeds(cells, chosen), slow[0].words() if slow else ""]
+        row = [variant.title, *(at.get(s, "") for s in columns), seeds(cells, best(sweep(cells))), slow(cells, best)]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def slow(cells: Sequence[Cell], best: Best) -> str:
+    """The best of the cells with ancestral sampling."""
+    found = [cell for cell in cells if cell.sampler == "ancestral"]
+    return f"{told(best(found).strength)}: {best(found).words()}" if found else ""
 
 
 def strengths(cells: Iterable[Cell]) -> list[Strength]:
@@ -89,10 +93,9 @@ def _maps(found: Found, best: Best) -> str:
             if not sweep(cells):
                 continue
             chosen = best(sweep(cells))
-            slow = [c.words() for c in cells if c.sampler == "ancestral" and c.strength == chosen.strength]
             steps = "; ".join(f"{told(c.strength).removeprefix('scale ')}: {c.error:.3f}" for c in sweep(cells))
             best_of = f"{told(chosen.strength)}: {chosen.words()}"
-            row = [f"{task}: {variant.title}", steps, best_of, slow[0] if slow else ""]
+            row = [f"{task}: {variant.title}", steps, best_of, slow(cells, best)]
             lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
