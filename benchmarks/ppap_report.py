@@ -20,7 +20,10 @@ Found = Mapping[str, Sequence[Cell]]
 Best = Callable[[list[Cell]], Cell]
 TITLES = {CONVOLUTION: "convolutional classifier (BatchNorm)", "transformer": "small transformer"}
 PANEL, HEIGHT, LEFT, TOP, BOTTOM, GAP, LINE = 420, 320, 64, 70, 50, 50, 19
-COLOURS = ("#7a8496", "#d9480f", "#c2a100", "#1d4ed8", "#0f766e", "#7e22ce", "#be185d", "#4d7c0f", "#0891b2", "#57534e")
+COLOURS = (
+    "#7a8496", "#d9480f", "#c2a100", "#1d4ed8", "#0f766e", "#7e22ce", "#be185d", "#4d7c0f", "#0891b2", "#57534e",
+    "#f472b6", "#86efac",
+)  # fmt: skip
 SHOWN = ("naive", "single", "ppap-5", "multi-5")
 PICTURES = 10
 
