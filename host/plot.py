@@ -12,7 +12,10 @@ WIDTH, HEIGHT = 960, 540
 LEFT, RIGHT, TOP, BOTTOM = 76, 28, 64, 404
 BARS = (440, 500)
 LONGEST = 32  # letters of a name in the legend
-STEPS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0, 2000.0, 1e9)  # between the lines of the grid
+STEPS = (
+    1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
+    500.0, 2000.0, 1e9,
+)  # between the lines of the grid; fmt: skip
 PAPER, INK, GRID, QUIET = "#ffffff", "#1c2330", "#e4e8ef", "#7a8496"
 COLOURS = ("#2563eb", "#d9480f", "#0b8a5f", "#8b3fd1", "#b58900", "#c2255c")
 MAIN_BAR, GUIDE_BAR, GRADIENT_BAR = "#9db4e8", "#eeb08f", "#9fd3b8"
@@ -39,8 +42,9 @@ def draw_losses(curves: list[list[float]], longest: int) -> torch.Tensor:
     longest: the number of values in the curve of an expert whose training is finished.
     """
     canvas = Canvas(BARS[0])
-    values = [value for curve in curves for value in curve]
-    low, high = _range((Series("loss", tuple(values or [0.0])),))
+    values = [value for curve in curves for value in curve] or [0.0]
+    low, high = min(0.0, *values), max(0.0, *values) or 1.0  # those of depth lie far below 1
+    high += 0.08 * (high - low)
     _axes(canvas, low, high, [], (), None)
     width = (WIDTH - RIGHT - LEFT) / max(len(curves), 1)
     for index, curve in enumerate(curves):

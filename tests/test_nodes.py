@@ -221,3 +221,12 @@ def test_an_unknown_embedded_model_is_named(comfy):
 
     with pytest.raises(ValueError, match="'shapes-xl'; there are shapes-edm"):
         load_tiny_model("shapes-xl")
+
+
+@pytest.mark.parametrize("largest", [0.002, 0.9, 40.0])
+def test_losses_fill_their_plot_whatever_their_size(comfy, largest):
+    from guidance_pack.host.plot import BOTTOM, TOP, draw_losses
+
+    picture = draw_losses([[largest, largest / 2, 0.0]], 3)[0]
+    blue = ((picture[..., 2] - picture[..., 0]) > 0.5).any(1).nonzero()
+    assert blue.max() - blue.min() > 0.9 * (BOTTOM - TOP)

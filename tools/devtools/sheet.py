@@ -12,19 +12,22 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 WIDE, HIGH, LABEL, MARGIN = 528, 296, 20, 12
+COLUMNS = 5
 
 
 def paste(entries: list[tuple[str, str, str]]) -> Image.Image:
-    """One row of pictures for each distinct row name, the row's name above it and each label below its picture."""
-    rows: dict[str, list[tuple[str, str]]] = {}
+    """A row of pictures for each distinct row name, or several of `COLUMNS`, the name above and each label below its
+    picture."""
+    named: dict[str, list[tuple[str, str]]] = {}
     for row, label, file in entries:
-        rows.setdefault(row, []).append((label, file))
-    columns = max(len(cells) for cells in rows.values())
+        named.setdefault(row, []).append((label, file))
+    rows = [(row, cells[i : i + COLUMNS]) for row, cells in named.items() for i in range(0, len(cells), COLUMNS)]
+    columns = max(len(cells) for _, cells in rows)
     height = HIGH + 2 * LABEL + MARGIN
     sheet = Image.new("RGB", (columns * (WIDE + MARGIN) + MARGIN, len(rows) * height + MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
-    for i, (row, cells) in enumerate(rows.items()):
+    for i, (row, cells) in enumerate(rows):
         top = MARGIN + i * height
         draw.text((MARGIN, top), row, fill="black", font=font)
         for j, (label, file) in enumerate(cells):
