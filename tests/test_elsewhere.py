@@ -16,7 +16,8 @@ from devtools.prompt import to_prompt
 ROOT = Path(__file__).resolve().parent.parent
 # One for each part of the engine; LoRAs are trained by the host, and would take minutes here.
 NAMES = ("cfg_and_autoguidance", "targets", "degraded_guide", "train_experts")
-ROUNDING = 1.0  # of 255, in the mean: attention is computed in another order, and a training carries that on
+ROUNDING = 2  # of 255: attention is computed in another order
+LEARNT = 1.0  # of 255, in the mean, of pictures steered by what was trained: a training carries the rounding on
 CACHE = ("lru", "ram", "ram_inactive")  # the sizes of the queue's caches
 FEWER = {"steps": 3, "count": 6, "iterations": 6, "batch_size": 2}
 
@@ -88,4 +89,5 @@ def test_workflows_give_the_cpus_own_pictures(execute, name, monkeypatch, tmp_pa
     assert here.keys() == there.keys() and any(here.values())
     for node, expected in here.items():
         for one, other in zip(expected, there[node], strict=True):
-            assert np.abs(one.astype(int) - other.astype(int)).mean() <= ROUNDING, node
+            differ = np.abs(one.astype(int) - other.astype(int))
+            assert differ.mean() <= LEARNT if name == "train_experts" else differ.max() <= ROUNDING, node
