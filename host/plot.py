@@ -42,9 +42,8 @@ def draw_losses(curves: list[list[float]], longest: int) -> torch.Tensor:
     longest: the number of values in the curve of an expert whose training is finished.
     """
     canvas = Canvas(BARS[0])
-    values = [value for curve in curves for value in curve] or [0.0]
-    low, high = min(0.0, *values), max(0.0, *values) or 1.0  # those of depth lie far below 1
-    high += 0.08 * (high - low)
+    values = [value for curve in curves for value in curve]
+    low, high = _range((Series("loss", tuple(values or [0.0])),), least=0.0)  # those of depth lie far below 1
     _axes(canvas, low, high, [], (), None)
     width = (WIDTH - RIGHT - LEFT) / max(len(curves), 1)
     for index, curve in enumerate(curves):
@@ -107,9 +106,10 @@ def _curves(canvas: Canvas, series: tuple[Series, ...], sigmas: tuple[float, ...
     return xs
 
 
-def _range(series: tuple[Series, ...]) -> tuple[float, float]:
+def _range(series: tuple[Series, ...], least: float = 1.0) -> tuple[float, float]:
+    """The axis: from 0, or below, to `least`, or above, with some room."""
     values = [value for s in series for value in s.values]
-    low, high = min(0.0, *values), max(1.0, *values)
+    low, high = min(0.0, *values), max(least, *values) or 1.0
     return low, high + 0.08 * (high - low)
 
 
