@@ -77,7 +77,7 @@ class Guidance:
         """The law: add every term's displacement to the combined estimate, then transform. [B, ...]"""
         total, watch = denoised, step.watch
         if watch is not None:
-            watch.combined(denoised, step.branches, step.cfg)
+            watch.combined(denoised, step)
         for index, rule in enumerate(self.rules):
             if isinstance(rule, Term) and not isinstance(rule, CFG) and rule.needs(step.level, step.cfg):
                 displacement, memory.after[index] = rule.displacement(step, memory.before.get(index))

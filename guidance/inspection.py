@@ -1,79 +1,108 @@
-"""Inspection: what one evaluation of the guided denoiser was made of. It looks on and changes no number.
-
-Every figure is one number per sample, on the device of the predictions: nothing waits for it.
-"""
+"""Inspection: what one evaluation of the guided denoiser was made of. It looks on and changes no number."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .algebra import dot, norm, ratio
-from .branch import NEGATIVE, POSITIVE, Branch
+from .branch import NEGATIVE, POSITIVE
 
+if TYPE_CHECKING:
+    from .gradient import Objective
+    from .rule import Step
+
+HOST, TOTAL, COSINE = "host", "total", "cosine"
+UNGUIDED, OTHER, GAP = "unguided", "negative", "unguided - negative"
 SIDE = 128  # the longest side of a kept picture
 
 
 @dataclass
 class Watch:
-    """Told by the law what an evaluation is made of.
+    """Told by the law what an evaluation is made of. It computes nothing before `kept`.
 
     Attributes:
-        branches: the branches that were evaluated.
-        cfg: the weight with which the host combined them, float64 [B] on the CPU.
-        guided: D', the estimate that the sampler gets. [B, ...]
+        step: what the rules saw.
+        parts: estimates and displacements by name, [B, ...].
+        scores: minus the losses that guides found, by objective, [B].
     """
 
-    branches: frozenset[Branch] = frozenset()
-    cfg: Tensor = field(init=False)
-    guided: Tensor = field(init=False)
-    _unguided: Tensor = field(init=False)
-    _length: Tensor = field(init=False)  # all of them [B, 1, ...]
-    _moves: dict[Hashable, Tensor] = field(default_factory=dict)
-    _others: dict[Hashable, Tensor] = field(default_factory=dict)
+    step: Step = field(init=False)
+    parts: dict[Hashable, Tensor] = field(default_factory=dict)
+    scores: dict[Objective, Tensor] = field(default_factory=dict)
 
-    def combined(self, denoised: Tensor, branches: Mapping[Branch, Tensor], cfg: Tensor) -> None:
-        """The host's combination [B, ...] of these branches at these weights [B], before any rule."""
-        self.branches, self.cfg = frozenset(branches), cfg
-        positive, negative = branches.get(POSITIVE), branches.get(NEGATIVE)
-        self._unguided = denoised if positive is None else positive
-        self._length = norm(self._unguided)
-        self.moved("host", denoised - self._unguided)
-        if positive is not None and negative is not None:
-            cosine = ratio(dot(positive, negative), self._length * norm(negative))
-            self._others["cosine"] = cosine.clamp(-1.0, 1.0)
+    def combined(self, denoised: Tensor, step: Step) -> None:
+        """The host's combination [B, ...] of the step's branches, before any rule."""
+        self.step = step
+        self.parts |= {UNGUIDED: step.branches.get(POSITIVE, denoised), HOST: denoised}
+        if POSITIVE in step.branches and NEGATIVE in step.branches:
+            self.parts[OTHER] = step.branches[NEGATIVE]
 
-    def moved(self, name: Hashable, change: Tensor) -> None:
-        """What a part of the guidance added to the estimate, [B, ...]; a rule's name is its place in the chain."""
-        self._moves[name] = norm(change)
+    def moved(self, name: int, change: Tensor) -> None:
+        """What a rule added to the estimate, [B, ...]; its name is its place in the chain."""
+        self.parts[name] = change
 
-    def scored(self, objective: Hashable, scores: Tensor) -> None:
+    def scored(self, objective: Objective, scores: Tensor) -> None:
         """Minus the loss that a guide found, [B]."""
-        self._others[objective] = scores
+        self.scores[objective] = scores
 
     def guided_to(self, denoised: Tensor) -> None:
         """The estimate [B, ...] after all rules."""
-        self.guided = denoised
-        self.moved("total", denoised - self._unguided)
+        self.parts[TOTAL] = denoised
 
-    def figures(self) -> tuple[tuple[Hashable, ...], Tensor]:
-        """What was seen: names, and a number for each and for every sample, [K, B].
+    @property
+    def guided(self) -> Tensor:
+        """D', the estimate that the sampler gets. [B, ...]"""
+        return self.parts[TOTAL]
 
-        "host": |D - D_positive| / |D_positive|, D the host's combination with other packs' hooks in it: CFG.
-        A rule's place in the chain: |displacement| / |D_positive|, where it acted; of a transform, what it changed.
-        "total": |D' - D_positive| / |D_positive|.
-        "cosine": between D_positive and D_negative, where both were evaluated.
-        An objective: minus its loss; for a class its log-probability.
+    def kept(self) -> Kept:
+        """What is kept of it."""
+        unguided = self.parts[UNGUIDED]
+        moves = {name: part - unguided if name in (HOST, TOTAL) else part for name, part in self.parts.items()}
+        if OTHER in moves:
+            moves[GAP] = unguided - moves[OTHER]
+        lengths = {name: _length(move) for name, move in moves.items()}
+        return Kept(lengths, {name: score.to(lengths[UNGUIDED]) for name, score in self.scores.items()})
 
-        Where a guider has no prompt named positive, the host's own D stands for D_positive.
-        """
-        moves = ratio(torch.stack([move.flatten() for move in self._moves.values()]), self._length.flatten())
-        others = [other.flatten().to(moves) for other in self._others.values()]
-        return (*self._moves, *self._others), torch.cat([moves, torch.stack(others)]) if others else moves
+
+@dataclass(frozen=True)
+class Kept:
+    """Of one evaluation: lengths of the parts as displacements, and scores; [B] each, where the predictions lie."""
+
+    lengths: dict[Hashable, Tensor]
+    scores: dict[Objective, Tensor]
+
+    def rows(self) -> list[Tensor]:
+        return [*self.lengths.values(), *self.scores.values()]
+
+    def shares(self, rows: Iterator[list[float]]) -> dict[Hashable, list[float]]:
+        """The next rows, as plain numbers -> what `figures` gives."""
+        lengths = {name: next(rows) for name in self.lengths}
+        unguided, other, gap = (lengths.pop(name, []) for name in (UNGUIDED, OTHER, GAP))
+        found = {name: [*map(_ratio, length, unguided)] for name, length in lengths.items()}
+        if other:
+            found[COSINE] = [*map(_cosine, unguided, other, gap)]
+        return found | {name: next(rows) for name in self.scores}
+
+
+def figures(evaluations: list[Kept]) -> list[dict[Hashable, list[float]]]:
+    """What evaluations of B samples each were made of: for each of them a number per sample by name.
+
+    HOST: |D - D_positive| / |D_positive|, D the host's combination with other packs' hooks in it: CFG.
+    A rule's place in the chain: |displacement| / |D_positive|, where it acted; of a transform, what it changed.
+    TOTAL: |D' - D_positive| / |D_positive|.
+    COSINE: between D_positive and D_negative, where both were evaluated.
+    An objective: minus its loss; for a class its log-probability.
+
+    Where a guider has no prompt named positive, the host's own D stands for D_positive. The device is waited for once,
+    and quotients are plain numbers: on a small network every operation counts.
+    """
+    rows = iter(torch.stack([row for kept in evaluations for row in kept.rows()]).tolist())
+    return [kept.shares(rows) for kept in evaluations]
 
 
 def small_picture(picture: Tensor) -> Tensor:
@@ -82,9 +111,24 @@ def small_picture(picture: Tensor) -> Tensor:
     if longest > SIDE:
         height, width = (max(1, round(side * SIDE / longest)) for side in picture.shape[-2:])
         picture = F.interpolate(picture.float(), size=(height, width), mode="area")
-    return ((picture.movedim(1, -1).float() + 1.0) * 127.5).round().clamp(0.0, 255.0).to(torch.uint8)
+    return (picture.float() * 127.5).add_(128.0).clamp_(0.0, 255.0).to(torch.uint8).movedim(1, -1)  # cut off = rounded
 
 
 def probability(scores: list[float]) -> list[float]:
     """From log-probabilities to probabilities."""
     return torch.tensor(scores, dtype=torch.float64).exp().tolist()
+
+
+def _length(move: Tensor) -> Tensor:
+    """[B, ...] -> [B]. One operation, which counts here; `algebra.norm` is three, and more exact for large samples."""
+    exact = torch.promote_types(move.dtype, torch.float32)
+    return torch.linalg.vector_norm(move, dim=tuple(range(1, move.ndim)), dtype=exact)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0
+
+
+def _cosine(a: float, b: float, gap: float) -> float:
+    """Of the angle between two sides of a triangle, by the third; exact also where the sides are almost one."""
+    return min(max(_ratio(a * a + b * b - gap * gap, 2.0 * a * b), -1.0), 1.0)

@@ -20,7 +20,7 @@ from ..guidance.rule import Step
 from .branches import Observer, evaluate
 from .curves import announce
 from .gradients import StepLender
-from .inspector import watching
+from .inspect_recorder import watching
 from .plan import KEY
 from .run import Run, host_weights, is_plain, open_run, run_of, weight_names
 

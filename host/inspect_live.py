@@ -1,4 +1,4 @@
-"""While a queued run goes on: a message to the page after each evaluation, and the same in words on the inspector."""
+"""While a queued run goes on: the newest evaluation in words on the inspector."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .inspect_record import Evaluation, Record
-from .inspect_words import as_data, in_words
-
-EVENT = "guidance-components.inspection"
+from .inspect_words import in_words
 
 
 @dataclass
@@ -26,7 +24,5 @@ class Live:
 
     def tell(self, evaluation: Evaluation, record: Record) -> None:
         """The newest evaluation."""
-        data = {"nodes": self.nodes, "levels": record.levels, "evaluation": as_data(evaluation)}
-        self.server.send_sync(EVENT, data, self.server.client_id)
         for node in self.nodes:
             self.server.send_progress_text(in_words(evaluation, record), node, self.server.client_id)

@@ -1,4 +1,4 @@
-"""Time and memory of one evaluation, measured without waiting for its device."""
+"""Time of one evaluation, measured without waiting for its device; and memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ class Meter:
         self.device = device
         self.marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else []
         self.times = [0.0, 0.0]
-        self.memory = 0
         self._mark(0)
 
     def stop(self) -> None:
         """The work is queued on the device, or done."""
         self._mark(1)
-        self.memory = held(self.device)
 
     def seconds(self) -> float:
         """Waits for the device, if it has not come so far."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -40,8 +39,8 @@ class Evaluation:
     cosine: list[float] | None  # between D_positive and D_negative
     scores: tuple[Score, ...]
     seconds: float
-    memory: int  # bytes, the most until now: see inspect_meter.py
-    picture: torch.Tensor | None  # the guided estimate, uint8 [S, h, w, 3]
+    memory: int  # bytes: see inspect_meter.py
+    picture: torch.Tensor | None  # the guided estimate, uint8 [S, h, w, 3], where the strip shows it
 
     @property
     def main(self) -> int:
@@ -56,27 +55,13 @@ class Evaluation:
 
 @dataclass(eq=False)
 class Record:
-    """One run. `pending` are evaluations whose figures still lie on the device."""
+    """One run: all evaluations that were made, in order."""
 
     model: str
     node: str  # the id of the node that sampled; empty outside the queue
     levels: int
     finished: bool = False
-    done: list[Evaluation] = field(default_factory=list)
-    pending: list[Callable[[], Evaluation]] = field(default_factory=list)
-
-    def fetch(self) -> list[Evaluation]:
-        """Bring the pending figures over; they come back."""
-        fetched = [figures() for figures in self.pending]
-        self.done += fetched
-        self.pending.clear()
-        return fetched
-
-    @property
-    def evaluations(self) -> list[Evaluation]:
-        """All that were made, in order."""
-        self.fetch()
-        return self.done
+    evaluations: list[Evaluation] = field(default_factory=list)
 
     @property
     def samples(self) -> int:

@@ -9,24 +9,23 @@ from PIL import Image
 from .inspect_record import Record, mean
 from .plot import INK, QUIET, Canvas
 
-COLUMNS = 8  # at most; of longer runs evenly spread evaluations are shown
+COLUMNS = 8  # at most; of longer runs evenly spread steps are shown
 CELL, GAP, MARGIN, HEAD = 110, 6, 19, 46
 
 
 def draw_strip(record: Record) -> torch.Tensor:
     """The run's estimates as an IMAGE [1, H, 960, 3] in [0, 1]."""
-    evaluations = record.evaluations
-    shown = [evaluations[i] for i in chosen(len(evaluations))]
-    pictures = [e.picture for e in shown if e.picture is not None]
-    if len(pictures) < len(shown):
+    shown = [(e, e.picture) for e in record.evaluations if e.picture is not None]
+    if not shown:
         return _words("No picture: these latents are no pictures, or ComfyUI has no preview colours for them.")
-    count, height, width, _ = pictures[0].shape
+    count, height, width, _ = shown[0][1].shape
     wide, high = _cell(width, height)
     canvas = Canvas(2 * HEAD + count * (high + GAP) - GAP)
-    some = "" if len(shown) == len(evaluations) else f", {len(shown)} of {len(evaluations)} evaluations"
+    total = len(record.evaluations)
+    some = "" if len(shown) == total else f", {len(shown)} of {total} evaluations"
     canvas.text(MARGIN, 22, f"The estimate of the clean picture{some}", INK)
     below = HEAD + count * (high + GAP) + 10
-    for column, (evaluation, samples) in enumerate(zip(shown, pictures, strict=True)):
+    for column, (evaluation, samples) in enumerate(shown):
         left = MARGIN + column * (CELL + GAP) + (CELL - wide) / 2
         for row, pixels in enumerate(samples):
             picture = Image.fromarray(np.asarray(pixels))
@@ -38,7 +37,7 @@ def draw_strip(record: Record) -> torch.Tensor:
 
 
 def chosen(count: int) -> list[int]:
-    """Which of `count` evaluations are shown: evenly spread, with the first and the last."""
+    """Which of `count` steps are shown: evenly spread, with the first and the last."""
     if count <= COLUMNS:
         return list(range(count))
     return [round(i * (count - 1) / (COLUMNS - 1)) for i in range(COLUMNS)]

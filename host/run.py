@@ -20,7 +20,8 @@ from . import sharing
 from .compatibility import check_pair
 from .gradients import Gradients, gradients_of
 from .guide_model import GuideModel
-from .inspector import Recorder, inspections_of
+from .inspect_recorder import Recorder
+from .inspector import inspections_of
 from .noise_levels import ModelPositions, level_of
 from .plan import KEY, check_combines, guides_of, plan_of
 

@@ -170,22 +170,50 @@ def test_runs_of_one_prompt_are_kept_apart_and_the_next_prompt_starts_anew(guide
     assert [(record.levels, record.node) for record in inspection.records] == [(1, "6")]
 
 
-def test_the_page_hears_of_every_evaluation_while_the_run_goes_on(guided, page):
+def test_the_page_hears_of_every_evaluation_while_the_run_goes_on(guided, page, monkeypatch):
     from comfy_execution.utils import CurrentNodeContext
 
+    from guidance_pack.host import inspect_recorder
+
+    monkeypatch.setattr(inspect_recorder, "PAUSE", 0.0)
     watched, inspection = inspect(guided)
     inspection.node = "12"
     with CurrentNodeContext("one", "5"):
         run(watched, sampler="heun")
-    told = [data for event, data in page.messages if event == "guidance-components.inspection"]
     evaluations = inspection.record(0).evaluations
-    assert [data["evaluation"]["push"] for data in told] == [e.total for e in evaluations]
-    assert all(data["nodes"] == ["12"] and data["levels"] == STEPS for data in told) and json.dumps(told)
     assert [node for node, _ in page.words] == ["12"] * len(evaluations)
     first = page.words[0][1].splitlines()
     assert first[0].startswith(f"step 1 of {STEPS}, sigma ")
     assert first[1].startswith("autoguidance (guide 1) 2.5: push ")
     assert first[-1].startswith("positive, guide 1: ")
+
+
+def test_fast_evaluations_are_told_together(guided, page, monkeypatch):
+    from comfy_execution.utils import CurrentNodeContext
+
+    from guidance_pack.host import inspect_recorder
+
+    monkeypatch.setattr(inspect_recorder, "PAUSE", 60.0)
+    alone, one_by_one = inspect(guided)
+    run(alone)
+    watched, inspection = inspect(guided)
+    inspection.node = "12"
+    with CurrentNodeContext("one", "5"):
+        run(watched)
+    assert len(page.words) == 1 and page.words[0][1].startswith(f"step {STEPS} of {STEPS}, ")
+    seen, expected = (found.record(0).evaluations for found in (inspection, one_by_one))
+    assert [(e.total, e.terms, e.cosine) for e in seen] == [(e.total, e.terms, e.cosine) for e in expected]
+
+
+def test_a_long_run_keeps_the_pictures_that_are_shown(guided):
+    from guidance_pack.host.inspect_show import show
+    from guidance_pack.host.inspect_strip import COLUMNS, chosen
+
+    watched, inspection = inspect(guided)
+    run(watched, steps=3 * COLUMNS)
+    seen = inspection.record(0).evaluations
+    assert [e.step - 1 for e in seen if e.picture is not None] == chosen(3 * COLUMNS)
+    assert show(inspection, 0).strip.shape[2:] == (960, 3)
 
 
 def test_a_long_session_keeps_the_newest_runs(comfy):
@@ -244,7 +272,7 @@ def test_a_run_holds_no_tensor_of_the_models_size(guided):
     watched, inspection = inspect(guided)
     run(watched)
     record = inspection.record(0)
-    assert record.pending == [] and not any(torch.is_tensor(value) for e in record.evaluations for value in e.total)
+    assert not any(torch.is_tensor(value) for e in record.evaluations for value in e.total)
     assert all(e.seconds > 0 and e.memory > 0 for e in record.evaluations)
 
 

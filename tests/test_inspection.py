@@ -10,8 +10,9 @@ from lender import Lent
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance
 from guidance_pack.guidance.gradient import Objective
-from guidance_pack.guidance.inspection import SIDE, Watch, probability, small_picture
+from guidance_pack.guidance.inspection import SIDE, Watch, figures, probability, small_picture
 from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.rule import Step
 from guidance_pack.guidance.rules.apg import APG
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
@@ -46,8 +47,9 @@ def look(guidance, found, at=None, lender=None):
 
 
 def by_name(watch):
-    names, figures = watch.figures()
-    return dict(zip(names, figures, strict=True))
+    """The figures as tensors."""
+    (seen,) = figures([watch.kept()])
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in seen.items()}
 
 
 def length(change):
@@ -63,8 +65,8 @@ def test_pushes_are_lengths_relative_to_the_unguided_estimate():
     torch.testing.assert_close(seen[1], (V - 1) * length(positive - guide) / length(positive))
     torch.testing.assert_close(seen[2], length(out - before) / length(positive))
     torch.testing.assert_close(seen["total"], length(out - positive) / length(positive))
-    assert set(seen) == {"host", 1, 2, "total", "cosine"} and watch.branches == {POSITIVE, NEGATIVE, GUIDE}
-    assert torch.equal(watch.guided, out) and watch.cfg.tolist() == [W] * 3
+    assert set(seen) == {"host", 1, 2, "total", "cosine"} and watch.step.branches.keys() == {POSITIVE, NEGATIVE, GUIDE}
+    assert torch.equal(watch.guided, out) and watch.step.cfg.tolist() == [W] * 3
 
 
 def test_the_cosine_is_that_of_the_two_prompts():
@@ -73,7 +75,7 @@ def test_the_cosine_is_that_of_the_two_prompts():
     _, _, seen = look(GUIDANCE, found)
     torch.testing.assert_close(seen["cosine"], torch.cosine_similarity(positive, negative, dim=1))
     _, watch, seen = look(Guidance((Autoguidance(V),)), found)
-    assert "cosine" not in seen and watch.branches == {POSITIVE, GUIDE}
+    assert "cosine" not in seen and watch.step.branches.keys() == {POSITIVE, GUIDE}
     assert seen["host"].tolist() == [0.0] * 3
     found[NEGATIVE] = -found[POSITIVE]
     _, _, seen = look(GUIDANCE, found)
@@ -93,6 +95,23 @@ def test_samples_stay_apart_in_every_shape(shape):
             torch.testing.assert_close(value, together[name][rows])
 
 
+def test_evaluations_that_saw_different_things_are_read_together():
+    objective = Objective(Bowl(), "denoised")
+    guidances = (GUIDANCE, Guidance(), Guidance((GradientGuidance(2.0, objective=objective),)))
+    looks = [look(guidance, predictions(), lender=LENDER) for guidance in guidances]
+    together = figures([watch.kept() for _, watch, _ in looks])
+    assert together == [figures([watch.kept()])[0] for _, watch, _ in looks]
+    assert len({frozenset(seen) for seen in together}) == len(guidances)
+
+
+def test_the_cosine_of_prompts_that_almost_agree_is_exact():
+    positive, other = tensors(2)
+    found = {POSITIVE: positive, NEGATIVE: positive + 1e-6 * other, GUIDE: positive}
+    _, _, seen = look(GUIDANCE, found)
+    wanted = torch.cosine_similarity(positive.flatten(1), found[NEGATIVE].flatten(1), dim=1)
+    torch.testing.assert_close(1 - seen["cosine"], 1 - wanted, rtol=1e-3, atol=1e-16)
+
+
 @pytest.mark.parametrize(
     "guidance", [GUIDANCE, Guidance((CFG(W), APG(W), Rescale(0.3))), Guidance(), Guidance((CFG(1.0),))]
 )
@@ -108,7 +127,7 @@ def test_looking_changes_no_bit(guidance, dtype):
 def test_outside_its_interval_a_component_is_not_seen():
     guidance = Guidance((Autoguidance(V, Interval(math.inf, 1.0, "sigma_ve")),))
     _, watch, seen = look(guidance, predictions(), NoiseLevel.variance_exploding(torch.full((3,), 0.5)))
-    assert set(seen) == {"host", "total"} and watch.branches == {POSITIVE}
+    assert set(seen) == {"host", "total"} and watch.step.branches.keys() == {POSITIVE}
 
 
 def test_a_loss_is_what_the_guide_found():
@@ -136,7 +155,7 @@ def test_probability_is_the_exponential():
 def test_without_a_positive_prompt_the_hosts_own_estimate_is_what_is_pushed():
     watch = Watch()
     (denoised, moved) = tensors(2)
-    watch.combined(denoised, {}, torch.ones(3))
+    watch.combined(denoised, Step(denoised, level(), {}, torch.ones(3)))
     watch.moved(0, moved)
     watch.guided_to(denoised + moved)
     seen = by_name(watch)
