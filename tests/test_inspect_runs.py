@@ -276,6 +276,17 @@ def test_a_run_holds_no_tensor_of_the_models_size(guided):
     assert all(e.seconds > 0 and e.memory > 0 for e in record.evaluations)
 
 
+def test_memory_is_that_of_this_process(comfy):
+    import psutil
+
+    from guidance_pack.host.inspect_meter import held
+
+    assert held(torch.device("cpu")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
+    more = torch.ones(2**26)
+    assert held(torch.device("cpu")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
+    assert held(torch.device("cpu")) > more.nbytes
+
+
 def test_json_has_every_sample_and_the_table_their_means(guided):
     from guidance_pack.host.inspect_show import show
 
