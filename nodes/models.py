@@ -18,12 +18,14 @@ class GuidanceTinyModel(io.ComfyNode):
             display_name="Tiny Model (shapes)",
             category="guidance",
             description="A small model that draws 32x32 pictures of shapes, in seconds on any computer, to try "
-            "guidance without a download. The -weak ones are smaller and less trained: the guides for autoguidance.",
+            "guidance without a download. The -weak ones are smaller and less trained, the -early one is less trained: "
+            "guides for autoguidance.",
             search_aliases=["demo model", "shapes", "embedded model", "toy model"],
             inputs=[
                 io.Combo.Input(
                     "name", options=names(), default="shapes-edm",
-                    tooltip="edm and flow are two prediction families; a -weak model is the guide for the one without.",
+                    tooltip="edm and flow are two prediction families; a -weak or -early model is a guide for the one "
+                    "without.",
                 ),
             ],
             outputs=[

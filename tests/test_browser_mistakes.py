@@ -77,9 +77,9 @@ def take_the_guider_with_a_negative(page):
 
 MISTAKES = [
     Mistake(
-        "a model as its own guide", "autoguidance", ("autoguidance 2",),
-        wires(2, "MODEL", 12, "guide_model"), wires(3, "MODEL", 12, "guide_model"),
-        ("GuidanceAutoguidance", 12),
+        "a model as its own guide", "autoguidance", ("small guide, autoguidance 2",),
+        wires(2, "MODEL", 13, "guide_model"), wires(3, "MODEL", 13, "guide_model"),
+        ("GuidanceAutoguidance", 13),
         ("model and guide_model are one and the same model", "Connect a weaker version to guide_model"),
     ),
     Mistake(

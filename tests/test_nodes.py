@@ -170,7 +170,9 @@ def tiny(nodes):
     return nodes["GuidanceTinyModel"]
 
 
-@pytest.mark.parametrize("name", ["shapes-edm", "shapes-edm-weak", "shapes-flow", "shapes-flow-weak"])
+@pytest.mark.parametrize(
+    "name", ["shapes-edm", "shapes-edm-early", "shapes-edm-weak", "shapes-flow", "shapes-flow-weak"]
+)
 def test_embedded_models_are_ordinary_models(tiny, nodes, name):
     """Host and training room agree on what the denoiser is; KSampler and VAE Decode work on EmptyLatentImage."""
     import nodes as core

@@ -19,7 +19,8 @@ from sampling import Guided, Setting, heun, noise_levels  # noqa: E402
 from sheets import contact_sheet  # noqa: E402
 
 PAIRS = [("edm", "shapes-edm", "shapes-edm-weak"), ("flow", "shapes-flow", "shapes-flow-weak")]
-DENOISERS = [name for pair in PAIRS for name in pair[1:]]
+EARLY = ("edm", "shapes-edm", "shapes-edm-early")
+DENOISERS = [*(name for pair in PAIRS for name in pair[1:]), EARLY[2]]
 
 
 def gaussian(count, mean, std, seed=0):
@@ -157,8 +158,14 @@ def test_the_weak_sibling_is_smaller_and_less_trained(family, main, weak):
     assert feeble["pictures_seen"] <= strong["pictures_seen"] / 4
 
 
+def test_the_early_sibling_is_as_large_and_less_trained():
+    strong, early = (read_denoiser(asset(name)) for name in EARLY[1:])
+    assert early.config == strong.config
+    assert early.metadata["pictures_seen"] <= strong.metadata["pictures_seen"] / 16
+
+
 def test_assets_are_a_few_megabytes_together():
-    assert sum(path.stat().st_size for path in (ROOT / "assets").glob("*.safetensors")) < 12e6
+    assert sum(path.stat().st_size for path in (ROOT / "assets").glob("*.safetensors")) < 13e6
 
 
 def denoising_error(denoise, prediction, sigma, unconditional=False):
@@ -170,7 +177,7 @@ def denoising_error(denoise, prediction, sigma, unconditional=False):
 
 
 @pytest.mark.parametrize("unconditional", [False, True], ids=["class", "null class"])
-@pytest.mark.parametrize("family, main, weak", PAIRS)
+@pytest.mark.parametrize("family, main, weak", [*PAIRS, EARLY])
 def test_denoisers_have_learnt_to_denoise(family, main, weak, unconditional):
     """Far below an untrained network (zero output) at every noise level; and the main one below the weak one."""
     files = [read_denoiser(asset(name)) for name in (main, weak)]

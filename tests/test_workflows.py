@@ -21,7 +21,7 @@ NAMES = [file.stem for file in FILES]
 EMBEDDED = [file for file in FILES if file.stem not in NEED_FILES]  # they run everywhere
 ON_THE_PAGE = {"MarkdownNote"}  # nodes that only the page knows
 SAVED = {
-    "first_steps": 2, "autoguidance": 2, "cfg_and_autoguidance": 4, "interval": 3, "shaping": 3, "classifier": 4,
+    "first_steps": 2, "autoguidance": 3, "cfg_and_autoguidance": 4, "interval": 3, "shaping": 3, "classifier": 4,
     "experts": 2, "targets": 3, "p2_training": 2, "degraded_guide": 3, "lora_guide": 2,
     "inspector": 2, "compare": 1, "train_experts": 3, "map_experts": 5, "ppap": 7,
 }  # fmt: skip

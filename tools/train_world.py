@@ -69,6 +69,7 @@ FLOW_SETTINGS = replace(EDM, prediction="flow", noise=LogitNormal(), weight=Velo
 RECIPES: dict[str, Recipe] = {
     "shapes-judge": Recipe({}, None, steps=2000, batch=128, data_seed=3, seed=3),
     "shapes-edm-weak": Recipe(WEAK, EDM, steps=1500, seed=1),
+    "shapes-edm-early": Recipe(MAIN, EDM, steps=1500, seed=1),
     "shapes-flow-weak": Recipe(WEAK | FLOW, FLOW_SETTINGS, steps=750, seed=1),
     "shapes-edm": Recipe(MAIN, EDM, steps=25083, then=(3207, LogNormal(0.2, 1.1))),
     "shapes-flow": Recipe(MAIN | FLOW, FLOW_SETTINGS, steps=20934),

@@ -39,22 +39,25 @@ def first_steps(object_info: dict, stamps: Stamps) -> dict:
 
 def autoguidance(object_info: dict, stamps: Stamps) -> dict:
     scene = Scene(
-        "autoguidance", "A model steered away from the mistakes of a smaller, less trained version of itself.",
+        "autoguidance", "A model steered away from the mistakes of a smaller, and of a less trained version of itself.",
         object_info, stamps,
     )
     scene.shared(
-        "## Autoguidance\nThe guide is the same kind of model, but smaller and less trained. Where the two disagree, "
-        "**Autoguidance** steers away from the guide.\n\nBoth see the same class, so unlike CFG it does not push "
-        "towards the most typical picture.\n\nWeight 1 is off: then the guide is not even loaded.",
-        weak=True,
+        "## Autoguidance\nThe guide is the same kind of model, but weaker. Where the two disagree, **Autoguidance** "
+        "steers away from the guide.\n\nThe small guide has a quarter of the size and less training, the early one the "
+        "same size and a sixteenth of the training: it costs more, and guides better here.\n\nBoth see the same class, "
+        "so unlike CFG it does not push towards the most typical picture.\n\nWeight 1 is off: then the guide is not "
+        "even loaded.",
+        weak=True, early=True, size=(360, 300),
     )
     plain = scene.lane("Unguided")
     scene.picture(plain, scene.main["MODEL"], "autoguidance_unguided", "unguided")
-    lane = scene.lane("Autoguidance")
-    guided = scene.add(
-        "GuidanceAutoguidance", lane, 1, model=scene.main["MODEL"], guide_model=scene.weak["MODEL"], weight=2.0
-    )
-    scene.picture(lane, guided["MODEL"], "autoguidance", "autoguidance 2")
+    for words, guide in (("small", scene.weak), ("early", scene.early)):
+        lane = scene.lane(f"Autoguidance by the {words} model")
+        guided = scene.add(
+            "GuidanceAutoguidance", lane, 1, model=scene.main["MODEL"], guide_model=guide["MODEL"], weight=2.0
+        )
+        scene.picture(lane, guided["MODEL"], f"autoguidance_{words}", f"{words} guide, autoguidance 2")
     return scene.build()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from workflow_graph import Node, Output, Workflow
 
-MAIN, WEAK = "shapes-edm", "shapes-edm-weak"
+MAIN, WEAK, EARLY = "shapes-edm", "shapes-edm-weak", "shapes-edm-early"
 CLASSES = "star, heart, moon, arrow"
 SEED, STEPS, BATCH = 7, 24, 8
 COLUMNS, CELL = 4, 128
@@ -17,13 +17,17 @@ COLUMNS, CELL = 4, 128
 class Scene(Workflow):
     """A workflow on the embedded model: the shared nodes first, then one lane per picture."""
 
-    def shared(self, note: str, weak: bool = False, size: tuple[int, int] = (360, 200)) -> None:
+    def shared(
+        self, note: str, weak: bool = False, early: bool = False, size: tuple[int, int] = (360, 200)
+    ) -> None:
         """The lane on the left: note, models, classes, empty latents."""
         lane = self.lane("Model, classes, size")
         self.note(lane, 0, note, size)
         self.main = self.add("GuidanceTinyModel", lane, 0, title="Main model", name=MAIN)
         if weak:
             self.weak = self.add("GuidanceTinyModel", lane, 0, title="Weak model: the guide", name=WEAK)
+        if early:
+            self.early = self.add("GuidanceTinyModel", lane, 0, title="Early model: another guide", name=EARLY)
         model = self.main["MODEL"]
         self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=CLASSES)
         self.no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
