@@ -1,6 +1,7 @@
 """Expert banks: one network with N small parts. Changing, restoring, files, and what does not fit."""
 
 import json
+import os
 import struct
 
 import pytest
@@ -214,6 +215,18 @@ def test_damaged_tensors_are_refused_in_words(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(NetworkFileError, match="damaged"):
         read_bank(path)
+
+
+def test_others_may_read_a_bank_as_they_may_read_any_new_file(tmp_path):
+    path, plain = tmp_path / "team.safetensors", tmp_path / "plain"
+    before = os.umask(0o027)
+    try:
+        for _ in range(2):  # new, and in the place of another
+            write_bank(path, a_file())
+        plain.touch()
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode == plain.stat().st_mode
 
 
 def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):

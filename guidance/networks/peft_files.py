@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .expert_bank import ExpertBank, LowRank
+from .whole_file import save_whole
 
 CONFIG, ADAPTER, WHOLE = "adapter_config.json", "adapter_model.safetensors", "whole.safetensors"
 _WRAPPER = "network."  # where the pack's families keep the library's own network
@@ -46,9 +46,9 @@ def write_adapter(folder: Path, bank: ExpertBank, expert: int) -> None:
         tensors[f"base_model.model.{layer}.lora_B.weight"] = change.up
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(json.dumps(_config(changes), indent=2, sort_keys=True) + "\n", "utf-8")
-    save_file(_own(tensors), folder / ADAPTER, {"format": "pt"})
+    save_whole(folder / ADAPTER, _own(tensors), {"format": "pt"})
     if part.whole:
-        save_file(_own({name[cut:]: t for name, t in part.whole.items()}), folder / WHOLE, {"format": "pt"})
+        save_whole(folder / WHOLE, _own({name[cut:]: t for name, t in part.whole.items()}), {"format": "pt"})
 
 
 def as_convolutions(change: LowRank, kernel: int) -> LowRank:

@@ -13,14 +13,17 @@ from torch import Tensor
 
 
 def save_whole(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
-    """A safetensors file that is there as a whole or not at all.
+    """A safetensors file that is there as a whole or not at all, and that those may read who may read new files.
 
     Raises:
         OSError: it cannot be written; safetensors' own error is turned into one.
     """
     partial = Path(path).with_suffix(".partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(dict(tensors), partial, dict(header))
+        partial.chmod(mode)  # safetensors from 0.8 on lets only the owner read, whatever the umask (its issue 782)
         _in_order(partial)
         os.replace(partial, path)
     except SafetensorError as error:
