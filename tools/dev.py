@@ -150,7 +150,9 @@ def test(options: argparse.Namespace) -> int:
     """The whole suite on the real host; pytest's last line is the last line."""
     prepared = prepare(options.comfyui)
     say(f"Testing on ComfyUI {prepared.comfyui.version} ...")
-    surroundings = clean_environment() | {"GUIDANCE_COMFYUI": str(prepared.comfyui.root)}
+    # Threads that wait for each other sleep: where they spin, ComfyUI and a browser on two cores hinder each other.
+    waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
+    surroundings = waiting | clean_environment() | {"GUIDANCE_COMFYUI": str(prepared.comfyui.root)}
     if options.device != "auto" and on_cpu(options.device, prepared):
         surroundings["CUDA_VISIBLE_DEVICES"] = ""
     # -I keeps the working directory off sys.path: the pack's nodes/ would shadow ComfyUI's nodes.py.
