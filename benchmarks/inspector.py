@@ -1,9 +1,9 @@
 """What the inspector costs: `.venv/bin/python benchmarks/inspector.py --comfyui FOLDER [--device cuda]`.
 
 The same run on the same MODEL with CFG and autoguidance, without and with the inspector, in turn, and the pictures
-compared bit for bit. It runs as in the queue: the inspector tells a page of every evaluation, through ComfyUI's own
-server. On the CPU it is processor time that counts, which other programs disturb little; on CUDA wall time, with the
-device waited for. The figures are medians over the repeats of time per step; the overhead is the median of pairwise
+compared bit for bit. It runs as in the queue: the inspector tells a page of the run, through ComfyUI's own server. On
+the CPU it is processor time that counts, which other programs disturb little; on CUDA wall time, with the device waited
+for. The figures are medians over the repeats of time per step; the overhead is the median of pairwise
 differences, with its standard error. On a large network that difference drowns in the spread of the network's own
 time; "inside" is the time that the sampling thread itself spent in the inspector.
 """

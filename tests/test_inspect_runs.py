@@ -134,11 +134,10 @@ class Page:
     client_id = "someone"
 
     def __init__(self):
-        self.messages, self.words = [], []
+        self.words = []
 
     def send_sync(self, event, data, client):
         assert client == self.client_id
-        self.messages.append((event, data))
 
     def send_progress_text(self, words, node, client):
         assert client == self.client_id
@@ -193,9 +192,10 @@ def test_fast_evaluations_are_told_together(guided, page, monkeypatch):
 
     from guidance_pack.host import inspect_recorder
 
-    monkeypatch.setattr(inspect_recorder, "PAUSE", 60.0)
+    monkeypatch.setattr(inspect_recorder, "PAUSE", 0.0)
     alone, one_by_one = inspect(guided)
     run(alone)
+    monkeypatch.setattr(inspect_recorder, "PAUSE", 60.0)
     watched, inspection = inspect(guided)
     inspection.node = "12"
     with CurrentNodeContext("one", "5"):

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from train_world import LABELS, ROOT, Recipe, describe, follow
 
 from guidance_pack.guidance.guide import noised
 from guidance_pack.guidance.networks import files
 from guidance_pack.guidance.networks.tiny_guide import TinyGuide
+from guidance_pack.guidance.networks.whole_file import save_whole
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
 from guidance_pack.guidance.world import Pictures, render
@@ -134,9 +135,7 @@ def train(name: str, options: argparse.Namespace) -> None:
         print(f"{name}: continues after step {training.step}")
 
     def save() -> None:
-        partial = waiting.with_suffix(".partial")
-        save_file(training.tensors(), partial)
-        partial.replace(waiting)
+        save_whole(waiting, training.tensors(), {})
         network, path = training.network, options.out / f"{name}.safetensors"
         facts = describe(name, training.recipe, network, training.step) | guide_facts(network)
         files.write_network(path, files.GUIDE, network.config.as_dict(), facts, network.state_dict())

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 if "guidance_pack" not in sys.modules:
@@ -35,6 +35,7 @@ if "guidance_pack" not in sys.modules:
 from guidance_pack.guidance.networks import files  # noqa: E402
 from guidance_pack.guidance.networks.classifier import Classifier  # noqa: E402
 from guidance_pack.guidance.networks.tiny import TinyUNet  # noqa: E402
+from guidance_pack.guidance.networks.whole_file import save_whole  # noqa: E402
 from guidance_pack.guidance.training.loop import Settings, State, train  # noqa: E402
 from guidance_pack.guidance.training.noise import LogitNormal, LogNormal, NoiseSampler  # noqa: E402
 from guidance_pack.guidance.training.weighting import VelocityWeight  # noqa: E402
@@ -130,9 +131,7 @@ def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: fl
         print(f"{name}: continues from the weights of step {state.step}")
 
     def save() -> None:
-        partial = waiting.with_suffix(".partial")
-        save_file({key: tensor.contiguous() for key, tensor in state.tensors().items()}, partial)
-        partial.replace(waiting)
+        save_whole(waiting, {key: tensor.contiguous() for key, tensor in state.tensors().items()}, {})
         facts = {"prediction": settings.prediction, "sigma_data": settings.sigma_data}
         facts |= describe(name, recipe, network, state.step)
         files.write_network(
