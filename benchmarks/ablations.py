@@ -19,10 +19,11 @@ import torch
 from quality import COLUMNS, ROOT, Judge, sample
 from sampling import Guided, Setting
 from torch import nn
+from world import LABELS
+from world.judge import JUDGE
 
-from guidance_pack.guidance.networks.files import build, read_denoiser
-from guidance_pack.guidance.networks.preconditioning import precondition
-from guidance_pack.guidance.world import LABELS
+from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 
 sys.path.append(str(ROOT / "tools"))
 from train_world import RECIPES, train_denoiser  # noqa: E402
@@ -56,7 +57,7 @@ def table(options: argparse.Namespace) -> None:
         "both": ROOT / "assets" / "shapes-edm-weak.safetensors",
     }  # fmt: skip
     main_network, _ = denoiser(ROOT / "assets" / "shapes-edm.safetensors")
-    judge = Judge(ROOT / "assets" / "shapes-judge.safetensors", options.samples)
+    judge = Judge(JUDGE, options.samples)
     labels, started = torch.arange(options.samples) % len(LABELS), time.monotonic()
     print(f"| guide | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 1)}|")
 

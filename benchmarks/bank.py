@@ -24,10 +24,10 @@ import torch
 from quality import ROOT
 from torch import Tensor, nn
 
-from guidance_pack.guidance.networks.bank_file import BankFile, BankHeader, mapped, read_bank, write_bank
-from guidance_pack.guidance.networks.expert_bank import ExpertBank, part_names, tensors_named
-from guidance_pack.guidance.training.adaptation import Adaptation
-from guidance_pack.guidance.training.expert_recipe import ExpertRecipe
+from guidance_pack.guidance.experts.bank import ExpertBank, part_names, tensors_named
+from guidance_pack.guidance.experts.file import BankFile, BankHeader, mapped, read_bank, write_bank
+from guidance_pack.guidance.training.lora_targets import Adaptation
+from guidance_pack.guidance.training.recipe import ExpertRecipe
 from guidance_pack.guidance.training.student import Student
 
 
@@ -98,7 +98,7 @@ def make(folder: Path, experts: int) -> None:
 
 
 def bank(folder: Path) -> ExpertBank:
-    """As `host/guides.py` makes it: parts and originals are views of files."""
+    """As `host/models/guides.py` makes it: parts and originals are views of files."""
     base, parts = network(folder), read_bank(folder / "bank.safetensors").parts
     originals = mapped(folder / f"originals-{time.monotonic_ns()}.safetensors", tensors_named(base, part_names(parts)))
     return ExpertBank(base, parts, originals).eval()

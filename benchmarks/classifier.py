@@ -26,13 +26,14 @@ from quality import ROOT, Judge
 from sampling import heun, noise_levels
 from sheets import contact_sheet
 from torch import Tensor
+from world import LABELS
+from world.judge import JUDGE
 
-from guidance_pack.guidance.gradient import At, Objective
 from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
-from guidance_pack.guidance.networks.files import build, read_denoiser
-from guidance_pack.guidance.networks.preconditioning import precondition
+from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
+from guidance_pack.guidance.objective import At, Objective
 from guidance_pack.guidance.rules.gradient import GradientGuidance
-from guidance_pack.guidance.world import LABELS
 
 from guided_maps import guided_maps  # isort: skip - these two need the pack's name
 from steered import Steered, load_guide  # isort: skip
@@ -82,7 +83,7 @@ class Bench:
         file = read_denoiser(options.assets / "shapes-edm.safetensors")
         self.pictures_seen = file.metadata["pictures_seen"]
         self.main = precondition(build(file), "edm", file.sigma_data)
-        self.judge = Judge(options.assets / "shapes-judge.safetensors", options.samples)
+        self.judge = Judge(JUDGE, options.samples)
         self.labels = torch.arange(options.samples) % NULL
         generator = torch.Generator().manual_seed(options.seed)
         self.noise = torch.randn(options.samples, 3, 32, 32, generator=generator)

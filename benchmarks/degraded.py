@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from quality import HEADER, LABELS, ROOT, Judge, sample
 from sampling import Denoiser, Guided, Setting
 from torch import Tensor
+from world.judge import JUDGE
 
 from guidance_pack.guidance.damage import alone, blurred, chance, drop, key_of, leave_out, noisier, normal, uniform
-from guidance_pack.guidance.networks.files import build, read_denoiser
-from guidance_pack.guidance.networks.preconditioning import precondition
-from guidance_pack.guidance.networks.tiny import Run
+from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
+from guidance_pack.guidance.networks.tiny.unet import Run
 from guidance_pack.guidance.noise_level import NoiseLevel
 
 FAMILY = "edm"
@@ -133,7 +134,7 @@ def main() -> None:
     if options.part != "paper":
         rows.append((plain, weaker, Setting("undamaged guided by the weak file, weight 2", autoguidance=2.0)))
         rows += whole(file, plain)
-    judge = Judge(ROOT / "assets" / "shapes-judge.safetensors", options.samples)
+    judge = Judge(JUDGE, options.samples)
     labels = torch.arange(options.samples) % len(LABELS)
     print(f"{options.samples} samples, Heun, {options.steps} steps, seed {options.seed}, one thread\n\n{HEADER}")
     print(judge.row("real pictures", judge.perfect, judge.perfect_labels, 0), flush=True)

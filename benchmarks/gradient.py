@@ -60,8 +60,8 @@ def cases(size: int):
     import steering
     import torch
 
-    from guidance_pack.host.labels import class_conditioning
-    from guidance_pack.host.tiny_model import load_tiny_model
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.models.tiny import load_tiny_model
 
     guide = resnet()
     network = steering.ordinary_copy(guide.patchers[0].model, torch.float32)
@@ -107,7 +107,7 @@ def resnet(seed: int = 0):
 
     from guidance_pack.guidance.guide import Guide, GuideSpec
     from guidance_pack.guidance.preprocessing import Preprocessing
-    from guidance_pack.host.guides import LoadedGuide
+    from guidance_pack.host.models.guides import LoadedGuide
 
     class Plain(torch.nn.Module):
         def __init__(self):
@@ -203,10 +203,10 @@ def switching(repeats: int) -> None:
     import steering
     from engine_probe import cfg_guider, sigmas_of
 
-    from guidance_pack.guidance.experts import equal_ranges
     from guidance_pack.guidance.noise_schedule import named
-    from guidance_pack.host.labels import class_conditioning
-    from guidance_pack.host.tiny_model import load_tiny_model
+    from guidance_pack.guidance.routing import equal_ranges
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.models.tiny import load_tiny_model
 
     tiny = steering.as_nodes_do(load_tiny_model, "shapes-edm")
     conds = class_conditioning(tiny, "circle"), class_conditioning(tiny, "")

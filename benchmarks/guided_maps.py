@@ -9,13 +9,13 @@ from sampling import Denoiser, heun, noise_levels
 from sheets import contact_sheet
 from steered import Steered, load_guide
 from torch import Tensor
+from world import LABELS, Pictures, render
 
-from guidance_pack.guidance.gradient import At, Objective
 from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.losses.depth import Depth
 from guidance_pack.guidance.losses.segmentation import Segmentation
+from guidance_pack.guidance.objective import At, Objective
 from guidance_pack.guidance.rules.gradient import GradientGuidance
-from guidance_pack.guidance.world import LABELS, Pictures, render
 
 TARGET_SEED = 90_002  # no training uses this world
 COUNT, STEPS = 10, 40

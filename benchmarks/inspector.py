@@ -63,8 +63,8 @@ def measure(case: str, device: str, inside: list[int]) -> None:
     import torch
 
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
-    from guidance_pack.host.inspector import Inspection, inspected
-    from guidance_pack.host.plan import with_autoguidance
+    from guidance_pack.host.engine.install import inspected, with_autoguidance
+    from guidance_pack.host.recording.inspection import Inspection
 
     steps, repeats = CASES[case]
     model, guide, positive, negative, latent = networks(case)
@@ -96,7 +96,7 @@ def measure(case: str, device: str, inside: list[int]) -> None:
 def clocked() -> list[int]:
     """Where the nanoseconds appear that the sampling thread spends in the inspector."""
     from guidance_pack.guidance.inspection import Watch
-    from guidance_pack.host.inspect_recorder import Recorder
+    from guidance_pack.host.recording.recorder import Recorder
 
     spent: list[int] = []
     for owner, name in (

@@ -76,8 +76,8 @@ def networks(case: str):
     import torch
 
     if case == "tiny":
-        from guidance_pack.host.labels import class_conditioning
-        from guidance_pack.host.tiny_model import load_tiny_model
+        from guidance_pack.host.common.labels import class_conditioning
+        from guidance_pack.host.models.tiny import load_tiny_model
 
         model = load_tiny_model("shapes-edm")
         return (model, load_tiny_model("shapes-edm-weak"), class_conditioning(model, "circle"),
@@ -112,7 +112,7 @@ def guiders(main, guide, positive, negative) -> dict:
     from comfy_extras.nodes_custom_sampler import Guider_DualModel
 
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
-    from guidance_pack.host.plan import with_autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
 
     class Bare(Guider_DualModel):
         """The host's own step, and the second network's evaluation beside it."""

@@ -25,15 +25,16 @@ from p2_picture import curves
 from quality import ROOT, Judge
 from sampling import heun, noise_levels
 from torch import Tensor
+from world import LABELS, render
+from world.judge import JUDGE
+from world.loop import Settings, State, train
+from world.noise import Timesteps
 
-from guidance_pack.guidance.networks.preconditioning import precondition
-from guidance_pack.guidance.networks.tiny import TinyUNet
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
+from guidance_pack.guidance.networks.tiny.unet import TinyUNet
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.training.loop import Settings, State, train
-from guidance_pack.guidance.training.noise import Timesteps
 from guidance_pack.guidance.training.weighting import P2, OverSigma, Plain, normalised
-from guidance_pack.guidance.world import LABELS, render
 
 CONFIG = {"width": 16, "deep_width": 48, "deep_blocks": 2, "up_blocks": 1}
 GAMMAS, SEEDS, SCHEDULES = (0.0, 0.5, 1.0), (0, 1, 2), ("linear", "cosine")
@@ -53,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
-    judge = Judge(ROOT / "assets" / "shapes-judge.safetensors", options.samples)
+    judge = Judge(JUDGE, options.samples)
     for name in options.only:
         waiting = options.work / f"{name}-{options.samples}.json"
         if not waiting.exists():

@@ -26,7 +26,7 @@ from ppap_transformer import clean_accuracy, transformer
 from ppap_variants import CACHE, CLASSIFIERS, ITERATIONS, VARIANTS, Variant
 from quality import ROOT
 
-from guidance_pack.guidance.networks.bank_file import BankFile, write_bank
+from guidance_pack.guidance.experts.file import BankFile, write_bank
 
 MAIN = ("naive", "single", "single-labels", "ppap-5", "multi-5")  # measured with several seeds
 BANKS = {"ppap-5": "shapes-experts", "depth-ppap-5-mse": "shapes-depth-experts",

@@ -9,20 +9,21 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 from measures import class_accuracy, frechet_distance, precision_recall
-from ppap_train import ASSETS, CACHE, NULL, Base, base, denoiser, guide_of, recipe_key
+from ppap_train import CACHE, NULL, Base, base, denoiser, guide_of, recipe_key
 from ppap_variants import Variant
 from quality import Judge
 from safetensors.torch import load_file, save_file
 from sampling import ancestral, heun, noise_levels
 from torch import Tensor
+from world import render
+from world.judge import JUDGE
 
-from guidance_pack.guidance.gradient import Objective
 from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
 from guidance_pack.guidance.losses.depth import Depth
 from guidance_pack.guidance.losses.segmentation import Segmentation
+from guidance_pack.guidance.objective import Objective
 from guidance_pack.guidance.rules.gradient import GradientGuidance
-from guidance_pack.guidance.world import render
 
 from steered import Steered  # isort: skip - it needs the pack's name
 
@@ -80,7 +81,7 @@ class Bench:
 
     def __init__(self, samples: int = SAMPLES) -> None:
         self.samples = samples
-        self.main, self.judge = denoiser(), Judge(ASSETS / "shapes-judge.safetensors", samples)
+        self.main, self.judge = denoiser(), Judge(JUDGE, samples)
         self.folder = CACHE / "cells"
         self.folder.mkdir(parents=True, exist_ok=True)
 

@@ -11,8 +11,7 @@ from PIL import Image
 from ppap_measure import MAP_SCALES, TARGET_SEED, Bench, Cell, Strength, told
 from ppap_variants import CLASSIFIERS, CONVOLUTION, MAP_GUIDES, VARIANTS, Variant
 from sheets import contact_sheet
-
-from guidance_pack.guidance.world import render
+from world import render
 
 from guided_maps import shown as as_picture  # isort: skip - it needs the pack's name
 

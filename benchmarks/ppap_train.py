@@ -15,20 +15,20 @@ from quality import ROOT
 from safetensors.torch import load_file, save_file
 from sampling import heun, noise_levels
 from torch import Tensor, nn
+from world import LABELS, render
 
+from guidance_pack.guidance.checkpoints.guide_source import GuideSource
+from guidance_pack.guidance.experts.bank import ExpertBank
+from guidance_pack.guidance.experts.file import BankFile, read_bank, write_bank
+from guidance_pack.guidance.experts.guide import bank_guide, fingerprint
 from guidance_pack.guidance.guide import Guide, GuideSpec, noised
 from guidance_pack.guidance.guides.tiny import TinyFile
-from guidance_pack.guidance.networks.bank_file import BankFile, read_bank, write_bank
-from guidance_pack.guidance.networks.bank_guide import bank_guide, fingerprint
-from guidance_pack.guidance.networks.expert_bank import ExpertBank
-from guidance_pack.guidance.networks.files import build, read_denoiser
-from guidance_pack.guidance.networks.guide_source import GuideSource
-from guidance_pack.guidance.networks.preconditioning import precondition
+from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
 from guidance_pack.guidance.training.experts import Pictures, TeamTraining
 from guidance_pack.guidance.training.team_bank import bank_of
-from guidance_pack.guidance.world import LABELS, render
 
 ASSETS = ROOT / "assets"
 NULL = len(LABELS)

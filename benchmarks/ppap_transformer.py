@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from ppap_variants import CACHE, TRANSFORMER
 from torch import Tensor, nn
+from world import LABELS, SIZE, render
 
+from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.guide import GuideSpec
 from guidance_pack.guidance.guides.transformers_vision import TransformersVision
-from guidance_pack.guidance.networks.guide_source import GuideSource
-from guidance_pack.guidance.world import LABELS, SIZE, render
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification

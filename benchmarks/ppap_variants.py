@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from quality import ROOT
 
-from guidance_pack.guidance.training.adaptation import Adaptation
-from guidance_pack.guidance.training.expert_recipe import ExpertRecipe
+from guidance_pack.guidance.training.lora_targets import Adaptation
+from guidance_pack.guidance.training.recipe import ExpertRecipe
 
 CACHE = ROOT / ".cache" / "study"
 CONVOLUTION, TRANSFORMER = "shapes-classifier", "transformer"

@@ -48,10 +48,10 @@ def plain(kind: str):
     """The network made of torch.nn, with random weights."""
     import host_models
 
-    from guidance_pack.guidance.networks.adm import AdmUNet
-    from guidance_pack.guidance.networks.adm_config import DENOISERS
-    from guidance_pack.guidance.networks.edm2 import EDM2
-    from guidance_pack.guidance.networks.edm2_config import EDM2Config
+    from guidance_pack.guidance.networks.adm.config import DENOISERS
+    from guidance_pack.guidance.networks.adm.unet import AdmUNet
+    from guidance_pack.guidance.networks.edm2.config import EDM2Config
+    from guidance_pack.guidance.networks.edm2.unet import EDM2
 
     made = AdmUNet(**DENOISERS["64x64_diffusion"].as_dict()) if kind == "adm" else EDM2(EDM2Config(img_channels=3))
     host_models.fill(made, 0)
@@ -79,7 +79,8 @@ def measure(kind: str, path: Path, title: str, comfyui: Path, device: str, repea
     import comfy.model_management as management
     import torch
 
-    from guidance_pack.host import adm_model, edm2_model
+    from guidance_pack.host.models import adm as adm_model
+    from guidance_pack.host.models import edm2 as edm2_model
 
     torch.set_grad_enabled(False)
     before = peak()

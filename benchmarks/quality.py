@@ -31,10 +31,11 @@ if "guidance_pack" not in sys.modules:
     sys.modules["guidance_pack"] = module_from_spec(spec)
 
 from sampling import Guided, Setting, heun, noise_levels  # noqa: E402
+from world import LABELS, render  # noqa: E402
+from world.judge import JUDGE, read_judge  # noqa: E402
 
-from guidance_pack.guidance.networks.files import build, read_classifier, read_denoiser  # noqa: E402
-from guidance_pack.guidance.networks.preconditioning import precondition  # noqa: E402
-from guidance_pack.guidance.world import LABELS, render  # noqa: E402
+from guidance_pack.guidance.networks.tiny.files import build, read_denoiser  # noqa: E402
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition  # noqa: E402
 
 REFERENCE_SEED = 90_001  # no training uses this world
 INTERVAL = (0.15, 5.0)
@@ -60,7 +61,7 @@ class Judge:
     """Scores and features of pictures, and the comparison with as many real ones."""
 
     def __init__(self, path: Path, samples: int) -> None:
-        self.network = build(read_classifier(path))
+        self.network = build(read_judge(path))
         # Twice as many real pictures: half stand for the world, half show what a perfect sampler would score.
         world = render(2 * samples, REFERENCE_SEED)
         self.real, self.perfect = world.images.split(samples)
@@ -120,7 +121,7 @@ def table(options: argparse.Namespace) -> None:
         f"{options.samples} samples, Heun, {options.steps} steps, seed {options.seed}; "
         f"{platform.machine()}, {options.threads} thread(s), torch {torch.__version__}\n\n{HEADER}"
     )
-    judge = Judge(options.assets / "shapes-judge.safetensors", options.samples)
+    judge = Judge(JUDGE, options.samples)
     labels = torch.arange(options.samples) % len(LABELS)
     print(judge.row("real pictures", judge.perfect, judge.perfect_labels, 0), flush=True)
     rows = [("real pictures", judge.real[:10])]

@@ -17,14 +17,15 @@ import torch
 from quality import ROOT, Judge
 from sampling import noise_levels
 from torch import Tensor
+from world import LABELS
+from world.judge import JUDGE
 
 from guidance_pack.guidance.branch import MAIN, Branch
 from guidance_pack.guidance.compose import Guidance, Memory
-from guidance_pack.guidance.networks.files import build, read_denoiser
-from guidance_pack.guidance.networks.preconditioning import precondition
+from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
-from guidance_pack.guidance.world import LABELS
 
 REUSES = (1, 2, 3, 4, 8)
 
@@ -44,7 +45,7 @@ def main() -> None:
 
 def table(options: argparse.Namespace) -> None:
     """A row without the guide, and one for each k."""
-    judge = Judge(options.assets / "shapes-judge.safetensors", options.samples)
+    judge = Judge(JUDGE, options.samples)
     networks = {}
     for network, name in ((MAIN, "shapes-edm"), ("guide", "shapes-edm-weak")):
         file = read_denoiser(options.assets / f"{name}.safetensors")

@@ -12,13 +12,13 @@ from sampling import Denoiser
 from torch import Tensor, nn
 
 from guidance_pack.guidance.branch import Branch
+from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.compose import Guidance
-from guidance_pack.guidance.gradient import Objective
+from guidance_pack.guidance.experts.bank import ExpertBank
 from guidance_pack.guidance.guide import Guide
 from guidance_pack.guidance.guides.tiny import TinyFile
-from guidance_pack.guidance.networks.expert_bank import ExpertBank
-from guidance_pack.guidance.networks.guide_source import GuideSource
 from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.objective import Objective
 from guidance_pack.guidance.rules.gradient import GradientGuidance
 
 

@@ -3,7 +3,7 @@
 Autoguidance of base + LoRA by the base, on SD 1.5's network with random weights (`--channels 320` is its full size, 860
 million parameters), in three ways that are
 run in turn in one process on the same noise and sigmas, one evaluation of each network per step:
-  toggled    one resident network; the guide's difference is switched on around its evaluations (host/toggled.py)
+  toggled    one resident network; the guide's difference is switched around its evaluations (host/lora)
   two        two resident networks
   swapped    one network, whose weights the host patches and restores at every step
 Printed are medians over the repeats of seconds per step (on a CPU of processor time, so that other work on the machine
@@ -98,7 +98,7 @@ def guiders(base, twin, file) -> dict:
     from lora_files import loaded
 
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
-    from guidance_pack.host.plan import with_autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
 
     model, rule = loaded(base, file), Autoguidance(2.0)
     found = {
@@ -178,7 +178,7 @@ def switch_time(base, file) -> tuple[float, int]:
     """(seconds to switch the guide's weights on and off again, the number of layers)."""
     from lora_files import loaded
 
-    from guidance_pack.host import toggled
+    from guidance_pack.host.lora import adapter_switch as toggled
 
     model = loaded(base, file)
     toggle = toggled.Toggle(model, toggled.over(model, base))

@@ -16,8 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from toy2d_world import world
-
-from guidance_pack.guidance.training.ema import Average, PowerDecay
+from world.ema import Average, PowerDecay
 
 SIGMA_DATA = 0.5
 SILU_GAIN = 0.596  # SiLU of a standard normal has this root mean square

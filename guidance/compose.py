@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .branch import NEGATIVE, POSITIVE, Branch
-from .gradient import Lender
-from .inspection import Watch
 from .noise_level import NoiseLevel
-from .rule import Rule, Step, Term, Transform
+from .objective import Lender
+from .rule import Rule, Term, Transform
 from .rules.cfg import CFG
 from .schedule import Positions
+from .step import Step, StepWatch
 
 Evaluate = Callable[[Branch], Tensor]
 
@@ -97,7 +97,7 @@ class Guidance:
     def denoise(
         self, evaluate: Evaluate, x: Tensor, level: NoiseLevel, sampler: float = 1.0, memory: Memory | None = None,
         *, position: int = 0, following: NoiseLevel | None = None, lender: Lender | None = None,
-        watch: Watch | None = None,
+        watch: StepWatch | None = None,
     ) -> Tensor:
         """The guided estimate from bare branches, evaluating only what is needed.
 
@@ -117,9 +117,10 @@ class Guidance:
 
 def combine(step: Step) -> Tensor:
     """Classifier-free guidance at the step's weight; the positive branch itself, bit for bit, where the weight is 1."""
-    if NEGATIVE not in step.branches:
+    rule = CFG()
+    if NEGATIVE not in step.branches or not rule.needs(step.level, step.cfg):
         return step.branches[POSITIVE]
-    return step.branches[POSITIVE] + CFG().displacement(step, None)[0]
+    return step.branches[POSITIVE] + rule.displacement(step, None)[0]
 
 
 def overlap(first: tuple[float, float], second: tuple[float, float]) -> bool:

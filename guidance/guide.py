@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from .experts import Experts
 from .noise_level import NoiseLevel, expand
 from .noise_schedule import NoiseSchedule
 from .preprocessing import Preprocessing
 from .register import Register
+from .routing import Experts
 
 Task = Literal["classification", "depth", "segmentation", "embedding"]
 Sees = Literal["clean", "noisy", "timestep"]

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .branch import NEGATIVE, POSITIVE
-
-if TYPE_CHECKING:
-    from .gradient import Objective
-    from .rule import Step
+from .objective import Objective
+from .step import Step
 
 HOST, TOTAL, COSINE = "host", "total", "cosine"
 UNGUIDED, OTHER, GAP = "unguided", "negative", "unguided - negative"

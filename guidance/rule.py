@@ -11,32 +11,16 @@ fields with their words beside the default, the branches it needs, and one metho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from .branch import Branch
-from .gradient import Lender
-from .inspection import Watch
 from .noise_level import NoiseLevel
 from .register import Register
 from .schedule import ALWAYS, Positions, Schedule
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a rule sees of one evaluation of the denoiser."""
-
-    x: Tensor  # [B, ...] the noisy input
-    level: NoiseLevel  # one level per sample
-    branches: Mapping[Branch, Tensor]  # the denoised estimates that the rule asked for, [B, ...] each
-    cfg: Tensor  # [B] the weight of classifier-free guidance in this call; 1 = none
-    position: int = 0  # how many of the sampler's noise levels lie at or above this one
-    following: NoiseLevel | None = None  # the level that the sampler goes to next
-    lender: Lender | None = None  # evaluates guides with gradients; None where no rule asks for one
-    watch: Watch | None = None  # told what the evaluation is made of; None where nobody looks
+from .step import Step
 
 
 @dataclass(frozen=True)
@@ -47,15 +31,29 @@ class Rule:
     paper: ClassVar[str]
     off: ClassVar[dict[str, Any]]  # the settings at which the rule does nothing
     uses: ClassVar[frozenset[Branch]]  # the main network's branches that it may ever need
+    neutral: ClassVar[float] = 0.0  # the strength that is off: 0 of a scale, 1 of a weight
+
+    def __post_init__(self) -> None:
+        """Raises ValueError when a number is outside the range of its `param`."""
+        check_ranges(self)
 
     @property
     def schedule(self) -> Schedule:
         """How strong over noise; every rule has it as its field `schedule`."""
         raise NotImplementedError
 
+    @property
+    def label(self) -> str:
+        """Its name in plots and tables."""
+        guide = getattr(self, "guide", None)
+        return self.name.replace("_", " ") + (f" ({guide})" if guide else "")
+
     def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        """The branches that must be evaluated at this level; empty when the rule does nothing for every sample."""
-        raise NotImplementedError
+        """The branches that must be evaluated at this level; empty when the rule does nothing for every sample.
+
+        cfg: the weight of classifier-free guidance in this call, [B].
+        """
+        return self.uses if bool((self.strength(level) != self.neutral).any()) else frozenset()
 
     def resolve(self, positions: Positions) -> Rule:
         """The same rule with its schedule in VE sigma."""
@@ -78,7 +76,10 @@ class Term(Rule):
     """A rule that adds a displacement to the denoised estimate."""
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        """The displacement [B, ...] and the state after it. `state` is None at the start of a run."""
+        """The displacement [B, ...] and the state after it. `state` is None at the start of a run.
+
+        Asked only where the rule needs something; the law keeps it out everywhere else.
+        """
         raise NotImplementedError
 
 
@@ -86,7 +87,10 @@ class Transform(Rule):
     """A rule that changes the guided estimate as a whole."""
 
     def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
-        """The changed estimate [B, ...] and the state after it. `state` is None at the start of a run."""
+        """The changed estimate [B, ...] and the state after it. `state` is None at the start of a run.
+
+        Asked only where the rule needs something, as a displacement is.
+        """
         raise NotImplementedError
 
 

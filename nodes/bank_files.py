@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.adapter_files import export_experts
-from ..host.bank_files import expert_sets, experts_problem, import_experts, sets_fingerprint
-from ..host.guides import fingerprint, guide_names, guide_problem
-from ..host.schema import GuideSocket
-from ..host.train_experts import name_problem
-from ..host.words import plainly
+from ..host.common.errors import plainly
+from ..host.models.guides import bank_name_problem, fingerprint, guide_names, guide_problem
+from ..host.models.peft_export import export_experts
+from ..host.models.ppap_import import expert_sets, experts_problem, import_experts, sets_fingerprint
+from ..host.schema.inputs import GuideSocket
 
 
 class GuidanceImportExperts(io.ComfyNode):
@@ -93,7 +92,7 @@ class GuidanceExportExperts(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name=None):
-        return (None if name is None else name_problem(name)) or True
+        return (None if name is None else bank_name_problem(name)) or True
 
     @classmethod
     @plainly()

@@ -7,9 +7,9 @@ from comfy_api.latest import io
 from ..guidance.rules.apg import APG
 from ..guidance.rules.cfg import CFG
 from ..guidance.rules.rescale import Rescale
-from ..host.curves import curve
-from ..host.plan import with_rule
-from ..host.schema import inputs_of, interval_inputs, interval_problem, schedule_of
+from ..host.engine.install import with_rule
+from ..host.engine.page_events import curve
+from ..host.schema.inputs import inputs_of, interval_inputs, interval_problem, schedule_of
 
 
 class GuidanceCFG(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.checkpoint_files import average, convert
-from ..host.denoisers import denoiser_names
-from ..host.words import plainly
+from ..host.common.errors import plainly
+from ..host.models.convert import average, convert
+from ..host.models.denoisers import denoiser_names
 
 NONE = "(none)"
 SNAPSHOT = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.compare import Scene, compare
-from ..host.compare_grid import Axis, axis_of, axis_problem
-from ..host.compare_settings import Settings, parameter_names
-from ..host.make_pictures import sampler_names
-from ..host.report import scheduler_names
+from ..host.compare.compare import Scene, compare
+from ..host.compare.grid import Axis, axis_of, axis_problem
+from ..host.compare.settings import Settings, parameter_names
+from ..host.report.report import scheduler_names
+from ..host.training.generate import sampler_names
 
 MOST_MODELS = 12
 

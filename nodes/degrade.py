@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.degrade import KINDS, degraded, strength_problem
+from ..host.degrade.degrade import KINDS, degraded, strength_problem
 
 
 class GuidanceDegrade(io.ComfyNode):

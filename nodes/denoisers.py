@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.adm_model import with_low_resolution
-from ..host.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
-from ..host.words import plainly
+from ..host.common.errors import plainly
+from ..host.models.adm import with_low_resolution
+from ..host.models.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
 
 
 class GuidanceLoadDenoiser(io.ComfyNode):

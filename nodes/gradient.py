@@ -6,9 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.curves import curve
-from ..host.objectives import steer_to_class, steer_to_target
-from ..host.schema import (
+from ..host.engine.page_events import curve
+from ..host.engine.steer import steer_to_class, steer_to_target
+from ..host.engine.targets import TARGETS, losses_of_pictures
+from ..host.schema.inputs import (
     GuideSocket,
     gradient_inputs,
     gradient_settings,
@@ -16,7 +17,6 @@ from ..host.schema import (
     interval_problem,
     schedule_of,
 )
-from ..host.targets import TARGETS, losses_of_pictures
 
 
 class GuidanceClassifier(io.ComfyNode):

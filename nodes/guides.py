@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.curves import expert_curve
-from ..host.experts import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
-from ..host.guides import fingerprint, guide_names, guide_problem, load_guide
-from ..host.schema import GuideSocket
-from ..host.words import plainly
+from ..host.common.errors import plainly
+from ..host.engine.page_events import expert_curve
+from ..host.models.expert_switch import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
+from ..host.models.guides import fingerprint, guide_names, guide_problem, load_guide
+from ..host.schema.inputs import GuideSocket
 
 MOST = 16
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.inspect_show import InspectionSocket, show
-from ..host.inspector import Inspection, inspected
+from ..host.engine.install import inspected
+from ..host.recording.inspection import Inspection
+from ..host.report.show import InspectionSocket, show
 
 
 class GuidanceInspect(io.ComfyNode):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.labels import class_conditioning
-from ..host.tiny_model import load_tiny_model, names, pixel_vae
+from ..host.common.labels import class_conditioning
+from ..host.models.tiny import load_tiny_model, names, pixel_vae
 
 
 class GuidanceTinyModel(io.ComfyNode):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.make_pictures import Drawing, make_pictures, name_problem, sampler_names, state_of
-from ..host.pictures import folder_fingerprint, folder_names, folder_problem, load_pictures
-from ..host.report import scheduler_names
-from ..host.schema import PicturesSocket
+from ..host.report.report import scheduler_names
+from ..host.schema.inputs import PicturesSocket
+from ..host.training.generate import Drawing, make_pictures, sampler_names, set_name_problem, state_of
+from ..host.training.pictures import folder_fingerprint, folder_names, folder_problem, load_pictures
 
 
 def _outputs() -> list[io.Output]:
@@ -57,7 +57,7 @@ class GuidanceMakePictures(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name=None):
-        return (None if name is None else name_problem(name)) or True
+        return (None if name is None else set_name_problem(name)) or True
 
     @classmethod
     def fingerprint_inputs(cls, name=None, **kwargs):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.plot import draw
-from ..host.report import report, scheduler_names, sigmas_of
+from ..host.report.plot import draw
+from ..host.report.report import report, scheduler_names, sigmas_of
 
 
 class GuidanceReport(io.ComfyNode):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.schedules import SHAPES, make_schedule, schedule_problem
-from ..host.schema import UNITS, ScheduleSocket
+from ..host.schema.inputs import UNITS, ScheduleSocket
+from ..host.schema.schedules import SHAPES, make_schedule, schedule_problem
 
 
 class GuidanceSchedule(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.expert_node import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
-from ..host.schema import GuideSocket, PicturesSocket
-from ..host.words import plainly
+from ..host.common.errors import plainly
+from ..host.schema.inputs import GuideSocket, PicturesSocket
+from ..host.training.expert_node import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
 
 LossMap = io.Custom("LOSS_MAP")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.curves import weighting_curve
-from ..host.loss_weighting import WEIGHTINGS, LossWeighting, plot, weight_named, with_loss_weighting
+from ..host.engine.page_events import weighting_curve
+from ..host.training.loss_weighting import WEIGHTINGS, LossWeighting, plot, weight_named, with_loss_weighting
 
 
 class GuidanceLossWeighting(io.ComfyNode):

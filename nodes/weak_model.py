@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..guidance.rules.autoguidance import Autoguidance, split
 from ..guidance.rules.cfg import CFG
-from ..host.curves import curve
-from ..host.plan import with_autoguidance, with_rule
-from ..host.schema import inputs_of, interval_inputs, interval_problem, schedule_of
+from ..host.engine.install import with_autoguidance, with_rule
+from ..host.engine.page_events import curve
+from ..host.schema.inputs import inputs_of, interval_inputs, interval_problem, schedule_of
 
 GUIDE_TOOLTIP = (
     "A weaker version of the same model: smaller, less trained, an earlier checkpoint, or without its LoRA. It must "

@@ -5,8 +5,8 @@ from pathlib import Path
 from host_models import fill
 from safetensors.torch import save_file
 
-from guidance_pack.guidance.networks.adm import AdmUNet
-from guidance_pack.guidance.networks.adm_classifier import AdmClassifier
+from guidance_pack.guidance.networks.adm.classifier import AdmClassifier
+from guidance_pack.guidance.networks.adm.unet import AdmUNet
 
 SMALL = {"channels": 32, "widths": (32, 64), "res_blocks": 1, "attention": (1,), "heads": 2}
 CLASSIFIER = {**SMALL, "classes": 7, "positions": 65}  # sees 16x16 pictures

@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from guidance_pack.guidance.experts.bank import LowRank, Part
 from guidance_pack.guidance.guide import GuideSpec
-from guidance_pack.guidance.networks.expert_bank import LowRank, Part
 from guidance_pack.guidance.preprocessing import Preprocessing
 
 CLASSES = 3

@@ -7,7 +7,7 @@ import torch
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.noise_level import expand
-from guidance_pack.guidance.rule import Term, check_ranges, param, scheduled
+from guidance_pack.guidance.rule import Term, param, scheduled
 from guidance_pack.guidance.schedule import Schedule
 
 
@@ -23,21 +23,13 @@ class Good(Term):
     scale: float = param(1.0, "How far. 0 = off.", low=0.0, high=10.0)
     schedule: Schedule = scheduled()
 
-    def __post_init__(self):
-        check_ranges(self)
-
     def strength(self, level):
         return self.scale * self.schedule(level)
-
-    def needs(self, level, cfg):
-        return self.uses if bool((self.strength(level) != 0).any()) else frozenset()
 
     def push(self, step):
         return step.branches[POSITIVE] - step.branches[NEGATIVE]
 
     def displacement(self, step, state):
-        if not self.needs(step.level, step.cfg):
-            return torch.zeros_like(step.x), state
         return expand(self.strength(step.level), step.x) * self.push(step), state
 
     def explain(self):

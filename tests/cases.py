@@ -16,11 +16,12 @@ from torch import Tensor
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory
-from guidance_pack.guidance.gradient import At, Objective
 from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.rule import Rule, Step, Term
+from guidance_pack.guidance.objective import At, Objective
+from guidance_pack.guidance.rule import Rule, Term
 from guidance_pack.guidance.schedule import Constant, Curve, Interval
+from guidance_pack.guidance.step import Step
 
 SIGMAS = (6.0, 2.0, 0.4)
 SHAPE = (4, 3, 10)

@@ -26,9 +26,9 @@ def chained(model, weak, cfg=2.0, auto=2.0, **interval):
 
 def scene(*models, batch=2, label="star, moon"):
     """The prompts, latents and VAE of every test, for these MODELs."""
-    from guidance_pack.host.compare import Scene
-    from guidance_pack.host.labels import class_conditioning
-    from guidance_pack.host.tiny_model import pixel_vae
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.compare.compare import Scene
+    from guidance_pack.host.models.tiny import pixel_vae
 
     latent = {"samples": torch.zeros(batch, 4, SIZE // 8, SIZE // 8), "downscale_ratio_spacial": 8}
     prompts = class_conditioning(models[0], label), class_conditioning(models[0], "")
@@ -36,7 +36,7 @@ def scene(*models, batch=2, label="star, moon"):
 
 
 def widgets(**changed):
-    from guidance_pack.host.compare_settings import Settings
+    from guidance_pack.host.compare.settings import Settings
 
     first = Settings(0, (), cfg=1.0, steps=3, seed=5, denoise=1.0, sampler_name="euler", scheduler="karras")
     return replace(first, **changed)
@@ -44,8 +44,8 @@ def widgets(**changed):
 
 def compared(over, x, y=("none", ""), node="1", size=64, **changed):
     """Compare Guidance: x and y are (parameter, values) or (parameter, values, which)."""
-    from guidance_pack.host.compare import compare
-    from guidance_pack.host.compare_grid import Axis
+    from guidance_pack.host.compare.compare import compare
+    from guidance_pack.host.compare.grid import Axis
 
     with torch.inference_mode():
         return compare(over, widgets(**changed), Axis("x", *x), Axis("y", *y), size, node)

@@ -33,10 +33,11 @@ from torch import Tensor
 
 from guidance_pack.guidance.branch import MAIN, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory, combine
-from guidance_pack.guidance.rule import Rule, Step, Term
+from guidance_pack.guidance.rule import Rule, Term
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.schedule import Constant, Interval
+from guidance_pack.guidance.step import Step
 
 TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 1.5e-1, torch.float32: 1e-5}  # of the largest number of the sample
 CHECKS: dict[str, Callable[[type[Rule]], None]] = {}

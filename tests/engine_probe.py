@@ -148,7 +148,7 @@ def guided(main, guide, *, weight=2.0, cfg=None, schedule=None, cfg_schedule=Non
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.plan import with_autoguidance, with_rule
+    from guidance_pack.host.engine.install import with_autoguidance, with_rule
 
     out = with_autoguidance(main, guide, Autoguidance(weight, schedule or ALWAYS), positive)
     return out if cfg is False else with_rule(out, CFG(cfg, cfg_schedule or ALWAYS))

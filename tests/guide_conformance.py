@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.guide import GuideSpec, families
-from guidance_pack.guidance.networks.guide_source import GuideSource
 from guidance_pack.guidance.noise_level import NoiseLevel
 
 EPSILON = 1e-6

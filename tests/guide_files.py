@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from guidance_pack.guidance.networks import files
-from guidance_pack.guidance.networks.adm_classifier import AdmClassifier
-from guidance_pack.guidance.networks.tiny_guide import TinyGuide
+from guidance_pack.guidance.networks.adm.classifier import AdmClassifier
+from guidance_pack.guidance.networks.tiny import files
+from guidance_pack.guidance.networks.tiny.guide import TinyGuide
 
 LABELS = ("cat", "dog", "heart", "moon", "star")
 WORDS = ("a", "photo", "of", "cat", "dog", "heart")

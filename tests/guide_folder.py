@@ -38,7 +38,7 @@ def lend(monkeypatch, *folders: Path) -> None:
 
 def lent(monkeypatch, root: Path, assets: Path):
     """`host.guides` with the folder `root`, and the embedded guides of `assets` instead of its own."""
-    from guidance_pack.host import guides
+    from guidance_pack.host.models import guides
 
     lend(monkeypatch, root)
     monkeypatch.setattr(guides, "ASSETS", assets)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from guidance_pack.guidance.gradient import Objective
 from guidance_pack.guidance.guide import Network
+from guidance_pack.guidance.objective import Objective
 
 
 def as_it_is(denoised: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def loaded(seed: int = 0, *, channels: int = 3, sees: str = "clean", domain: str
     from guidance_pack.guidance.guide import Guide, GuideSpec
     from guidance_pack.guidance.noise_schedule import named
     from guidance_pack.guidance.preprocessing import Preprocessing
-    from guidance_pack.host.guides import LoadedGuide
+    from guidance_pack.host.models.guides import LoadedGuide
 
     plain = Preprocessing(black=-1.0, white=1.0)
     spec = GuideSpec(
@@ -70,9 +70,9 @@ def loaded(seed: int = 0, *, channels: int = 3, sees: str = "clean", domain: str
 
 def team(seeds, edges, **more):
     """A GUIDE of several heads that take turns."""
-    from guidance_pack.guidance.experts import Experts
     from guidance_pack.guidance.guide import Guide
-    from guidance_pack.host.guides import LoadedGuide
+    from guidance_pack.guidance.routing import Experts
+    from guidance_pack.host.models.guides import LoadedGuide
 
     members = [loaded(seed, **more) for seed in seeds]
     guide = Guide(tuple(m.guide.first for m in members), Experts(tuple(edges)))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from host_models import fill
 
-from guidance_pack.guidance.networks import adm_shapes
-from guidance_pack.guidance.networks.adm import AdmUNet
-from guidance_pack.guidance.networks.adm_blocks import attend, waves
-from guidance_pack.guidance.networks.adm_config import DENOISERS, AdmConfig
-from guidance_pack.guidance.networks.state_dicts import CheckpointError
+from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError
+from guidance_pack.guidance.networks.adm import detect as adm_shapes
+from guidance_pack.guidance.networks.adm.blocks import attend, waves
+from guidance_pack.guidance.networks.adm.config import DENOISERS, AdmConfig
+from guidance_pack.guidance.networks.adm.unet import AdmUNet
 
 # (numbers, tensors) of the released files
 TABLE = {

@@ -10,11 +10,11 @@ import torch
 from host_models import fill
 from safetensors.torch import save_file
 
-from guidance_pack.guidance.networks import adm_shapes
-from guidance_pack.guidance.networks.adm_classifier import AdmClassifier
-from guidance_pack.guidance.networks.adm_config import CLASSIFIERS, ClassifierConfig
-from guidance_pack.guidance.networks.guide_source import GuideFileError, GuideSource
-from guidance_pack.guidance.networks.state_dicts import CheckpointError
+from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource
+from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError
+from guidance_pack.guidance.networks.adm import detect as adm_shapes
+from guidance_pack.guidance.networks.adm.classifier import AdmClassifier
+from guidance_pack.guidance.networks.adm.config import CLASSIFIERS, ClassifierConfig
 from guidance_pack.guidance.noise_schedule import named
 
 TABLE = {

@@ -15,7 +15,7 @@ SIDE = 16
 
 @pytest.fixture(scope="module")
 def adm(comfy):
-    from guidance_pack.host import adm_model
+    from guidance_pack.host.models import adm as adm_model
 
     return adm_model
 
@@ -49,7 +49,7 @@ def model(adm, files):
 
 
 def conditioning(model, label=""):
-    from guidance_pack.host.labels import class_conditioning
+    from guidance_pack.host.common.labels import class_conditioning
 
     return class_conditioning(model, label)
 
@@ -130,8 +130,8 @@ def test_the_hosts_ddim_uniform_scheduler_is_one_timestep_beside_ddim_25(model):
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_classifier_guidance_is_condition_score(model, files, tmp_path, monkeypatch, suffix):
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.guides import guide_names, load_guide
-    from guidance_pack.host.objectives import steer_to_class
+    from guidance_pack.host.engine.steer import steer_to_class
+    from guidance_pack.host.models.guides import guide_names, load_guide
 
     network, scale, wanted = adm_files.classifier(5), 30.0, [2, 6]
     path = adm_files.write(network, tmp_path / "small.safetensors")
@@ -166,7 +166,7 @@ def test_a_clean_guide_steers_it_too(model, at):
     import steering
 
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.objectives import steer_to_class
+    from guidance_pack.host.engine.steer import steer_to_class
 
     settings = {"scale": 50.0, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
     guide = steering.loaded(3)
@@ -228,7 +228,7 @@ def test_cfg_between_two_classes(model):
     setting = probe.Setting(sigmas_at(main, [900, 500, 100]), torch.zeros(2, 3, SIDE, SIDE), start(2))
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.plan import with_rule
+    from guidance_pack.host.engine.install import with_rule
 
     guided, calls = probe.recorded(with_rule(main, CFG(3.0, ALWAYS)))
     setting.run(probe.cfg_guider(guided, first, second, 1.0))
@@ -369,8 +369,8 @@ def test_published_for_float32_stays_float32(adm, monkeypatch):
     """The 512 network and P2's were trained in float32 alone; the others may be halved where the device likes it."""
     import comfy.model_management as management
 
-    from guidance_pack.guidance.networks.adm_config import DENOISERS
-    from guidance_pack.guidance.networks.adm_shapes import Recognised
+    from guidance_pack.guidance.networks.adm.config import DENOISERS
+    from guidance_pack.guidance.networks.adm.detect import Recognised
 
     asked = {}
     monkeypatch.setattr(management, "unet_dtype", lambda **more: asked.update(more) or torch.float32)
@@ -386,8 +386,8 @@ def test_the_memory_that_is_asked_for_is_what_a_forward_holds(adm, model, monkey
     """The numbers alive at once, counted on the meta device, without any library's workspace."""
     from live_memory import LiveMemory
 
-    from guidance_pack.guidance.networks.adm import AdmUNet
-    from guidance_pack.guidance.networks.adm_config import DENOISERS
+    from guidance_pack.guidance.networks.adm.config import DENOISERS
+    from guidance_pack.guidance.networks.adm.unet import AdmUNet
 
     config = DENOISERS[name]
     for dtype in (torch.float32, torch.float16):

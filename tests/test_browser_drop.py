@@ -7,7 +7,7 @@ from dataclasses import replace
 import browser
 import pytest
 
-from guidance_pack.guidance.networks.bank_file import read_bank, write_bank
+from guidance_pack.guidance.experts.file import read_bank, write_bank
 
 ASSET = browser.ROOT / "assets" / "shapes-experts.safetensors"
 DROP = """async (data) => {

@@ -12,7 +12,7 @@ from compare_scene import chained, compared, given, sampled, scene, widgets
 
 @pytest.fixture(scope="module")
 def tiny(comfy):
-    from guidance_pack.host.tiny_model import load_tiny_model
+    from guidance_pack.host.models.tiny import load_tiny_model
 
     with torch.inference_mode():
         return load_tiny_model("shapes-edm"), load_tiny_model("shapes-edm-weak")
@@ -55,7 +55,7 @@ def test_intervals_are_those_of_the_nodes_bit_for_bit(tiny):
 
 
 def test_an_interval_goes_beside_a_schedule(tiny):
-    from guidance_pack.host.schedules import make_schedule
+    from guidance_pack.host.schema.schedules import make_schedule
 
     falling = make_schedule("linear", "percent", 0.0, 1.0, 1.0, 0.0, "")
     over = scene(chained(*tiny, schedule=falling))
@@ -76,7 +76,7 @@ def test_total_and_mix_are_those_of_the_node_bit_for_bit(tiny):
 
 
 def test_gradients_rescale_and_apg_are_those_of_the_nodes_bit_for_bit(tiny):
-    from guidance_pack.host.guides import load_guide
+    from guidance_pack.host.models.guides import load_guide
     from guidance_pack.nodes.cfg import GuidanceAPG, GuidanceCFG, GuidanceRescale
     from guidance_pack.nodes.gradient import GuidanceClassifier
 
@@ -158,7 +158,7 @@ def test_a_grid_that_grows_draws_only_what_is_new(tiny, drawings):
 def test_nothing_is_kept_that_another_setting_would_make_different(tiny, drawings, change):
     from dataclasses import replace
 
-    from guidance_pack.host.tiny_model import pixel_vae
+    from guidance_pack.host.models.tiny import pixel_vae
 
     model = chained(*tiny)
     over = scene(model)
@@ -242,7 +242,7 @@ def test_what_is_kept_goes_with_the_model(tiny):
     over = scene(model)
     compared(over, ("cfg weight", "2"))
     gone = weakref.ref(model)
-    from guidance_pack.host.compare import _shelves
+    from guidance_pack.host.compare.compare import _shelves
 
     assert model in _shelves
     before = len(_shelves)
@@ -252,7 +252,7 @@ def test_what_is_kept_goes_with_the_model(tiny):
 
 
 def test_the_model_stays_as_it_was(tiny):
-    from guidance_pack.host.plan import plan_of
+    from guidance_pack.host.engine.plan import plan_of
 
     model = chained(*tiny)
     before = plan_of(model)

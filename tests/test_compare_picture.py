@@ -9,7 +9,7 @@ LONG = "a rather long name that goes on and on, Supercalifragilisticexpialidocio
 
 @pytest.fixture(scope="module")
 def drawing(comfy):
-    from guidance_pack.host import compare_picture
+    from guidance_pack.host.compare import sheet as compare_picture
 
     return compare_picture
 

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def values(comfy):
-    from guidance_pack.host import compare_values
+    from guidance_pack.host.compare import values as compare_values
 
     return compare_values
 

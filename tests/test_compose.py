@@ -9,12 +9,12 @@ from oracle import GUIDE, exact_branches, points
 from guidance_pack.guidance.branch import MAIN, NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory, combine, overlap, uniform
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.rule import Step
 from guidance_pack.guidance.rules.apg import APG
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.rules.rescale import Rescale
 from guidance_pack.guidance.schedule import Constant, Interval
+from guidance_pack.guidance.step import Step
 
 NOISY, CLEAN = Interval(math.inf, 1.0, "sigma_ve"), Interval(1.0, 0.0, "sigma_ve")
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from playwright._impl._driver import compute_driver_executable
 
-from guidance_pack.guidance.experts import Experts, equal_ranges
 from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.routing import Experts, equal_ranges
 from guidance_pack.guidance.rules.autoguidance import split
 from guidance_pack.guidance.training.weighting import normalised, on
 
@@ -81,14 +81,14 @@ def models(comfy):
 
 
 def table_of(model_sampling, monkeypatch):
-    from guidance_pack.host import curves
+    from guidance_pack.host.engine import page_events as curves
 
     monkeypatch.setattr(curves, "PIECES", PIECES)
     return curves.noise_of(model_sampling)
 
 
 def levels_of(model_sampling, percents):
-    from guidance_pack.host.noise_levels import level_of
+    from guidance_pack.host.common.noise_levels import level_of
 
     sigmas = torch.tensor([float(model_sampling.percent_to_sigma(p)) for p in percents], dtype=torch.float64)
     return level_of(model_sampling, sigmas)
@@ -109,7 +109,7 @@ def span(generator, unit, family):
 
 def compared(model_sampling, cases, monkeypatch):
     """(the page's strengths, Python's) for every case (schedule, make, args, percents)."""
-    from guidance_pack.host.noise_levels import ModelPositions
+    from guidance_pack.host.common.noise_levels import ModelPositions
 
     table = table_of(model_sampling, monkeypatch)
     asked = [{"table": table, "percents": p, "make": make, "args": args} for _, make, args, p in cases]
@@ -134,7 +134,7 @@ def test_intervals_are_the_same(models, family, monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ramps_and_points_are_the_same(models, family, monkeypatch):
-    from guidance_pack.host.schedules import make_schedule
+    from guidance_pack.host.schema.schedules import make_schedule
 
     generator, cases = random.Random(2), []
     for _ in range(SETTINGS):
@@ -199,7 +199,7 @@ def test_equal_ranges_are_the_same(page_name, name):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shares_of_the_training_are_the_same(models, family, monkeypatch):
-    from guidance_pack.host.loss_weighting import WEIGHTINGS, trained_levels, weight_named
+    from guidance_pack.host.training.loss_weighting import WEIGHTINGS, trained_levels, weight_named
 
     generator, asked, python = random.Random(4), [], []
     table = table_of(models[family], monkeypatch)
@@ -236,7 +236,7 @@ def test_axes_run_from_noisy_to_clean_and_back(models, family, monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_page_gets_the_models_noise(models, family):
-    from guidance_pack.host import curves
+    from guidance_pack.host.engine import page_events as curves
 
     table = curves.noise_of(models[family])
     assert table["flow"] == (family == "flow") and table["scale"] == 1.0

@@ -24,8 +24,8 @@ def test_a_nodes_output_holds_the_strengths_of_its_own_rules(sd15):
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.rules.rescale import Rescale
     from guidance_pack.guidance.schedule import Interval
-    from guidance_pack.host.curves import PIECES, curve
-    from guidance_pack.host.plan import with_rule
+    from guidance_pack.host.engine.install import with_rule
+    from guidance_pack.host.engine.page_events import PIECES, curve
 
     first = with_rule(sd15, CFG(5.0, Interval(0.25, 0.75)))
     second = with_rule(first, Rescale(0.7))
@@ -42,9 +42,10 @@ def test_a_run_names_the_same_lines_whatever_was_cloned(sd15):
 
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.rules.rescale import Rescale
-    from guidance_pack.host.curves import curve, steps_of
-    from guidance_pack.host.noise_levels import ModelPositions, level_of
-    from guidance_pack.host.plan import plan_of, with_rule
+    from guidance_pack.host.common.noise_levels import ModelPositions, level_of
+    from guidance_pack.host.engine.install import with_rule
+    from guidance_pack.host.engine.page_events import curve, steps_of
+    from guidance_pack.host.engine.plan import plan_of
 
     first = with_rule(sd15, CFG(None))
     second = with_rule(first, Rescale(0.7))
@@ -63,7 +64,7 @@ def test_a_run_names_the_same_lines_whatever_was_cloned(sd15):
 
 
 def test_nothing_is_sent_where_no_page_has_queued_the_run(sd15, monkeypatch):
-    from guidance_pack.host import curves
+    from guidance_pack.host.engine import page_events as curves
 
     monkeypatch.setattr(curves, "steps_of", lambda *_: pytest.fail("a run in a script has nobody to tell"))
     curves.announce(None, sd15)
@@ -72,6 +73,6 @@ def test_nothing_is_sent_where_no_page_has_queued_the_run(sd15, monkeypatch):
 def test_nothing_in_it_is_counted_as_a_picture(sd15):
     from comfy_execution.jobs import get_outputs_summary
 
-    from guidance_pack.host.curves import curve
+    from guidance_pack.host.engine.page_events import curve
 
     assert get_outputs_summary({"1": curve(sd15, sd15)}) == (0, None)

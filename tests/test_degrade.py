@@ -28,7 +28,7 @@ PAIRS = [(kind, name) for kind, (_, names) in KINDS.items() for name in names]
 
 
 def degraded(model, kind, strength=None, **more):
-    from guidance_pack.host.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degraded
 
     return degraded(model, kind, KINDS[kind][0] if strength is None else strength, **more)
 
@@ -203,7 +203,7 @@ def test_dropout_is_dropout_of_what_the_block_adds(scene, name):
 
 
 def test_random_blocks_are_skipped_as_often_as_asked(scene):
-    from guidance_pack.host.degrade_draws import Draws
+    from guidance_pack.host.degrade.draws import Draws
 
     hits = torch.cat([Draws(seed, (1.5,)).hits(0.2, "('double', 3)", 1) for seed in range(4000)])
     assert float(hits.mean()) == pytest.approx(0.2, abs=5 * math.sqrt(0.16 / 4000))

@@ -15,7 +15,7 @@ SD15 = MODELS["sd15"]
 
 @pytest.fixture(scope="module")
 def tiny(comfy):
-    from guidance_pack.host.tiny_model import load_tiny_model
+    from guidance_pack.host.models.tiny import load_tiny_model
 
     return load_tiny_model("shapes-edm")
 
@@ -36,7 +36,7 @@ def estimate(model, x, sigma):
         return noise
 
     with torch.inference_mode():
-        from guidance_pack.host.labels import class_conditioning
+        from guidance_pack.host.common.labels import class_conditioning
 
         guider = probe.cfg_guider(model, class_conditioning(model, ""), class_conditioning(model, ""), 1.0)
         guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(ask), torch.tensor([1.0, 0.0]), seed=0)
@@ -52,7 +52,7 @@ def pictures():
 
 
 def by_network(model, x, sigma, around):
-    from guidance_pack.guidance.networks.preconditioning import precondition
+    from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 
     network = tiny_network(model)
     device = next(network.parameters()).device
@@ -178,7 +178,7 @@ def test_layers_that_are_not_there(scene, name, kind, text, message):
 
 
 def test_layers_in_words(comfy):
-    from guidance_pack.host.degrade_layers import central, chosen, named
+    from guidance_pack.host.degrade.layers import central, chosen, named
 
     there = (*((part, i) for part in ("double", "single") for i in range(24)),)
     assert chosen("single 3, double 7-9; double 8", there) == (

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from guidance_pack.guidance.networks.edm2 import EDM2
-from guidance_pack.guidance.networks.edm2_config import EDM2Config
-from guidance_pack.guidance.networks.state_dicts import CheckpointError
+from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError
+from guidance_pack.guidance.networks.edm2.config import EDM2Config
+from guidance_pack.guidance.networks.edm2.unet import EDM2
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def denoisers(comfy, monkeypatch, tmp_path):
     """`host.denoisers` with two empty folders of its own, tmp_path/diffusion_models and tmp_path/checkpoints."""
     import folder_paths
 
-    from guidance_pack.host import denoisers
+    from guidance_pack.host.models import denoisers
 
     for folder in denoisers.FOLDERS:
         (tmp_path / folder).mkdir()

@@ -7,10 +7,10 @@ import edm2_formulas as formulas
 import pytest
 import torch
 
-from guidance_pack.guidance.networks import posthoc_ema
-from guidance_pack.guidance.networks.edm2 import EDM2, magnitude_preserving
-from guidance_pack.guidance.networks.edm2_config import EDM2Config, check_shapes, config_of, is_edm2
-from guidance_pack.guidance.networks.inert_pickle import CheckpointError
+from guidance_pack.guidance.checkpoints.inert_pickle import CheckpointError
+from guidance_pack.guidance.networks.edm2 import posthoc_ema
+from guidance_pack.guidance.networks.edm2.config import EDM2Config, check_shapes, config_of, is_edm2
+from guidance_pack.guidance.networks.edm2.unet import EDM2, magnitude_preserving
 
 RELEASED = {
     ("XXS", 64): (31_309_029, 31_053_029, 31_307_877),

@@ -12,9 +12,9 @@ import torch
 from live_memory import LiveMemory
 from safetensors.torch import save_file
 
-from guidance_pack.guidance.networks.edm2 import EDM2
-from guidance_pack.guidance.networks.edm2_config import EDM2Config
-from guidance_pack.guidance.networks.state_dicts import CheckpointError, open_checkpoint
+from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError, open_checkpoint
+from guidance_pack.guidance.networks.edm2.config import EDM2Config
+from guidance_pack.guidance.networks.edm2.unet import EDM2
 
 LATENT = EDM2Config(
     img_resolution=16, label_dim=10, model_channels=32, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,)
@@ -43,7 +43,10 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pack(comfy):
-    from guidance_pack.host import edm2_model, labels, plan, tiny_model
+    from guidance_pack.host.common import labels
+    from guidance_pack.host.engine import install as plan
+    from guidance_pack.host.models import edm2 as edm2_model
+    from guidance_pack.host.models import tiny as tiny_model
 
     return SimpleNamespace(edm2=edm2_model, labels=labels, plan=plan, tiny=tiny_model)
 

@@ -12,7 +12,7 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def pack(comfy):
     """The pack's host room, importable only once ComfyUI is."""
-    from guidance_pack.host import plan
+    from guidance_pack.host.engine import install as plan
 
     return plan
 
@@ -172,7 +172,7 @@ def test_a_guide_may_have_its_own_prompt(pack, main, guide):
 
 def test_momentum_moves_on_once_per_noise_level(pack, main):
     """Heun evaluates inner levels twice; APG's momentum must see each of them as one position."""
-    from guidance_pack.host import engine
+    from guidance_pack.host.engine import wrappers as engine
 
     _, _, APG, _ = rules()
     model = pack.with_rule(main, APG(1.0, 0.0, -0.5))

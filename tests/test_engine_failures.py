@@ -15,7 +15,7 @@ def guided(comfy):
     """main, guide and the MODEL that both make."""
     from guidance_pack.guidance.rules.apg import APG
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
-    from guidance_pack.host import plan
+    from guidance_pack.host.engine import install as plan
 
     main, guide = SD15.build(0), SD15.build(7)
     return main, guide, plan.with_rule(plan.with_autoguidance(main, guide, Autoguidance(2.0)), APG())
@@ -89,7 +89,7 @@ def test_the_guiders_weight_is_restored_after_a_failure(guided):
     import comfy.samplers
 
     from guidance_pack.guidance.rules.cfg import CFG
-    from guidance_pack.host import plan
+    from guidance_pack.host.engine import install as plan
 
     main, _, _ = guided
     guider = comfy.samplers.CFGGuider(plan.with_rule(main, CFG(6.0)))
@@ -111,7 +111,7 @@ def test_the_guiders_weight_is_restored_after_a_failure(guided):
 
 def test_no_tensor_of_a_run_outlives_it(guided):
     """Runs are kept nowhere: neither by the MODEL, whose output ComfyUI caches, nor by the engine."""
-    from guidance_pack.host import engine
+    from guidance_pack.host.engine import wrappers as engine
 
     _, _, model = guided
     alive = []

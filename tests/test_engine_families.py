@@ -79,7 +79,7 @@ def test_families_that_mix_samples_are_named(spec, pair):
 def test_a_batch_of_3_is_three_batches_of_1(spec, pair):
     from guidance_pack.guidance.rules.apg import APG
     from guidance_pack.guidance.rules.rescale import Rescale
-    from guidance_pack.host.plan import with_rule
+    from guidance_pack.host.engine.install import with_rule
 
     main, guide = pair
     model = with_rule(with_rule(probe.guided(main, guide, weight=WEIGHT), APG(norm_threshold=2.0)), Rescale(0.7))

@@ -125,7 +125,7 @@ def test_it_adds_to_cfg_and_autoguidance(main, guide, order):
     """The displacement of each term is the same alone and together."""
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
     from guidance_pack.guidance.rules.cfg import CFG
-    from guidance_pack.host.plan import with_autoguidance, with_rule
+    from guidance_pack.host.engine.install import with_autoguidance, with_rule
 
     weak = SD15.build(7)
 

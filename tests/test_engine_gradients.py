@@ -9,7 +9,7 @@ from host_models import MODELS
 
 @pytest.fixture(scope="module")
 def pack(comfy):
-    from guidance_pack.host import objectives
+    from guidance_pack.host.engine import steer as objectives
 
     return objectives
 
@@ -17,7 +17,7 @@ def pack(comfy):
 def steer(model, guide, label="dog", *, scale=500.0, at="auto", decoder="vae", vae=None, schedule=None, **more):
     """Classifier Guidance as its node does it."""
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.objectives import steer_to_class
+    from guidance_pack.host.engine.steer import steer_to_class
 
     settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": schedule or ALWAYS}
     with torch.inference_mode():
@@ -85,7 +85,7 @@ FAMILIES = ["sd15", "sd20_v", "sdxl_edm", "sd3", "flux", "wan"]
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_denoised_estimate_through_the_linear_colours(pack, name):
-    from guidance_pack.host.decoders import Decoder
+    from guidance_pack.host.common.decoders import Decoder
 
     model = steering.as_nodes_do(MODELS[name].build, 0)
     guide = steering.loaded(3)
@@ -122,7 +122,7 @@ def test_the_denoised_estimate_through_a_vae(pack, kind, name):
 @pytest.mark.parametrize("name", ["sd15", "sd20_v", "sd3", "flux", "wan", "chroma_radiance"])
 def test_through_the_denoiser_is_the_slope_of_the_score(pack, name):
     """Along the gradient's own direction, finite differences of log p(decode(D(x))) by the host's own evaluation."""
-    from guidance_pack.host.decoders import Decoder
+    from guidance_pack.host.common.decoders import Decoder
 
     spec = MODELS[name]
     model = steering.as_nodes_do(spec.build, 0)

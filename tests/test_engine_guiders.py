@@ -185,7 +185,7 @@ def test_an_own_weight_of_cfg_is_refused_where_the_guider_has_no_place_for_it(ki
 @pytest.mark.parametrize("kind", ["basic", "dual", "dual nested", "dual model", "perp neg"])
 def test_apg_is_refused_where_there_is_no_one_difference_to_shape(kind, main, second):
     from guidance_pack.guidance.rules.apg import APG
-    from guidance_pack.host.plan import with_rule
+    from guidance_pack.host.engine.install import with_rule
 
     with count_forwards(main) as ours, pytest.raises(ValueError, match="apg works on the difference.*KSampler"):
         probe.setting_of(main, SD15).run(make(kind, with_rule(main, APG()), second))
@@ -195,7 +195,7 @@ def test_apg_is_refused_where_there_is_no_one_difference_to_shape(kind, main, se
 @pytest.mark.parametrize("kind", COSTS)
 def test_rescale_works_on_the_result_of_every_guider(kind, main, second):
     from guidance_pack.guidance.rules.rescale import Rescale
-    from guidance_pack.host.plan import with_rule
+    from guidance_pack.host.engine.install import with_rule
 
     model, calls = probe.recorded(with_rule(main, Rescale(1.0)))
     setting = probe.setting_of(main, SD15, steps=2)

@@ -11,7 +11,7 @@ SD15 = MODELS["sd15"]
 
 @pytest.fixture(scope="module")
 def pack(comfy):
-    from guidance_pack.host import plan
+    from guidance_pack.host.engine import install as plan
 
     return plan
 

@@ -15,7 +15,7 @@ SD15 = MODELS["sd15"]
 
 @pytest.fixture(scope="module")
 def pack(comfy):
-    from guidance_pack.host import plan
+    from guidance_pack.host.engine import install as plan
 
     return plan
 
@@ -96,7 +96,7 @@ def test_a_failure_deep_in_either_network_leaves_nothing_behind(pack, auto, base
 
 
 def test_a_failure_while_switching_leaves_nothing_behind(pack, auto, base, monkeypatch):
-    from guidance_pack.host import toggled
+    from guidance_pack.host.lora import adapter_switch as toggled
 
     main = loaded(base, lora_file(base, 1))
     expected, enter, calls = run(main), toggled.ChangedLayer.enter, iter(range(10_000))
@@ -152,7 +152,7 @@ def test_one_base_and_the_loras_are_all_that_is_resident(pack, auto):
 
 
 def test_what_the_guide_needed_is_let_go_after_the_run(pack, auto, base):
-    from guidance_pack.host.toggled import ChangedLayer, Toggle
+    from guidance_pack.host.lora.adapter_switch import ChangedLayer, Toggle
 
     run(pack.with_autoguidance(loaded(base, lora_file(base, 1)), base, auto))
     gc.collect()
@@ -260,7 +260,7 @@ def test_the_same_lora_in_another_order_is_the_same_model(pack, auto, base):
 
 
 def test_the_log_and_the_report_say_how_the_guide_gets_its_weights(pack, auto, base, caplog):
-    from guidance_pack.host.report import report, sigmas_of
+    from guidance_pack.host.report.report import report, sigmas_of
 
     file = lora_file(base, 1)
     with caplog.at_level(logging.INFO):

@@ -39,7 +39,7 @@ def guide_of(task, seed=0):
     """A GUIDE of this task, its network made in inference mode, and the network in float64."""
     from guidance_pack.guidance.guide import Guide, GuideSpec
     from guidance_pack.guidance.preprocessing import Preprocessing
-    from guidance_pack.host.guides import LoadedGuide
+    from guidance_pack.host.models.guides import LoadedGuide
 
     labels = ("ground", "thing", "sky") if task == "segmentation" else ()
     spec = GuideSpec(f"my {task}", task, preprocessing=Preprocessing(black=-1.0, white=1.0), labels=labels)
@@ -54,7 +54,7 @@ def guide_of(task, seed=0):
 
 def steer(model, name, guide=None, *, scale=500.0, images=None, kind="picture", text="", cutouts=0, seed=0):
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.objectives import steer_to_target
+    from guidance_pack.host.engine.steer import steer_to_target
 
     settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
     wanted = {"images": images, "kind": kind, "text": text, "cutouts": cutouts, "seed": seed}
@@ -164,8 +164,8 @@ def test_cutouts_repeat_by_seed_and_change_by_step(model, pictures):
 def test_latents_are_compared_where_their_pictures_lie(comfy):
     """On latents seen in linear colours, a picture of the full size is compared at the size of the latents."""
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.decoders import Decoder
-    from guidance_pack.host.objectives import steer_to_target
+    from guidance_pack.host.common.decoders import Decoder
+    from guidance_pack.host.engine.steer import steer_to_target
 
     latent_model = steering.as_nodes_do(SD15.build, 0)
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
@@ -187,7 +187,7 @@ def test_latents_are_compared_where_their_pictures_lie(comfy):
 
 def test_the_cap_limits_every_push(model, pictures):
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.objectives import steer_to_target
+    from guidance_pack.host.engine.steer import steer_to_target
 
     settings = {"scale": 9000.0, "cap": 0.1, "normalise": False, "form": "score shift", "schedule": ALWAYS}
     wanted = {"images": pictures[:1], "kind": "picture", "text": "", "cutouts": 0, "seed": 0}

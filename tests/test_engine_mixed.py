@@ -16,7 +16,7 @@ def model(comfy):
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.rules.rescale import Rescale
     from guidance_pack.guidance.schedule import Interval
-    from guidance_pack.host.plan import with_autoguidance, with_rule
+    from guidance_pack.host.engine.install import with_autoguidance, with_rule
 
     out = with_rule(SD15.build(0), CFG(5.0, Interval(100.0, 3.0, "sigma")))
     out = with_autoguidance(out, SD15.build(7), Autoguidance(2.5, Interval(3.0, 0.0, "sigma")))

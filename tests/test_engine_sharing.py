@@ -11,7 +11,7 @@ KEY = "diffusion_model.middle_block.0.in_layers.2.weight"
 
 @pytest.fixture(scope="module")
 def pack(comfy):
-    from guidance_pack.host import plan
+    from guidance_pack.host.engine import install as plan
 
     return plan
 
@@ -82,7 +82,7 @@ def test_clones_downstream_keep_the_guide(pack, rules, main, guide):
 
 
 def test_an_engine_is_installed_once(pack, rules, main, guide):
-    from guidance_pack.host.plan import KEY as engine
+    from guidance_pack.host.engine.plan import KEY as engine
 
     model = pack.with_autoguidance(pack.with_rule(main, rules["CFG"](2.0)), guide, rules["Auto"](2.0))
     assert all(len(model.get_wrappers(kind, engine)) == 1 for kind in model.wrappers)

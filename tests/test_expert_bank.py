@@ -8,10 +8,7 @@ import pytest
 import torch
 from bank_parts import by_hand, random_part, small, spec, state
 
-from guidance_pack.guidance.guide import Guide
-from guidance_pack.guidance.networks.bank_file import BANK, BankFile, BankHeader, mapped, read_bank, write_bank
-from guidance_pack.guidance.networks.bank_guide import bank_guide
-from guidance_pack.guidance.networks.expert_bank import (
+from guidance_pack.guidance.experts.bank import (
     ExpertBank,
     LowRank,
     Part,
@@ -20,7 +17,10 @@ from guidance_pack.guidance.networks.expert_bank import (
     part_tensors,
     problems,
 )
-from guidance_pack.guidance.networks.files import NetworkFileError
+from guidance_pack.guidance.experts.file import BANK, BankFile, BankHeader, mapped, read_bank, write_bank
+from guidance_pack.guidance.experts.guide import bank_guide
+from guidance_pack.guidance.guide import Guide
+from guidance_pack.guidance.networks.tiny.files import NetworkFileError
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.preprocessing import Preprocessing
 
@@ -230,7 +230,7 @@ def test_others_may_read_a_bank_as_they_may_read_any_new_file(tmp_path):
 
 
 def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch):
-    from guidance_pack.guidance.networks import whole_file
+    from guidance_pack.guidance.checkpoints import atomic as whole_file
 
     path = tmp_path / "team.safetensors"
     write_bank(path, a_file())

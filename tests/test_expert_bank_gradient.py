@@ -5,12 +5,12 @@ import torch
 from bank_parts import by_hand, random_part, small, spec
 from lender import Lent
 
-from guidance_pack.guidance.experts import Experts
-from guidance_pack.guidance.gradient import Objective, gradient
+from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_names
 from guidance_pack.guidance.guide import Guide
 from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
-from guidance_pack.guidance.networks.expert_bank import ExpertBank, own_tensors, part_names
 from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.objective import Objective, gradient
+from guidance_pack.guidance.routing import Experts
 
 PARTS = tuple(random_part(seed) for seed in range(3))
 EDGES = (0.5, 2.0)

@@ -9,9 +9,9 @@ import torch
 from guide_files import glpn
 from guide_folder import EMBEDDED, lend, lent, write_assets, write_guides
 
-from guidance_pack.guidance.experts import Experts
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.routing import Experts
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +81,14 @@ def pair(guides):
     ],
 )
 def test_edges_in_every_unit(pair, edges_from, edges, schedule, sigma):
-    from guidance_pack.host.experts import expert_switch
+    from guidance_pack.host.models.expert_switch import expert_switch
 
     (edge,) = expert_switch(pair, edges_from, edges, schedule, 0.0).guide.experts.edges
     assert math.isclose(edge, sigma(), rel_tol=1e-12)
 
 
 def test_snr_may_fall_or_rise_and_three_take_turns(pair):
-    from guidance_pack.host.experts import expert_switch
+    from guidance_pack.host.models.expert_switch import expert_switch
 
     three = [*pair, pair[0]]
     falling = expert_switch(three, "snr", "4, 0.04", "cosine", 0.5).guide.experts
@@ -120,13 +120,13 @@ def test_snr_may_fall_or_rise_and_three_take_turns(pair):
     ],
 )
 def test_wrong_edges_are_answered_when_queued(comfy, widgets, words):
-    from guidance_pack.host.experts import edges_problem
+    from guidance_pack.host.models.expert_switch import edges_problem
 
     assert words in edges_problem(2 + widgets[1].count(","), *widgets)
 
 
 def test_edges_that_the_guides_settle_are_answered_when_they_are_there(pair):
-    from guidance_pack.host.experts import edges_problem, expert_switch
+    from guidance_pack.host.models.expert_switch import edges_problem, expert_switch
 
     for widgets in [
         (2, "timesteps", "9999", "own schedule", 0.0), (3, "sigma", "1, 2", "cosine", 0.0), (None,) * 5,
@@ -160,7 +160,7 @@ def queue(guides, monkeypatch):
     from comfy_api.latest import io
 
     import nodes
-    from guidance_pack.host.schema import GuideSocket
+    from guidance_pack.host.schema.inputs import GuideSocket
     from guidance_pack.nodes.guides import GuidanceExpertSwitch, GuidanceLoadGuide
 
     seen = []

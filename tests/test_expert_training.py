@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from bank_parts import CLASSES, small, spec, state
 
+from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_names, part_tensors, problems
 from guidance_pack.guidance.guide import noised
-from guidance_pack.guidance.networks.expert_bank import ExpertBank, own_tensors, part_names, part_tensors, problems
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.training.adaptation import Adaptation, low_rank_layers, whole_tensors
-from guidance_pack.guidance.training.expert_recipe import ExpertRecipe, level_weights
+from guidance_pack.guidance.training.distillation import lesson, scale_and_shift, soft_labels
 from guidance_pack.guidance.training.experts import TeamTraining
-from guidance_pack.guidance.training.lessons import lesson, scale_and_shift, soft_labels
+from guidance_pack.guidance.training.lora_targets import Adaptation, low_rank_layers, whole_tensors
+from guidance_pack.guidance.training.recipe import ExpertRecipe, level_weights
 from guidance_pack.guidance.training.student import Student
 
 COUNT = 12

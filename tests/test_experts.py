@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from guidance_pack.guidance.experts import Experts, equal_ranges
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import NAMES, named
+from guidance_pack.guidance.routing import Experts, equal_ranges
 
 
 def levels(*sigmas):

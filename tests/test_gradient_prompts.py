@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from devtools import gallery
+from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.guides.tiny import TinyFile
-from guidance_pack.guidance.networks import files
-from guidance_pack.guidance.networks.guide_source import GuideSource
-from guidance_pack.guidance.networks.preconditioning import precondition
+from guidance_pack.guidance.networks.tiny import files
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 STEPS, SCALE, STAR = 4, 20.0, 3

@@ -29,7 +29,7 @@ def guide(comfy):
 def to_target(model, name, guide=None, *, images=None, kind="picture", text="", cutouts=0, at="denoised", **more):
     """Loss Guidance as its node does it."""
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.objectives import steer_to_target
+    from guidance_pack.host.engine.steer import steer_to_target
 
     settings = {"scale": 5.0, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
     wanted = {"images": images, "kind": kind, "text": text, "cutouts": cutouts, "seed": 0}
@@ -40,7 +40,7 @@ def to_target(model, name, guide=None, *, images=None, kind="picture", text="", 
 def of_task(task, labels=()):
     """A GUIDE that says it is of another task."""
     from guidance_pack.guidance.guide import Guide, GuideSpec
-    from guidance_pack.host.guides import LoadedGuide
+    from guidance_pack.host.models.guides import LoadedGuide
 
     with torch.inference_mode():
         return LoadedGuide(Guide((GuideSpec(f"my {task}", task, labels=labels),)), steering.loaded(1).patchers)
@@ -66,13 +66,13 @@ def test_labels(pixels, guide, label):
     ("cat, bird:2", [[1, 0, 0], [0, 0, 2]]), ("dog:1+dog:-0.5", [[0, 0.5, 0]]),
 ])  # fmt: skip
 def test_what_labels_mean(comfy, guide, label, weights):
-    from guidance_pack.host.targets import class_target
+    from guidance_pack.host.engine.targets import class_target
 
     torch.testing.assert_close(class_target(guide.guide, label).value, torch.tensor(weights, dtype=torch.float32))
 
 
 def test_synonyms_of_imagenet_are_single_names(comfy):
-    from guidance_pack.host.labels import index_of
+    from guidance_pack.host.common.labels import index_of
 
     labels = ("tench, Tinca tinca", "goldfish, Carassius auratus", "crane", "crane")
     words = ("Tinca tinca", "goldfish", "tench, tinca tinca", "crane")
@@ -190,7 +190,7 @@ def test_a_dynamically_managed_model_that_cannot_be_loaded_again(guide):
 def test_a_network_that_does_not_fit_is_refused_before_the_first_step(main, guide, monkeypatch):
     import comfy.model_management as management
 
-    from guidance_pack.host import differentiable
+    from guidance_pack.host.common import autograd as differentiable
 
     assert differentiable.elsewhere(guide.patchers[0]) == 0
     model = steer(main, guide, **LINEAR)
@@ -202,7 +202,7 @@ def test_a_network_that_does_not_fit_is_refused_before_the_first_step(main, guid
 
 
 def test_weights_on_another_device_are_counted(guide):
-    from guidance_pack.host.differentiable import elsewhere
+    from guidance_pack.host.common.autograd import elsewhere
 
     patcher = guide.patchers[0]
     patcher.load_device = torch.device("meta")
@@ -220,7 +220,7 @@ def test_a_gradient_that_is_not_finite(pixels, guide):
 
 
 def test_several_gpus_do_not_share_a_differentiated_evaluation(comfy):
-    from guidance_pack.host.differentiable import differentiable_options
+    from guidance_pack.host.common.autograd import differentiable_options
 
     given = {"multigpu_clones": object(), "transformer_options": {"patches": {"a": [1]}}}
     out = differentiable_options(given)

@@ -15,8 +15,6 @@ from oracle import FIVE, points
 from guidance_pack.guidance.branch import POSITIVE
 from guidance_pack.guidance.compose import Guidance
 from guidance_pack.guidance.cutouts import Cutouts, replayable
-from guidance_pack.guidance.experts import Experts
-from guidance_pack.guidance.gradient import Objective, gradient, scores
 from guidance_pack.guidance.guide import Guide, GuideSpec
 from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
@@ -24,7 +22,9 @@ from guidance_pack.guidance.losses.embedding import Embedding
 from guidance_pack.guidance.losses.mse import MeanSquared
 from guidance_pack.guidance.noise_level import NoiseLevel, change_coordinates, expand, mean_shift
 from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.objective import Objective, gradient, scores
 from guidance_pack.guidance.preprocessing import Preprocessing
+from guidance_pack.guidance.routing import Experts
 from guidance_pack.guidance.rules.gradient import GradientGuidance
 from guidance_pack.guidance.schedule import Constant, Interval
 

@@ -10,8 +10,8 @@ import torch
 from guide_files import CASES, LABELS, clip, imagenet, vit
 from safetensors.torch import load_file, save_file
 
+from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource
 from guidance_pack.guidance.guides.folder import labels_of, preprocessing_of
-from guidance_pack.guidance.networks.guide_source import GuideFileError, GuideSource
 from guidance_pack.guidance.noise_schedule import named
 from guidance_pack.guidance.preprocessing import Preprocessing
 

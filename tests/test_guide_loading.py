@@ -8,7 +8,7 @@ import torch
 from guide_files import LABELS, tiny
 from guide_folder import EMBEDDED, lend, lent, write_assets, write_guides
 
-from guidance_pack.guidance.networks.guide_source import GuideFileError
+from guidance_pack.guidance.checkpoints.guide_source import GuideFileError
 from guidance_pack.guidance.noise_level import NoiseLevel
 
 
@@ -46,7 +46,7 @@ def output(loaded, index=0):
 def test_the_folder_is_registered(comfy):
     import folder_paths
 
-    from guidance_pack.host.guides import FOLDER
+    from guidance_pack.host.models.guides import FOLDER
 
     assert folder_paths.get_folder_paths(FOLDER) == [str(comfy.base / "models" / "guides")]
 
@@ -178,7 +178,7 @@ def test_a_replaced_file_is_loaded_again(guides, written, tmp_path, monkeypatch)
 
 
 def test_every_embedded_guide_loads(comfy):
-    from guidance_pack.host import guides
+    from guidance_pack.host.models import guides
 
     names = [name for name in guides.guide_names() if name.startswith("shapes-")]
     assert names
@@ -190,7 +190,7 @@ def test_every_embedded_guide_loads(comfy):
 @pytest.mark.parametrize("name", [EMBEDDED, "someone/resnet", "noisy/resnet18.safetensors"])
 def test_the_gradient_works_inside_a_prompt(guides, name):
     """The manager's moves turn weights into inference tensors; the gradient is that of a network outside a prompt."""
-    from guidance_pack.host.differentiable import Aliases, scope
+    from guidance_pack.host.common.autograd import Aliases, scope
 
     def gradient():
         leaf = picture().clone().requires_grad_()

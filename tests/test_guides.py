@@ -7,9 +7,9 @@ import torch
 from guide_files import CASES, clip
 from safetensors.torch import load_file, save_file
 
+from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource
 from guidance_pack.guidance.guide import families
 from guidance_pack.guidance.guides.image_text import patches_of
-from guidance_pack.guidance.networks.guide_source import GuideFileError, GuideSource
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from test_gradient_prompts import ASSETS, STAR, node
 
 from devtools import gallery
 from devtools.terminal import DevError
+from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.guides.tiny import TinyFile
-from guidance_pack.guidance.networks.guide_source import GuideSource
 
 STEPS, SCALE, WEIGHT = 4, 5.0, 3.0
 

@@ -21,7 +21,8 @@ def guided(main, guide):
 
 def inspect(model):
     """The inspected MODEL and its inspection."""
-    from guidance_pack.host.inspector import Inspection, inspected
+    from guidance_pack.host.engine.install import inspected
+    from guidance_pack.host.recording.inspection import Inspection
 
     inspection = Inspection()
     return inspected(model, inspection), inspection
@@ -90,7 +91,7 @@ def assert_near(values, wanted, tolerance=1e-3):
 @pytest.mark.parametrize("kind", [kind for kind in COSTS])
 def test_under_every_guider_it_changes_no_bit(main, guide, kind):
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
-    from guidance_pack.host.plan import with_autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
 
     second = SD15.build(9)
     model = with_autoguidance(main, guide, Autoguidance(WEIGHT))
@@ -105,7 +106,7 @@ def test_under_every_guider_it_changes_no_bit(main, guide, kind):
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "flux", "wan", "stable_audio", "ltxav", "chroma_radiance"])
 def test_every_family_is_written_down_and_shown(comfy, name):
-    from guidance_pack.host.inspect_show import show
+    from guidance_pack.host.report.show import show
 
     spec = MODELS[name]
     plain = spec.build(0)
@@ -172,7 +173,7 @@ def test_runs_of_one_prompt_are_kept_apart_and_the_next_prompt_starts_anew(guide
 def test_the_page_hears_of_every_evaluation_while_the_run_goes_on(guided, page, monkeypatch):
     from comfy_execution.utils import CurrentNodeContext
 
-    from guidance_pack.host import inspect_recorder
+    from guidance_pack.host.recording import recorder as inspect_recorder
 
     monkeypatch.setattr(inspect_recorder, "PAUSE", 0.0)
     watched, inspection = inspect(guided)
@@ -190,7 +191,7 @@ def test_the_page_hears_of_every_evaluation_while_the_run_goes_on(guided, page, 
 def test_fast_evaluations_are_told_together(guided, page, monkeypatch):
     from comfy_execution.utils import CurrentNodeContext
 
-    from guidance_pack.host import inspect_recorder
+    from guidance_pack.host.recording import recorder as inspect_recorder
 
     monkeypatch.setattr(inspect_recorder, "PAUSE", 0.0)
     alone, one_by_one = inspect(guided)
@@ -206,19 +207,19 @@ def test_fast_evaluations_are_told_together(guided, page, monkeypatch):
 
 
 def test_a_long_run_keeps_the_pictures_that_are_shown(guided):
-    from guidance_pack.host.inspect_show import show
-    from guidance_pack.host.inspect_strip import COLUMNS, chosen
+    from guidance_pack.host.recording.record import MOST_SHOWN, shown_steps
+    from guidance_pack.host.report.show import show
 
     watched, inspection = inspect(guided)
-    run(watched, steps=3 * COLUMNS)
+    run(watched, steps=3 * MOST_SHOWN)
     seen = inspection.record(0).evaluations
-    assert [e.step - 1 for e in seen if e.picture is not None] == chosen(3 * COLUMNS)
+    assert [e.step - 1 for e in seen if e.picture is not None] == shown_steps(3 * MOST_SHOWN)
     assert show(inspection, 0).strip.shape[2:] == (960, 3)
 
 
 def test_a_long_session_keeps_the_newest_runs(comfy):
-    from guidance_pack.host.inspect_record import Record
-    from guidance_pack.host.inspector import MOST, Inspection
+    from guidance_pack.host.recording.inspection import MOST, Inspection
+    from guidance_pack.host.recording.record import Record
 
     inspection = Inspection()
     for count in range(MOST + 3):
@@ -259,8 +260,8 @@ def test_what_was_recorded_before_a_failure_is_kept(main, guide, guided, kind):
 
 
 def test_nothing_recorded_is_a_mistake_in_words(comfy):
-    from guidance_pack.host.inspect_show import show
-    from guidance_pack.host.inspector import Inspection
+    from guidance_pack.host.recording.inspection import Inspection
+    from guidance_pack.host.report.show import show
 
     with pytest.raises(ValueError, match="no sampler has used the MODEL that comes out of Inspect"):
         show(Inspection(), 0)
@@ -279,7 +280,7 @@ def test_a_run_holds_no_tensor_of_the_models_size(guided):
 def test_memory_is_that_of_this_process(comfy):
     import psutil
 
-    from guidance_pack.host.inspect_meter import held
+    from guidance_pack.host.recording.timer import held
 
     assert held(torch.device("cpu")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
     more = torch.ones(2**26)
@@ -288,7 +289,7 @@ def test_memory_is_that_of_this_process(comfy):
 
 
 def test_json_has_every_sample_and_the_table_their_means(guided):
-    from guidance_pack.host.inspect_show import show
+    from guidance_pack.host.report.show import show
 
     watched, inspection = inspect(guided)
     run(watched, batch=2)
@@ -308,7 +309,7 @@ def test_json_has_every_sample_and_the_table_their_means(guided):
 def test_an_inspected_model_is_trained_as_if_it_were_plain(main):
     import comfy.model_management as management
 
-    from guidance_pack.host.run import open_run
+    from guidance_pack.host.engine.run import open_run
 
     watched, inspection = inspect(main)
     guider = probe.cfg_guider(watched, SD15.conditioning(1), SD15.conditioning(2), 1.0)

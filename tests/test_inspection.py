@@ -9,16 +9,16 @@ from lender import Lent
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance
-from guidance_pack.guidance.gradient import Objective
 from guidance_pack.guidance.inspection import SIDE, Watch, figures, probability, small_picture
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.rule import Step
+from guidance_pack.guidance.objective import Objective
 from guidance_pack.guidance.rules.apg import APG
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.rules.gradient import GradientGuidance
 from guidance_pack.guidance.rules.rescale import Rescale
 from guidance_pack.guidance.schedule import Interval
+from guidance_pack.guidance.step import Step
 
 GUIDE = Branch("guide")
 W, V = 3.0, 2.5

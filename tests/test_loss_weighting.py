@@ -17,7 +17,7 @@ FAMILIES = ["sd15", "sd20_v", "sdxl_edm", "flux", "sd3", "wan"]
 
 @pytest.fixture
 def pack(comfy):
-    from guidance_pack.host import loss_weighting
+    from guidance_pack.host.training import loss_weighting
 
     return loss_weighting
 
@@ -123,7 +123,7 @@ def test_the_levels_of_a_mean_are_those_that_the_trainer_draws(pack, family):
 
     from comfy_extras.nodes_train import TrainSampler
 
-    from guidance_pack.host.noise_levels import level_of
+    from guidance_pack.host.common.noise_levels import level_of
 
     model_sampling = MODELS[family].build().get_model_object("model_sampling")
     guider = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=model_sampling))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from world.judge import CLASSIFIER, Classifier
 
-from guidance_pack.guidance.networks import files
-from guidance_pack.guidance.networks.classifier import Classifier
-from guidance_pack.guidance.networks.preconditioning import add_noise, precondition
-from guidance_pack.guidance.networks.tiny import TinyUNet
+from guidance_pack.guidance.networks.tiny import files
+from guidance_pack.guidance.networks.tiny.preconditioning import add_noise, precondition
+from guidance_pack.guidance.networks.tiny.unet import TinyUNet
 
 SMALL = {"width": 8, "deep_width": 16, "deep_blocks": 1, "up_blocks": 1, "embedding": 16, "heads": 2, "groups": 4}
 FACTS = {
@@ -213,7 +213,7 @@ def rewrite(path, header=None, tensors=None):
         ({"format": None}, "not one of this pack's networks"),
         ({"format": "pt"}, "not one of this pack's networks"),
         ({"format": "guidance-components/tiny-denoiser/2"}, "reads version 1; update"),
-        ({"format": files.CLASSIFIER}, "what is needed here is guidance-components/tiny-denoiser/1"),
+        ({"format": CLASSIFIER}, "what is needed here is guidance-components/tiny-denoiser/1"),
         ({"config": None}, "no readable config"),
         ({"config": "{"}, "no readable config"),
         ({"metadata": "[]"}, "metadata that is no JSON object"),

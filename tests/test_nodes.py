@@ -46,7 +46,7 @@ def test_every_node_has_words(nodes):
 
 def test_defaults_do_something_sensible(nodes, model):
     """Dragged in and connected, nothing else changed: every component node gives a MODEL that carries a plan."""
-    from guidance_pack.host.plan import plan_of
+    from guidance_pack.host.engine.plan import plan_of
 
     for node_id in ("GuidanceCFG", "GuidanceRescale", "GuidanceAPG"):
         node = nodes[node_id]
@@ -69,7 +69,7 @@ def test_weight_one_neither_loads_nor_needs_the_guide(nodes, model):
 
 
 def test_mix_is_the_two_nodes(nodes, model):
-    from guidance_pack.host.plan import plan_of
+    from guidance_pack.host.engine.plan import plan_of
 
     mix = nodes["GuidanceMix"]
     (out,) = mix.execute(**values(mix, model=model, guide_model=SD15.build(3), total=3.0, mix=0.25)).result
@@ -120,8 +120,8 @@ def test_wrong_schedules_are_answered_when_queued(nodes, changed, words):
 
 
 def test_schedules_multiply_and_reach_the_rule(nodes, model):
-    from guidance_pack.host.noise_levels import ModelPositions, level_of
-    from guidance_pack.host.plan import plan_of
+    from guidance_pack.host.common.noise_levels import ModelPositions, level_of
+    from guidance_pack.host.engine.plan import plan_of
 
     schedule, cfg = nodes["GuidanceSchedule"], nodes["GuidanceCFG"]
     (first,) = schedule.execute(**values(schedule, start_strength=1.0, end_strength=0.0)).result
@@ -176,9 +176,9 @@ def tiny(nodes):
 def test_embedded_models_are_ordinary_models(tiny, nodes, name):
     """Host and training room agree on what the denoiser is; KSampler and VAE Decode work on EmptyLatentImage."""
     import nodes as core
-    from guidance_pack.guidance.networks.files import build, read_denoiser
-    from guidance_pack.guidance.networks.preconditioning import precondition
-    from guidance_pack.host.tiny_model import ASSETS
+    from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
+    from guidance_pack.guidance.networks.tiny.preconditioning import precondition
+    from guidance_pack.host.models.tiny import ASSETS
 
     model, vae = tiny.execute(name).result
     positive = nodes["GuidanceClassLabel"].execute(model, "star, 3").result[0]
@@ -219,7 +219,7 @@ def test_labels_by_name_and_number_and_wrong_ones_in_words(tiny, nodes, model):
 
 
 def test_an_unknown_embedded_model_is_named(comfy):
-    from guidance_pack.host.tiny_model import load_tiny_model
+    from guidance_pack.host.models.tiny import load_tiny_model
 
     with pytest.raises(ValueError, match="'shapes-xl'; there are shapes-edm"):
         load_tiny_model("shapes-xl")
@@ -227,7 +227,7 @@ def test_an_unknown_embedded_model_is_named(comfy):
 
 @pytest.mark.parametrize("largest", [0.002, 0.9, 40.0])
 def test_losses_fill_their_plot_whatever_their_size(comfy, largest):
-    from guidance_pack.host.plot import BOTTOM, TOP, draw_losses
+    from guidance_pack.host.report.plot import BOTTOM, TOP, draw_losses
 
     picture = draw_losses([[largest, largest / 2, 0.0]], 3)[0]
     blue = ((picture[..., 2] - picture[..., 0]) > 0.5).any(1).nonzero()

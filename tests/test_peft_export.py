@@ -10,10 +10,10 @@ from guide_files import randomise
 from ppap_networks import Deit, Resnet, clean_vit, tuned, write_resnet, write_vit
 from safetensors.torch import load_file
 
-from guidance_pack.guidance.experts import Experts
+from guidance_pack.guidance.experts.bank import ExpertBank, LowRank, Part, own_tensors, part_names
+from guidance_pack.guidance.experts.peft_files import as_convolutions, write_adapter
 from guidance_pack.guidance.guide import Guide
-from guidance_pack.guidance.networks.expert_bank import ExpertBank, LowRank, Part, own_tensors, part_names
-from guidance_pack.guidance.networks.peft_files import as_convolutions, write_adapter
+from guidance_pack.guidance.routing import Experts
 
 PICTURES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -89,9 +89,9 @@ def test_imported_experts_go_out_again(comfy, tmp_path, monkeypatch):
     import folder_paths
     from transformers import AutoModelForImageClassification
 
-    from guidance_pack.host.adapter_files import export_experts
-    from guidance_pack.host.bank_files import import_experts
-    from guidance_pack.host.guides import load_guide
+    from guidance_pack.host.models.guides import load_guide
+    from guidance_pack.host.models.peft_export import export_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     guides, output = tmp_path / "guides", tmp_path / "output"
     guides.mkdir()
@@ -124,8 +124,8 @@ def test_resnets_go_out_over_torchvisions_own(comfy, tmp_path, monkeypatch):
     import folder_paths
     from torchvision.models import resnet50
 
-    from guidance_pack.host.adapter_files import export_experts
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.peft_export import export_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "guides", ([str(tmp_path)], set()))
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path / "output"))
@@ -142,7 +142,7 @@ def test_resnets_go_out_over_torchvisions_own(comfy, tmp_path, monkeypatch):
 
 def loaded(base, parts=None):
     """A guide on its wire."""
-    from guidance_pack.host.guides import LoadedGuide, managed
+    from guidance_pack.host.models.guides import LoadedGuide, managed
 
     if parts is None:
         return LoadedGuide(Guide((spec(),)), (managed(base),))
@@ -153,7 +153,7 @@ def loaded(base, parts=None):
 def test_what_cannot_be_exported_is_refused_in_words_and_leaves_nothing(comfy, tmp_path, monkeypatch):
     import folder_paths
 
-    from guidance_pack.host.adapter_files import export_experts
+    from guidance_pack.host.models.peft_export import export_experts
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     with pytest.raises(ValueError, match="small is no bank of experts; connect one from"):

@@ -25,7 +25,7 @@ def write(path, size=(8, 8), colour=(0, 0, 0), mode="RGB"):
 
 
 def load(folder, height=8, width=8):
-    from guidance_pack.host.pictures import load_pictures
+    from guidance_pack.host.training.pictures import load_pictures
 
     return load_pictures(folder, height, width)
 
@@ -126,7 +126,7 @@ def test_the_fingerprint_knows_names_sizes_and_the_shape(folders):
 
 
 def test_the_list_offers_input_folders_and_made_sets(folders):
-    from guidance_pack.host.pictures import folder_names
+    from guidance_pack.host.training.pictures import folder_names
 
     assert folder_names() == []
     write(folders / "input" / "photos" / "cats" / "a.png")
@@ -138,7 +138,7 @@ def test_the_list_offers_input_folders_and_made_sets(folders):
 @pytest.mark.parametrize("folder", ["../secret", "photos/../../secret", "/etc", "C:\\x", "C:x", "a\\..\\b",
                                     "../x [output]"])
 def test_folders_outside_are_refused(folders, folder):
-    from guidance_pack.host.pictures import folder_problem
+    from guidance_pack.host.training.pictures import folder_problem
 
     write(folders / "secret" / "a.png")
     with pytest.raises(ValueError, match=re.escape(repr(folder)) + ".*outside ComfyUI's input folder.*choose that"):
@@ -147,7 +147,7 @@ def test_folders_outside_are_refused(folders, folder):
 
 
 def test_missing_and_empty_folders_are_answered_in_words(folders):
-    from guidance_pack.host.pictures import folder_problem
+    from guidance_pack.host.training.pictures import folder_problem
 
     write(folders / "input" / "photos" / "a.png")
     (folders / "input" / "empty").mkdir()
@@ -181,7 +181,7 @@ def test_a_cut_off_or_vanished_file_is_named_when_it_is_read(folders):
 
 
 def test_the_cache_key_follows_the_files(folders):
-    from guidance_pack.host.pictures import folder_fingerprint
+    from guidance_pack.host.training.pictures import folder_fingerprint
 
     write(folders / "input" / "x" / "a.png")
     first = folder_fingerprint("x")

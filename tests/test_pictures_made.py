@@ -24,14 +24,14 @@ def output(comfy, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tiny(comfy):
-    from guidance_pack.host.tiny_model import load_tiny_model
+    from guidance_pack.host.models.tiny import load_tiny_model
 
     with torch.inference_mode():
         return load_tiny_model("shapes-edm")
 
 
 def make(model, name, count, batch_size=4, positive=None, negative=None, vae=None, **drawing):
-    from guidance_pack.host.make_pictures import Drawing, make_pictures
+    from guidance_pack.host.training.generate import Drawing, make_pictures
 
     with torch.inference_mode():
         settings = Drawing(**{**SMALL, **drawing})
@@ -57,9 +57,9 @@ def test_picture_i_is_the_hosts_own_sampler_on_noise_of_its_own(output, tiny):
     """One picture, written out by hand with the host's KSampler and VAE."""
     import comfy.sample
 
-    from guidance_pack.host.labels import class_conditioning
-    from guidance_pack.host.picture_noise import generators
-    from guidance_pack.host.tiny_model import pixel_vae
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.models.tiny import pixel_vae
+    from guidance_pack.host.training.per_sample_noise import generators
 
     made = make(tiny, "a", 3, steps=5, seed=9)
     noise = torch.randn(1, 3, 16, 16, generator=generators(9, [2])[0])
@@ -118,7 +118,7 @@ def test_the_batch_does_not_matter_with_any_sampler(output, tiny):
 
 @pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_sde", "dpmpp_3m_sde_gpu", "lcm", "sa_solver"])
 def test_noise_on_the_way_is_white_and_each_pictures_own(comfy, sampler):
-    from guidance_pack.host.picture_noise import generators, sampler_for
+    from guidance_pack.host.training.per_sample_noise import generators, sampler_for
 
     sigmas, shape = torch.tensor([10.0, 5.0, 1.0, 0.0]), (3, 32, 32)
 
@@ -141,7 +141,7 @@ def test_the_hosts_samplers_stay_as_they_are(output, tiny):
 
 
 def test_classes_are_dealt_to_the_set_and_not_to_the_batch(output, tiny):
-    from guidance_pack.host.labels import class_conditioning
+    from guidance_pack.host.common.labels import class_conditioning
 
     three = class_conditioning(tiny, "circle, square, star")
     sets = [make(tiny, f"{size}", 6, size, three) for size in (1, 4, 6)]
@@ -153,8 +153,8 @@ def test_classes_are_dealt_to_the_set_and_not_to_the_batch(output, tiny):
 
 def test_the_models_guidance_is_used_and_belongs_to_the_settings(output, tiny):
     from guidance_pack.guidance.rules.cfg import CFG
-    from guidance_pack.host.labels import class_conditioning
-    from guidance_pack.host.plan import with_rule
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.engine.install import with_rule
 
     star = class_conditioning(tiny, "star")
     guided = with_rule(tiny, CFG(weight=3.0))
@@ -177,8 +177,8 @@ def test_other_settings_need_another_name(output, tiny, changed, words):
 
 
 def test_another_model_or_prompt_needs_another_name(output, tiny):
-    from guidance_pack.host.labels import class_conditioning
-    from guidance_pack.host.tiny_model import load_tiny_model
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.models.tiny import load_tiny_model
 
     make(tiny, "a", 1)
     with pytest.raises(ValueError, match="model .*shapes-edm.* instead of .*shapes-flow"):
@@ -242,7 +242,7 @@ def test_progress_counts_steps_of_pictures_and_shows_each_batch(output, tiny, mo
 
 
 def test_a_full_disk_is_said_and_what_is_made_can_be_used(output, tiny, monkeypatch):
-    from guidance_pack.host.pictures import load_pictures
+    from guidance_pack.host.training.pictures import load_pictures
 
     whole = data(make(tiny, "whole", 8))
     replace = os.replace

@@ -8,10 +8,10 @@ import pytest
 import torch
 from guide_files import randomise
 from ppap_networks import MEAN, STD, Deit, LoraLinear, Resnet, clean_vit, tuned, write_resnet, write_vit
+from world import render
 
-from guidance_pack.guidance.networks.bank_file import read_bank
-from guidance_pack.guidance.networks.timm_names import places_of
-from guidance_pack.guidance.world import render
+from guidance_pack.guidance.experts.file import read_bank
+from guidance_pack.guidance.experts.timm_names import places_of
 
 PICTURES = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 
@@ -21,7 +21,7 @@ def folder(comfy, tmp_path, monkeypatch):
     """models/guides, empty."""
     import folder_paths
 
-    import guidance_pack.host.guides  # noqa: F401 - adds the folder
+    import guidance_pack.host.models.guides  # noqa: F401 - adds the folder
 
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "guides", ([str(tmp_path)], set()))
     return tmp_path
@@ -66,7 +66,7 @@ def vit_files(folder, network, count=5, **how):
 
 
 def test_resnets_of_the_released_layout_give_what_the_authors_forward_gives(folder, resnets):
-    from guidance_pack.host.bank_files import expert_sets, import_experts
+    from guidance_pack.host.models.ppap_import import expert_sets, import_experts
 
     place, network, experts = resnets
     linked(place, folder)
@@ -88,7 +88,7 @@ def test_resnets_of_the_released_layout_give_what_the_authors_forward_gives(fold
 
 
 def test_the_same_files_are_imported_once_and_nothing_else_is_overwritten(folder, resnets):
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     linked(resnets[0], folder)
     import_experts("ppap/*_max2.ckpt", "resnet50.safetensors", "team", None)
@@ -104,7 +104,7 @@ def test_the_same_files_are_imported_once_and_nothing_else_is_overwritten(folder
 
 def test_deits_give_what_the_authors_forward_gives(folder):
     """Scale 1, normalised input; the query, key and value of the base have their own rows of the change."""
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     network = clean_vit()
     experts = vit_files(folder, network)
@@ -127,7 +127,7 @@ def test_deits_give_what_the_authors_forward_gives(folder):
 @pytest.mark.parametrize(("scale", "normalised"), [(1.0, True), (0.5, True), (1.0, False), (0.5, False)])
 def test_how_deits_are_run_is_settled_by_agreement(folder, scale, normalised):
     """An expert that agrees with the clean network under one reading alone is run so, whichever it is."""
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     network = plain_vit()
     vit_files(folder, network)
@@ -185,7 +185,7 @@ def agreeing(network, scale, normalised, gain=8.0):
 
 
 def test_deits_of_the_old_code_have_no_change_and_say_so(folder):
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     network = clean_vit()
     experts = vit_files(folder, network, 2)
@@ -205,7 +205,7 @@ def test_fine_tuned_networks_are_whole_parts(folder):
     """One noise-aware network under `classifier.`, raw input; and two experts with torchvision's own names."""
     from torchvision.models import resnet50
 
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     write_vit(folder / "vit", clean_vit())
     other = clean_vit(seed=5)
@@ -261,7 +261,7 @@ def spoilt(folder, change):
     ],
 )
 def test_files_that_do_not_fit_are_refused_in_words(folder, change, words):
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     vit_files(folder, clean_vit(), 2)
     spoilt(folder, change)
@@ -271,7 +271,7 @@ def test_files_that_do_not_fit_are_refused_in_words(folder, change, words):
 
 
 def test_another_base_is_refused_in_words(folder):
-    from guidance_pack.host.bank_files import import_experts
+    from guidance_pack.host.models.ppap_import import import_experts
 
     vit_files(folder, clean_vit(), 2)
     shutil.rmtree(folder / "vit")

@@ -18,16 +18,16 @@ from ppap_transformer import shares
 from ppap_variants import ITERATIONS, VARIANTS, again
 from sampling import ancestral, noise_levels
 from steered import Steered
+from world import LABELS, render
 
-from guidance_pack.guidance.experts import Experts
-from guidance_pack.guidance.gradient import Objective
+from guidance_pack.guidance.experts.bank import ExpertBank, Part
+from guidance_pack.guidance.experts.file import read_bank
+from guidance_pack.guidance.experts.guide import bank_guide
 from guidance_pack.guidance.guide import Guide, GuideSpec
 from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
-from guidance_pack.guidance.networks.bank_file import read_bank
-from guidance_pack.guidance.networks.bank_guide import bank_guide
-from guidance_pack.guidance.networks.expert_bank import ExpertBank, Part
+from guidance_pack.guidance.objective import Objective
+from guidance_pack.guidance.routing import Experts
 from guidance_pack.guidance.rules.gradient import GradientGuidance
-from guidance_pack.guidance.world import LABELS, render
 
 
 def cell(scale, accuracy, frechet, error=None):

@@ -9,8 +9,8 @@ import torch
 from host_models import sample
 from safetensors.torch import save_file
 
-from guidance_pack.guidance.networks.edm2 import EDM2
-from guidance_pack.guidance.networks.edm2_config import EDM2Config
+from guidance_pack.guidance.networks.edm2.config import EDM2Config
+from guidance_pack.guidance.networks.edm2.unet import EDM2
 
 SMALL_EDM2 = EDM2Config(
     img_resolution=16, img_channels=3, label_dim=5, model_channels=32, channel_mult=(1, 2), num_blocks=1,
@@ -21,8 +21,9 @@ SMALL_EDM2 = EDM2Config(
 @pytest.fixture(scope="module", params=["adm", "edm2"])
 def models(request, comfy, tmp_path_factory):
     """Two small MODELs of one family that differ in their weights, and a class of theirs as CONDITIONING."""
-    from guidance_pack.host import adm_model, edm2_model
-    from guidance_pack.host.labels import class_conditioning
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.models import adm as adm_model
+    from guidance_pack.host.models import edm2 as edm2_model
 
     folder = tmp_path_factory.mktemp(request.param)
     found = []
@@ -61,9 +62,9 @@ def test_every_component_works_on_it_at_once(models):
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.rules.rescale import Rescale
     from guidance_pack.guidance.schedule import ALWAYS
-    from guidance_pack.host.labels import class_conditioning
-    from guidance_pack.host.objectives import steer_to_class
-    from guidance_pack.host.plan import with_autoguidance, with_rule
+    from guidance_pack.host.common.labels import class_conditioning
+    from guidance_pack.host.engine.install import with_autoguidance, with_rule
+    from guidance_pack.host.engine.steer import steer_to_class
 
     (main, weak), asked = models
     other = class_conditioning(main, "1")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from world import LABELS, render
+from world.judge import read_judge
 
-from guidance_pack.guidance.networks.files import build, read_classifier, read_denoiser
-from guidance_pack.guidance.networks.preconditioning import SIGMA_RANGE, add_noise, precondition
-from guidance_pack.guidance.world import LABELS, render
+from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
+from guidance_pack.guidance.networks.tiny.preconditioning import SIGMA_RANGE, add_noise, precondition
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -144,7 +145,7 @@ def test_assets_are_what_their_recipes_make(name):
     from train_world import RECIPES
 
     recipe = RECIPES[name]
-    file = read_classifier(asset(name)) if name == "shapes-judge" else read_denoiser(asset(name))
+    file = read_judge() if name == "shapes-judge" else read_denoiser(asset(name))
     facts = file.metadata
     assert recipe.config.items() <= file.config.items()
     assert (facts["steps"], facts["batch"]) == (recipe.steps, recipe.batch)
@@ -189,7 +190,7 @@ def test_denoisers_have_learnt_to_denoise(family, main, weak, unconditional):
 
 
 def test_the_judge_knows_the_world():
-    file = read_classifier(asset("shapes-judge"))
+    file = read_judge()
     assert file.labels == LABELS
     pictures = render(500, seed=88_888)
     judge = build(file)

@@ -7,9 +7,9 @@ from host_models import MODELS, count_forwards, sample, tensors
 
 from guidance_pack.guidance.branch import POSITIVE, Branch
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.rule import Step
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.schedule import Interval
+from guidance_pack.guidance.step import Step
 
 GUIDE = Branch(network="guide")
 LEVELS = NoiseLevel.variance_exploding(torch.tensor([10.0, 5.0, 2.0, 1.0, 0.5, 0.2], dtype=torch.float64))
@@ -53,7 +53,7 @@ def test_the_kept_difference_is_added_at_the_weight_of_its_new_level():
 
 
 def with_reuse(main, weak, reuse):
-    from guidance_pack.host.plan import with_autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
 
     return with_autoguidance(main, weak, Autoguidance(2.0, reuse=reuse))
 
@@ -84,7 +84,7 @@ def test_each_push_is_the_last_difference_that_was_evaluated(comfy):
 
 
 def test_the_report_counts_what_is_saved(comfy):
-    from guidance_pack.host.report import report, sigmas_of
+    from guidance_pack.host.report.report import report, sigmas_of
 
     spec = MODELS["sd15"]
     model = with_reuse(spec.build(0), spec.build(5), 3)

@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from guidance_pack.guidance.networks import inert_pickle
-from guidance_pack.guidance.networks.edm2 import EDM2
-from guidance_pack.guidance.networks.edm2_config import EDM2Config, config_of
-from guidance_pack.guidance.networks.edm2_pickle import read_edm2_pickle
-from guidance_pack.guidance.networks.state_dicts import CheckpointError, convert, open_checkpoint, sha256_of
+from guidance_pack.guidance.checkpoints import inert_pickle
+from guidance_pack.guidance.checkpoints.edm2_pickle import read_edm2_pickle
+from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError, convert, open_checkpoint, sha256_of
+from guidance_pack.guidance.networks.edm2.config import EDM2Config, config_of
+from guidance_pack.guidance.networks.edm2.unet import EDM2
 
 CONFIG = EDM2Config(
     img_resolution=16, label_dim=5, model_channels=16, channel_mult=(1, 4), num_blocks=1, attn_resolutions=(8,)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from world import LABELS, render
+from world.judge import JUDGE
 
+from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource
 from guidance_pack.guidance.guides.tiny import TinyFile
-from guidance_pack.guidance.networks import files
-from guidance_pack.guidance.networks.guide_source import GuideFileError, GuideSource
-from guidance_pack.guidance.networks.tiny_guide import TinyGuide
+from guidance_pack.guidance.networks.tiny import files
+from guidance_pack.guidance.networks.tiny.guide import TinyGuide
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.world import LABELS, render
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -158,7 +159,7 @@ def test_another_version_is_known_and_refused(tmp_path):
     assert TinyFile().recognises(GuideSource(path))
     with pytest.raises(GuideFileError, match="reads version 1; update the pack"):
         TinyFile().load(GuideSource(path))
-    assert not TinyFile().recognises(GuideSource(asset("shapes-judge")))
+    assert not TinyFile().recognises(GuideSource(JUDGE))
 
 
 @pytest.mark.parametrize("task, more", [("classification", {"norm": "batch"}), ("depth", {"timestep": True})])

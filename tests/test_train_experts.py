@@ -8,12 +8,12 @@ import pytest
 import torch
 from guide_folder import lend
 from PIL import Image
+from world import LABELS, render
 
-from guidance_pack.guidance.networks.bank_file import read_bank
-from guidance_pack.guidance.networks.expert_bank import ExpertBank, part_tensors
-from guidance_pack.guidance.training.adaptation import Adaptation
-from guidance_pack.guidance.training.expert_recipe import ExpertRecipe
-from guidance_pack.guidance.world import LABELS, render
+from guidance_pack.guidance.experts.bank import ExpertBank, part_tensors
+from guidance_pack.guidance.experts.file import read_bank
+from guidance_pack.guidance.training.lora_targets import Adaptation
+from guidance_pack.guidance.training.recipe import ExpertRecipe
 
 COUNT = 6
 RECIPE = ExpertRecipe(
@@ -35,7 +35,7 @@ def drawn(tmp_path_factory):
 
 
 def folder_of(root):
-    from guidance_pack.host.pictures import PictureFolder
+    from guidance_pack.host.training.pictures import PictureFolder
 
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
     return PictureFolder(root, tuple(files), (32, 32), tuple(sorted({name.partition("/")[0] for name in files})))
@@ -46,7 +46,7 @@ def scene(comfy, drawn, tmp_path, monkeypatch):
     """A place of its own for banks and stopped trainings."""
     import folder_paths
 
-    from guidance_pack.host import train_experts
+    from guidance_pack.host.training import train as train_experts
     lend(monkeypatch, tmp_path / "guides")
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
 
@@ -55,7 +55,7 @@ def scene(comfy, drawn, tmp_path, monkeypatch):
         pictures = folder_of(drawn)
 
         def request(self, name="team", recipe=RECIPE, guide="shapes-classifier", **changed):
-            from guidance_pack.host.guides import load_guide
+            from guidance_pack.host.models.guides import load_guide
 
             given = {"guide": load_guide(guide), "pictures": self.pictures, "name": name, "recipe": recipe}
             return train_experts.Request(**{**given, **changed})
@@ -88,7 +88,7 @@ def same(first, second):
 
 
 def test_a_bank_is_written_and_steers(scene):
-    from guidance_pack.host.guides import guide_names, load_guide
+    from guidance_pack.host.models.guides import guide_names, load_guide
 
     trained = scene.train(workflow={"workflow": '{"nodes": []}', "prompt": "{}"})
     assert trained.path == scene.guides / "team.safetensors" and "team.safetensors" in guide_names()
@@ -174,7 +174,7 @@ def test_out_of_memory_is_answered_in_words_and_leaves_nothing(scene):
 
 
 def test_load_guide_notices_that_the_bank_or_its_base_changed(scene, tmp_path, monkeypatch):
-    from guidance_pack.host import guides
+    from guidance_pack.host.models import guides
 
     path = scene.train().path
     first = guides.fingerprint("team.safetensors")
@@ -223,7 +223,9 @@ def test_labels_are_matched_by_name(scene, drawn, tmp_path):
 def test_names_that_point_elsewhere_are_refused_in_words(scene, name):
     with pytest.raises(ValueError, match="name is .*must be a file name such as"):
         scene.train(name)
-    assert scene.module.name_problem("mine/ppap-resnet50") is None
+    from guidance_pack.host.models.guides import bank_name_problem
+
+    assert bank_name_problem("mine/ppap-resnet50") is None
 
 
 def test_a_guide_that_sees_noise_is_refused(scene):
@@ -232,7 +234,7 @@ def test_a_guide_that_sees_noise_is_refused(scene):
 
 
 def test_a_bank_without_its_base_says_what_is_missing(scene, monkeypatch):
-    from guidance_pack.host import guides
+    from guidance_pack.host.models import guides
 
     scene.train()
     monkeypatch.setattr(guides, "ASSETS", scene.guides)

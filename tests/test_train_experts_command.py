@@ -13,12 +13,12 @@ import torch
 from bank_parts import small
 from guide_files import randomise
 from PIL import Image
+from world import LABELS, render
 
 from devtools.server import free_port
-from guidance_pack.guidance.networks.bank_file import read_bank
-from guidance_pack.guidance.networks.expert_bank import part_tensors
-from guidance_pack.guidance.training.workers import mean_gradients, share_statistics
-from guidance_pack.guidance.world import LABELS, render
+from guidance_pack.guidance.experts.bank import part_tensors
+from guidance_pack.guidance.experts.file import read_bank
+from guidance_pack.guidance.training.distributed import mean_gradients, share_statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(ROOT / "tools" / "train_experts.py")
@@ -101,8 +101,8 @@ def test_two_processes_are_one_with_twice_the_batch(norm, started, pictures, tmp
 
 def group_guide(folder):
     """A clean classifier without BatchNorm."""
-    from guidance_pack.guidance.networks import files
-    from guidance_pack.guidance.networks.tiny_guide import TinyGuide
+    from guidance_pack.guidance.networks.tiny import files
+    from guidance_pack.guidance.networks.tiny.guide import TinyGuide
 
     network = TinyGuide(num_classes=len(LABELS), width=8)
     randomise(network)
@@ -160,11 +160,11 @@ def test_shared_statistics_are_those_of_all_pictures():
 def test_the_command_writes_the_file_of_the_node(comfy, pictures, tmp_path, monkeypatch):
     import folder_paths
 
-    from guidance_pack.guidance.training.adaptation import Adaptation
-    from guidance_pack.guidance.training.expert_recipe import ExpertRecipe
-    from guidance_pack.host.guides import load_guide
-    from guidance_pack.host.picture_folder import read_folder
-    from guidance_pack.host.train_experts import Request, train_experts
+    from guidance_pack.guidance.training.lora_targets import Adaptation
+    from guidance_pack.guidance.training.recipe import ExpertRecipe
+    from guidance_pack.host.models.guides import load_guide
+    from guidance_pack.host.training.dataset import read_folder
+    from guidance_pack.host.training.train import Request, train_experts
 
     (tmp_path / "guides").mkdir()
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "guides", ([str(tmp_path / "guides")], set()))

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from world.ema import Average, PlainDecay, PowerDecay, power_exponent
+from world.loop import Settings, State, denoising_loss, train
+from world.muon import Muon, orthogonalised
+from world.noise import LogitNormal, LogNormal, Uniform
 
-from guidance_pack.guidance.networks.preconditioning import precondition
-from guidance_pack.guidance.training.ema import Average, PlainDecay, PowerDecay, power_exponent
-from guidance_pack.guidance.training.loop import Settings, State, denoising_loss, train
-from guidance_pack.guidance.training.muon import Muon, orthogonalised
-from guidance_pack.guidance.training.noise import LogitNormal, LogNormal, Uniform
+from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.training.weighting import EDMWeight, UniformWeight, VelocityWeight
 
 

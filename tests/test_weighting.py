@@ -5,10 +5,10 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
+from world.loop import Settings, denoising_loss
 
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.training.loop import Settings, denoising_loss
 from guidance_pack.guidance.training.weighting import (
     P2,
     TARGETS,

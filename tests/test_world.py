@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from guidance_pack.guidance.world import LABELS, SIZE, render
-from guidance_pack.guidance.world.shapes import signed_distance
+from world import LABELS, SIZE, render
+from world.shapes import signed_distance
 
 
 def test_shapes_types_and_ranges():

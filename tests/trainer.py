@@ -74,7 +74,7 @@ def _watched(record: Record, model, loss_function: str, weights):
     import comfy_extras.nodes_train as trainer
     from comfy.patcher_extension import WrappersMP
 
-    from guidance_pack.host.noise_levels import level_of
+    from guidance_pack.host.common.noise_levels import level_of
 
     def watch(executor, x, timestep, *rest):
         estimate = executor(x, timestep, *rest)

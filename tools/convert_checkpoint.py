@@ -28,7 +28,7 @@ if "guidance_pack" not in sys.modules:
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
 
-from guidance_pack.guidance.networks import averaging  # noqa: E402
+from guidance_pack.guidance.networks.edm2 import averaging  # noqa: E402
 
 
 def convert(files: Sequence[Path], folder: Path | None) -> None:

@@ -139,7 +139,7 @@ def turns(panel: dict, shown: dict, paper: str) -> Image.Image:
 def profiles(panel: dict, shown: dict, paper: str) -> Image.Image:
     """How much the weights of each time count in averages of a training: the stored ones, and the one made of them."""
     sys.path.append(str(ROOT))  # the node's own mathematics
-    from guidance.networks.posthoc_ema import Snapshot, coefficients, power_exponent
+    from guidance.networks.edm2.posthoc_ema import Snapshot, coefficients, power_exponent
 
     times = [0.5 + i / 600 for i in range(301)]
     exponents = [power_exponent(std) for std in panel["stored"]]

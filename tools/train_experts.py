@@ -37,23 +37,23 @@ if "guidance_pack" not in sys.modules:
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
 
+from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource  # noqa: E402
+from guidance_pack.guidance.experts.file import read_bank, write_bank  # noqa: E402
 from guidance_pack.guidance.guide import GuideSpec, families  # noqa: E402
-from guidance_pack.guidance.networks.bank_file import read_bank, write_bank  # noqa: E402
-from guidance_pack.guidance.networks.guide_source import GuideFileError, GuideSource  # noqa: E402
-from guidance_pack.guidance.networks.unfinished_file import (  # noqa: E402
+from guidance_pack.guidance.noise_schedule import NAMES  # noqa: E402
+from guidance_pack.guidance.training.checkpoint import (  # noqa: E402
     differences,
     facts_in,
     facts_of,
     read_unfinished,
     write_unfinished,
 )
-from guidance_pack.guidance.noise_schedule import NAMES  # noqa: E402
-from guidance_pack.guidance.training.adaptation import Adaptation  # noqa: E402
-from guidance_pack.guidance.training.expert_recipe import PRECISIONS, WEIGHTINGS, ExpertRecipe  # noqa: E402
+from guidance_pack.guidance.training.distillation import KINDS  # noqa: E402
 from guidance_pack.guidance.training.experts import ExpertReport, Pictures, TeamTraining  # noqa: E402
-from guidance_pack.guidance.training.lessons import KINDS  # noqa: E402
+from guidance_pack.guidance.training.lora_targets import Adaptation  # noqa: E402
+from guidance_pack.guidance.training.recipe import PRECISIONS, WEIGHTINGS, ExpertRecipe  # noqa: E402
 from guidance_pack.guidance.training.team_bank import bank_of  # noqa: E402
-from guidance_pack.host.picture_folder import lessons_of, read_folder  # noqa: E402
+from guidance_pack.host.training.dataset import lessons_of, read_folder  # noqa: E402
 
 SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0
 GUIDES = ("models", "guides")

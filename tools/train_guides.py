@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 from train_world import LABELS, ROOT, Recipe, describe, follow
+from world import Pictures, render
 
+from guidance_pack.guidance.checkpoints.atomic import save_whole
 from guidance_pack.guidance.guide import noised
-from guidance_pack.guidance.networks import files
-from guidance_pack.guidance.networks.tiny_guide import TinyGuide
-from guidance_pack.guidance.networks.whole_file import save_whole
+from guidance_pack.guidance.networks.tiny import files
+from guidance_pack.guidance.networks.tiny.guide import TinyGuide
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.world import Pictures, render
 
 SCHEDULE = "linear"
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.05

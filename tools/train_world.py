@@ -32,14 +32,15 @@ if "guidance_pack" not in sys.modules:
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
 
-from guidance_pack.guidance.networks import files  # noqa: E402
-from guidance_pack.guidance.networks.classifier import Classifier  # noqa: E402
-from guidance_pack.guidance.networks.tiny import TinyUNet  # noqa: E402
-from guidance_pack.guidance.networks.whole_file import save_whole  # noqa: E402
-from guidance_pack.guidance.training.loop import Settings, State, train  # noqa: E402
-from guidance_pack.guidance.training.noise import LogitNormal, LogNormal, NoiseSampler  # noqa: E402
+from world import LABELS, render  # noqa: E402
+from world.judge import CLASSIFIER, JUDGE, Classifier  # noqa: E402
+from world.loop import Settings, State, train  # noqa: E402
+from world.noise import LogitNormal, LogNormal, NoiseSampler  # noqa: E402
+
+from guidance_pack.guidance.checkpoints.atomic import save_whole  # noqa: E402
+from guidance_pack.guidance.networks.tiny import files  # noqa: E402
+from guidance_pack.guidance.networks.tiny.unet import TinyUNet  # noqa: E402
 from guidance_pack.guidance.training.weighting import VelocityWeight  # noqa: E402
-from guidance_pack.guidance.world import LABELS, render  # noqa: E402
 
 SAVE_SECONDS = 120
 BLOCK = 16  # steps whose pictures are drawn at once, which is faster
@@ -97,7 +98,7 @@ def main() -> None:
         recipe = RECIPES[name]
         recipe = replace(recipe, steps=options.steps or recipe.steps)
         if recipe.settings is None:
-            train_judge(name, recipe, options.out, options.work, options.minutes)
+            train_judge(name, recipe, JUDGE.parent, options.work, options.minutes)
         else:
             train_denoiser(name, recipe, options.out, options.work, options.minutes, options.longer)
 
@@ -184,7 +185,7 @@ def train_judge(name: str, recipe: Recipe, out: Path, work: Path, minutes: float
     def save() -> None:
         facts = describe(name, recipe, network, done)
         path = out / f"{name}.safetensors"
-        files.write_network(path, files.CLASSIFIER, network.config.as_dict(), facts, network.state_dict())
+        files.write_network(path, CLASSIFIER, network.config.as_dict(), facts, network.state_dict())
 
     follow(name, steps(), recipe.steps, minutes, save)
     fresh = render(2000, seed=recipe.data_seed + 1000)

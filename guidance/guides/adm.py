@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..checkpoints.guide_source import GuideFileError, GuideSource
+from ..checkpoints.state_dicts import CheckpointError
 from ..guide import GuideFamily, GuideSpec, family
-from ..networks.adm_classifier import AdmClassifier
-from ..networks.adm_shapes import classifier, is_classifier
-from ..networks.guide_source import GuideFileError, GuideSource
-from ..networks.state_dicts import CheckpointError
+from ..networks.adm.classifier import AdmClassifier
+from ..networks.adm.detect import classifier, is_classifier
 from ..noise_schedule import named
 from ..preprocessing import Preprocessing
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..networks.guide_source import GuideFileError, GuideSource
+from ..checkpoints.guide_source import GuideFileError, GuideSource
 from ..preprocessing import Filter, Preprocessing
 
 _UNNAMED = "LABEL_"  # what transformers writes where nobody named the classes

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.guide_source import GuideFileError, GuideSource
 from ..guide import GuideFamily, GuideSpec, family
-from ..networks.guide_source import GuideFileError, GuideSource
 from ..preprocessing import Preprocessing
 from .folder import preprocessing_of, pretrained
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..checkpoints.guide_source import GuideFileError, GuideSource
 from ..guide import GuideFamily, GuideSpec, family
-from ..networks.files import GUIDE, NetworkFile, NetworkFileError, build, read_guide
-from ..networks.guide_source import GuideFileError, GuideSource
-from ..networks.tiny_guide import STRIDE, TinyGuide
+from ..networks.tiny.files import GUIDE, NetworkFile, NetworkFileError, build, read_guide
+from ..networks.tiny.guide import STRIDE, TinyGuide
 from ..noise_schedule import named
 from ..preprocessing import Preprocessing
 

@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
+from ..checkpoints.guide_source import GuideFileError, GuideSource
 from ..guide import GuideFamily, GuideSpec, Sees, Task, family
-from ..networks.files import NetworkFileError, check_tensors
-from ..networks.guide_source import GuideFileError, GuideSource
+from ..networks.tiny.files import NetworkFileError, check_tensors
 from ..noise_schedule import NAMES, NoiseSchedule, named
 from ..preprocessing import Filter, Preprocessing
 

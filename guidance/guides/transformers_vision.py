@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.guide_source import GuideSource
 from ..guide import GuideFamily, GuideSpec, Task, family
-from ..networks.guide_source import GuideSource
 from ..preprocessing import resize
 from .folder import labels_of, preprocessing_of, pretrained
 

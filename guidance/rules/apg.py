@@ -11,8 +11,9 @@ from torch import Tensor
 from ..algebra import norm, parallel, ratio
 from ..branch import NEGATIVE, POSITIVE, Branch
 from ..noise_level import NoiseLevel, expand
-from ..rule import Step, Term, check_ranges, param, rule, scheduled
+from ..rule import Term, param, rule, scheduled
 from ..schedule import Schedule
+from ..step import Step
 
 
 @rule("apg")
@@ -43,9 +44,6 @@ class APG(Term):
     )
     schedule: Schedule = scheduled()
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
     @property
     def inert(self) -> bool:
         return self.eta == 1.0 and self.norm_threshold == 0.0 and self.momentum == 0.0
@@ -55,11 +53,9 @@ class APG(Term):
 
     def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
         active = ((cfg != 1.0) & (self.strength(level) != 0.0)).any()
-        return frozenset({POSITIVE, NEGATIVE}) if bool(active) else frozenset()
+        return self.uses if bool(active) else frozenset()
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        if not self.needs(step.level, step.cfg):
-            return torch.zeros_like(step.x), state
         positive = step.branches[POSITIVE]
         delta = positive - step.branches[NEGATIVE]
         average = delta if state is None else delta + self.momentum * state

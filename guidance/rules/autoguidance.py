@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..branch import POSITIVE, Branch
 from ..noise_level import NoiseLevel, expand
-from ..rule import Step, Term, check_ranges, param, rule, scheduled, weighted
+from ..rule import Term, param, rule, scheduled, weighted
 from ..schedule import Schedule
+from ..step import Step
 
 
 @rule("autoguidance")
@@ -24,6 +25,7 @@ class Autoguidance(Term):
 
     paper = "2406.02507"
     off = {"weight": 1.0}
+    neutral = 1.0
     uses = frozenset({POSITIVE})
 
     weight: float = param(
@@ -38,9 +40,6 @@ class Autoguidance(Term):
     )
     run: tuple[float, ...] = ()  # where a sampler's run acts, VE sigmas, falling; empty where nobody said
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
     @property
     def branch(self) -> Branch:
         return Branch(network=self.guide)
@@ -52,16 +51,15 @@ class Autoguidance(Term):
         return weighted(self.weight, self.schedule, level)
 
     def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        if not bool((self.strength(level) != 1.0).any()):
-            return frozenset()
+        if not (main := super().needs(level, cfg)):
+            return main
         above = (torch.tensor(self.run, dtype=torch.float64) >= level.sigma[:, None] * (1 - 1e-6)).sum(1)
         fresh = bool(((above - 1).clamp(min=0) % self.reuse == 0).any())
-        return frozenset({POSITIVE, self.branch}) if fresh else frozenset({POSITIVE})
+        return main | {self.branch} if fresh else main
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        if not (needs := self.needs(step.level, step.cfg)):
-            return torch.zeros_like(step.x), state
-        difference = step.branches[POSITIVE] - step.branches[self.branch] if self.branch in needs else state
+        fresh = self.branch in self.needs(step.level, step.cfg)
+        difference = step.branches[POSITIVE] - step.branches[self.branch] if fresh else state
         push = expand(self.strength(step.level) - 1.0, step.x)
         return push * difference, difference if self.reuse > 1 else None
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..branch import NEGATIVE, POSITIVE, Branch
 from ..noise_level import NoiseLevel, expand
-from ..rule import Step, Term, check_ranges, param, rule, scheduled, weighted
+from ..rule import Term, param, rule, scheduled, weighted
 from ..schedule import Schedule
+from ..step import Step
 
 
 @rule("cfg")
@@ -25,6 +25,7 @@ class CFG(Term):
 
     paper = "2207.12598"
     off = {"weight": 1.0}
+    neutral = 1.0
     uses = frozenset({POSITIVE, NEGATIVE})
 
     weight: float | None = param(
@@ -36,9 +37,6 @@ class CFG(Term):
     )  # None = the sampler's own cfg
     schedule: Schedule = scheduled()
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
     def weights(self, level: NoiseLevel, sampler: float) -> Tensor:
         """The weight per sample where the sampler's own cfg is `sampler`: float64 [B]."""
         return weighted(sampler if self.weight is None else self.weight, self.schedule, level)
@@ -47,11 +45,9 @@ class CFG(Term):
         return self.weights(level, 1.0)
 
     def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        return frozenset({POSITIVE, NEGATIVE}) if bool((cfg != 1.0).any()) else frozenset()
+        return self.uses if bool((cfg != 1.0).any()) else frozenset()
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        if not self.needs(step.level, step.cfg):
-            return torch.zeros_like(step.x), state
         return expand(step.cfg - 1.0, step.x) * (step.branches[POSITIVE] - step.branches[NEGATIVE]), state
 
     def explain(self) -> str:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..algebra import norm, ratio
-from ..branch import POSITIVE, Branch
-from ..gradient import Objective, gradient, noise_left, step_size
+from ..branch import POSITIVE
 from ..noise_level import NoiseLevel, expand, mean_shift
-from ..rule import Step, Term, check_ranges, flag, param, rule, scheduled
+from ..objective import Objective, gradient, noise_left, step_size
+from ..rule import Term, flag, param, rule, scheduled
 from ..schedule import Schedule
+from ..step import Step
 
 
 @rule("gradient")
@@ -45,19 +46,15 @@ class GradientGuidance(Term):
     objective: Objective | None = None
     schedule: Schedule = scheduled()
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
     def strength(self, level: NoiseLevel) -> Tensor:
         # Where no signal is left (a flow's first step) there is nothing to have an opinion about.
         return torch.where(level.a > 0, self.scale * self.schedule(level), 0.0)
 
-    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        return frozenset({POSITIVE}) if bool((self.strength(level) != 0.0).any()) else frozenset()
+    @property
+    def label(self) -> str:
+        return super().label if self.objective is None else self.objective.words
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        if not self.needs(step.level, step.cfg):
-            return torch.zeros_like(step.x), state
         assert self.objective and step.lender, "a gradient needs an objective and a lender"
         at = step.x, step.branches[POSITIVE], step.level, step.position
         found = gradient(self.objective, *at, step.lender, step.watch)

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from ..algebra import ratio, std
-from ..branch import POSITIVE, Branch
+from ..branch import POSITIVE
 from ..noise_level import NoiseLevel, expand
-from ..rule import Step, Transform, check_ranges, param, rule, scheduled
+from ..rule import Transform, param, rule, scheduled
 from ..schedule import Schedule
+from ..step import Step
 
 
 @rule("rescale")
@@ -32,18 +33,10 @@ class Rescale(Transform):
     )
     schedule: Schedule = scheduled()
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
     def strength(self, level: NoiseLevel) -> Tensor:
         return self.phi * self.schedule(level)
 
-    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        return frozenset({POSITIVE}) if bool((self.strength(level) != 0.0).any()) else frozenset()
-
     def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
-        if not self.needs(step.level, step.cfg):
-            return denoised, state
         change = ratio(std(step.branches[POSITIVE]), std(denoised), at_zero=1.0) - 1.0
         factor = 1.0 + expand(self.strength(step.level), change) * change
         return denoised * factor.to(denoised.dtype), state

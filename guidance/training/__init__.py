@@ -1,5 +1,6 @@
-"""Training, as parts that a caller puts together: noise samplers, loss weights, averaged weights and the loop.
+"""Training of experts and its loss weights, as parts that a caller puts together.
 
-This room exists so that the embedded networks, and whatever a user trains for guidance, come from code that is in the
-pack, seeded and tested. It owns no files, no progress bars and no threads: the loop is an iterator of reports.
+This room exists so that whatever a user trains for guidance comes from code that is in the pack, seeded and tested. Of
+the disk it knows the file of a training that was stopped, nothing else; it has no progress bars and no threads. From
+outside: `recipe` (what decides a training), `experts` (the training itself), `checkpoint`, `weighting`.
 """

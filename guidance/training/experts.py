@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..experts.bank import Part, part_tensors, parts_of
 from ..guide import GuideSpec, noised
-from ..networks.expert_bank import Part, part_tensors, parts_of
 from ..noise_level import NoiseLevel
 from ..noise_schedule import named
-from .expert_recipe import ExpertRecipe, level_weights
-from .lessons import lesson
+from .distillation import lesson
+from .distributed import Alone, Workers, mean_gradients, share_statistics
+from .recipe import ExpertRecipe, level_weights
 from .student import Student
-from .workers import Alone, Workers, mean_gradients, share_statistics
 
 Pictures = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # indices [B] -> [B, 3, H, W] in [-1, 1], classes [B]
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW

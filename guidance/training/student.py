@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..networks.expert_bank import LowRank, Part
-from .adaptation import Adaptation, low_rank_layers, whole_tensors
+from ..experts.bank import LowRank, Part
+from .lora_targets import Adaptation, low_rank_layers, whole_tensors
 
 _ADAPTER = "expert"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..networks.bank_file import BankFile, BankHeader
+from ..experts.file import BankFile, BankHeader
 from .experts import TeamTraining
 
 STRETCHES = 100  # at most so many numbers of each expert's loss curve are kept

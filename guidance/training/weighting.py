@@ -21,7 +21,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..networks.preconditioning import Prediction, check_prediction
+from ..networks.tiny.preconditioning import Prediction, check_prediction
 from ..noise_level import NoiseLevel
 
 Weighting = Callable[[Tensor], Tensor]

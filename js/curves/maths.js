@@ -1,5 +1,5 @@
 /**
- * How strong guidance is over noise: schedules, experts and loss weights, as guidance/schedule.py, guidance/experts.py
+ * How strong guidance is over noise: schedules, experts and loss weights, as guidance/schedule.py, guidance/routing.py
  * and guidance/training/weighting.py have them. tests/test_curves.py holds the two equal. No page, no nodes in here.
  *
  * A level is { percent, sigma, ve }: position in the training timesteps (0 = pure noise), the model's own sigma, and

@@ -7,7 +7,7 @@ const MOST_NOISE = 1e4; // a flow's first step has no signal at all; curves see 
 const PIECES = 200;
 
 /**
- * The noise of a model from its table, as host/curves.py sends it.
+ * The noise of a model from its table, as host/engine/page_events.py sends it.
  *
  * sigmas: the model's own at the middles of equal pieces of percent, falling. flow: x = (1 - sigma) x0 + sigma scale n,
  * otherwise x = x0 + sigma n. low, high: the model's range of sigmas.

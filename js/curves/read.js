@@ -90,7 +90,7 @@ function checkInterval(unit, start, end) {
   if (unit === "sigma" && !(start >= end)) throw new Error(`in sigma, start ${start} must be larger than end ${end}`);
 }
 
-/** "0: 1, 0.5: 0.2" -> [[0, 1], [0.5, 0.2]], as host/schedules.py reads it. */
+/** "0: 1, 0.5: 0.2" -> [[0, 1], [0.5, 0.2]], as host/schema/schedules.py reads it. */
 export function pointsOf(text, unit) {
   const parts = text.replaceAll("\n", ",").split(",").filter((part) => part.trim());
   const points = parts.map((part) => part.split(":").map((number) => (number.trim() ? Number(number) : NaN)));
@@ -118,7 +118,7 @@ function guidesOf(node, last) {
   return last?.edges?.length ? last : null;
 }
 
-/** Where the guides of an Expert Switch hand over: host/experts.py. */
+/** Where the guides of an Expert Switch hand over: host/models/expert_switch.py. */
 function expertsOf(node, last) {
   const count = note(node.inputs.filter(({ name, link }) => name.startsWith("guides.") && link != null).length);
   if (count < 2) throw new Unknown("connect two or more guides");

@@ -3,7 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 
-const EVENT = "guidance-components.run"; // host/curves.py
+const EVENT = "guidance-components.run"; // host/engine/page_events.py
 const MOST = 500; // lines whose steps are kept
 const steps = new Map(); // a line's key -> { sigmas, values }
 const read = new Map(); // a message's text -> the message

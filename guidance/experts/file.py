@@ -1,0 +1,198 @@
+"""The file of an expert bank: one safetensors file with the experts' parts and a strict, versioned header.
+
+The header's strings: "format"; "bank", a JSON object of what is needed to use it (the fields of `BankHeader`);
+"training", a JSON object of how it was made (recipe and loss); and, where it was made in ComfyUI, "workflow" and
+"prompt", which the page opens when the file is dropped on it.
+The tensors are those of `expert_bank.part_tensors`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..checkpoints.atomic import save_whole
+from ..networks.tiny.files import NetworkFileError
+from ..preprocessing import Preprocessing
+from .bank import Part, part_tensors, parts_of
+
+BANK = "guidance-components/expert-bank/1"
+WORKFLOW = ("workflow", "prompt")
+
+
+@dataclass(frozen=True)
+class BankHeader:
+    """What a bank says of itself.
+
+    Attributes:
+        base, base_sha256: the network that the experts are changes of, as Load Guide names it, and its fingerprint.
+        task, labels: as of the base (`guide.GuideSpec`).
+        schedule: the named noise schedule that the experts were trained on.
+        edges: between the experts, as SNR, from clean to noisy: falling, one fewer than experts.
+        scale: of every low-rank change.
+        preprocessing: from a noisy picture to the network's input.
+    """
+
+    base: str
+    base_sha256: str
+    task: str
+    schedule: str
+    edges: tuple[float, ...]
+    scale: float
+    labels: tuple[str, ...] = ()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+    def __post_init__(self) -> None:
+        rising = list(self.edges) == sorted(set(self.edges), reverse=True)
+        if not rising or not all(isinstance(e, float) and 0 < e < math.inf for e in self.edges):
+            raise ValueError(f"its edges (SNR) must fall from clean to noisy, above 0; they are {list(self.edges)}")
+        words = (self.base, self.base_sha256, self.task, self.schedule, *self.labels)
+        if not all(isinstance(word, str) for word in words) or not isinstance(self.scale, float):
+            raise ValueError("base, base_sha256, task, schedule and labels must be words, and scale a number")
+
+    @property
+    def count(self) -> int:
+        return len(self.edges) + 1
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The edges as VE sigmas, rising."""
+        return tuple(edge**-0.5 for edge in self.edges)
+
+
+@dataclass(frozen=True)
+class BankFile:
+    """What a file holds. `training` and `workflow` are for people and for reproduction; nothing depends on them."""
+
+    name: str
+    header: BankHeader
+    parts: tuple[Part, ...]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    workflow: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_bank(format: str | None) -> bool:
+    """Whether the format that a safetensors header names is a bank's, of whatever version."""
+    return (format or "").rpartition("/")[0] == BANK.rpartition("/")[0]
+
+
+def write_bank(path: str | Path, bank: BankFile) -> None:
+    """Write a bank, replacing the file only once the new one is whole.
+
+    Raises:
+        ValueError: the number of parts is not the header's.
+        OSError: it cannot be written (a full disk, no permission); what was there before is untouched.
+    """
+    if len(bank.parts) != bank.header.count:
+        raise ValueError(f"{bank.name} has {len(bank.parts)} experts and edges for {bank.header.count}.")
+    header = {"format": BANK, "bank": _json(asdict(bank.header)), "training": _json(dict(bank.training))}
+    header |= {key: bank.workflow[key] for key in WORKFLOW if key in bank.workflow}
+    tensors = part_tensors(bank.parts)
+    save_whole(path, {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, header)
+
+
+def read_bank(path: str | Path) -> BankFile:
+    """Read a bank; its tensors are views of the file, read when they are used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        NetworkFileError: not a bank, another version, or a header or tensors that cannot be right, in words.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    with _opened(path) as file:
+        metadata = _metadata(path.name, file)
+        header = _header(path.name, metadata)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    parts = _parts(path.name, tensors, header)
+    workflow = {key: metadata[key] for key in WORKFLOW if key in metadata}
+    return BankFile(path.stem, header, parts, _object(path.name, metadata, "training"), workflow)
+
+
+def read_header(path: str | Path) -> BankHeader:
+    """What a bank says of itself, without its tensors. Raises NetworkFileError as `read_bank` does."""
+    path = Path(path)
+    with _opened(path) as file:
+        return _header(path.name, _metadata(path.name, file))
+
+
+def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors as views of a file that is written for it: they occupy memory only while they are read."""
+    save_whole(path, {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {})
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in tensors}
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({error}); get it again.") from error
+
+
+def _metadata(name: str, file: Any) -> dict[str, str]:
+    """The header's strings, of a version that can be read."""
+    metadata = dict(file.metadata() or {})
+    found = metadata.get("format", "")
+    if not is_bank(found):
+        raise NetworkFileError(f"{name} is no expert bank; Train Experts writes them (format {BANK}).")
+    if found != BANK:
+        raise NetworkFileError(
+            f"{name} has format {found}, this version of the pack reads version {BANK.rpartition('/')[2]}; update the "
+            f"pack or train the bank again."
+        )
+    return metadata
+
+
+def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:
+    given: dict[str, Any] = _object(name, metadata, "bank")
+    try:
+        lists = given["preprocessing"].items()
+        prepared: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in lists}
+        given |= {"edges": tuple(given["edges"]), "labels": tuple(given["labels"])}
+        given["preprocessing"] = Preprocessing(**prepared)
+        return BankHeader(**given)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise NetworkFileError(f"{name}: its header cannot be right ({error}); get the file again.") from error
+
+
+def _parts(name: str, tensors: Mapping[str, Tensor], header: BankHeader) -> tuple[Part, ...]:
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NetworkFileError(f"{name}: its tensor {key} is not finite; train the bank again.")
+    try:
+        parts = tuple(parts_of(tensors, header.count, header.scale))
+    except KeyError as error:
+        raise NetworkFileError(f"{name}: its {error.args[0]}; get the file again.") from error
+    empty = [index for index, part in enumerate(parts) if not part.names()]
+    unknown = tensors.keys() - part_tensors(parts).keys()
+    if empty or unknown:
+        what = f"has nothing of expert {empty[0]}" if empty else f"has the unknown tensor {min(unknown)}"
+        raise NetworkFileError(f"{name} {what}, with edges for {header.count} experts; get the file again.")
+    return parts
+
+
+def _object(name: str, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    try:
+        value = json.loads(metadata[key])
+    except (KeyError, ValueError) as error:
+        raise NetworkFileError(f"{name} has no readable {key} in its header; get the file again.") from error
+    if not isinstance(value, dict):
+        raise NetworkFileError(f"{name}: {key} in its header is no JSON object; get the file again.")
+    return value
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, allow_nan=False)

@@ -1,0 +1,77 @@
+"""An expert bank and its base as one guide."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..checkpoints.guide_source import GuideSource
+from ..guide import Guide, GuideSpec
+from ..networks.tiny.files import NetworkFileError
+from ..noise_schedule import named
+from ..routing import Experts
+from .bank import ExpertBank, part_names, problems, tensors_named
+from .file import BankFile
+
+Keep = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+_CHUNK = 1 << 20
+
+
+def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, keep: Keep) -> tuple[ExpertBank, Guide]:
+    """The bank over its base, and what the experts say of themselves: noise-aware, taking turns at the bank's edges.
+
+    Args:
+        base: becomes part of the bank.
+        spec, sha256: what the base says of itself, and its fingerprint.
+        keep: copies the base's own tensors of the changed names to where they stay, for changing back.
+
+    Raises:
+        NetworkFileError: the base is not the network that the bank was trained on, in words.
+    """
+    header = file.header
+    if sha256 != header.base_sha256:
+        raise NetworkFileError(
+            f"{file.name} was trained on another {header.base}: its sha256 begins with {header.base_sha256[:12]}, that "
+            f"of the one here with {sha256[:12]}. Put that network in its place, or train the bank again."
+        )
+    if (spec.task, spec.labels) != (header.task, header.labels):
+        raise NetworkFileError(
+            f"{file.name} is for {header.task} with {len(header.labels)} labels; its base {spec.name} does {spec.task} "
+            f"with {len(spec.labels)}, or with other names."
+        )
+    wrong = problems(base, file.parts)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise NetworkFileError(f"{file.name} does not fit its base {spec.name}: it {wrong[0]}{more}.")
+    originals = keep(tensors_named(base, part_names(file.parts)))
+    return ExpertBank(base, file.parts, originals).eval(), _guide(file, spec)
+
+
+def fingerprint(source: GuideSource) -> str:
+    """The sha256 of a guide's tensors as they lie on disk: of the one file; of several, of their names and sha256s."""
+    sums = [(path.name, _sha256(path)) for path in source.files]
+    if len(sums) == 1:
+        return sums[0][1]
+    return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sums).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _guide(file: BankFile, spec: GuideSpec) -> Guide:
+    header = file.header
+    try:
+        schedule, experts = named(header.schedule), Experts(header.sigmas)
+    except ValueError as error:
+        raise NetworkFileError(f"{file.name}: its header cannot be right. {error}") from error
+    member = replace(spec, name=file.name, sees="noisy", schedule=schedule, preprocessing=header.preprocessing)
+    return Guide((member,) * header.count, experts)

@@ -1,0 +1,193 @@
+"""The experts that PPAP's authors released (github.com/riiid/PPAP), as parts of their base network.
+
+A file holds one whole expert as plain tensors. Parameter-efficient ones have loralib's layout: `LAYER.lora_A`,
+`LAYER.lora_B` and the frozen weight as `LAYER.conv.weight` or `LAYER.linear.weight`, under `resnet.` (torchvision's
+names) or `deit.classifier.` (timm's). Fine-tuned ones have the network's own names, timm's under `classifier.`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoints.state_dicts import open_checkpoint
+from ..networks.tiny.files import NetworkFileError
+from ..preprocessing import Preprocessing
+from .bank import LowRank, Part
+from .timm_names import places_of
+
+Backbone = Literal["ResNet", "DeiT"]
+ALPHA = 8.0  # of LoRA, in the authors' code and recipe, whatever the rank
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_WHICH = {
+    "ResNet": "torchvision's resnet50 with the weights IMAGENET1K_V2",
+    "DeiT": "timm's deit_small_patch16_224, on the Hugging Face Hub facebook/deit-small-patch16-224",
+}
+_WRAPPED = re.compile(r"(.+)\.(?:conv|linear)\.(weight|bias)")
+
+@dataclass(frozen=True)
+class PpapExperts:
+    """What released files hold.
+
+    Attributes:
+        efficient: low-rank changes, biases and norms; otherwise whole networks.
+        scales: what the low-rank changes may be scaled by, the likeliest first: alpha / rank for ResNet; for DeiT 1,
+            since the authors' linear layers leave alpha / rank out of the forward that is trained and sampled.
+        dead: no low-rank change does anything, as DeiT's of before 2023-07-17.
+    """
+
+    backbone: Backbone
+    efficient: bool
+    parts: tuple[Part, ...]
+    scales: tuple[float, ...]
+    dead: bool
+
+    def rescaled(self, scale: float) -> PpapExperts:
+        """The same with another scale of every low-rank change."""
+        parts = tuple(
+            Part({name: replace(change, scale=scale) for name, change in part.low_rank.items()}, part.whole)
+            for part in self.parts
+        )
+        return replace(self, parts=parts)
+
+
+def read_ppap(paths: Sequence[Path], base: nn.Module) -> PpapExperts:
+    """Experts of a base network, one file each, from the cleanest noise range to the noisiest.
+
+    Raises:
+        NetworkFileError, CheckpointError: files that are no such experts, of several kinds, or of another network than
+            the base, in words.
+    """
+    opened = [_open(path) for path in paths]
+    first = opened[0]
+    for file in opened:
+        if (file.backbone, file.efficient) != (first.backbone, first.efficient):
+            raise NetworkFileError(f"{file.name} is {file.words}, {first.name} {first.words}; they are not one team.")
+    held = base.state_dict()
+    parts = [_part(file, held) for file in opened]
+    for file, part in zip(opened, parts, strict=True):
+        if not part.names():
+            raise NetworkFileError(f"{file.name} is the base network itself, not an expert of it.")
+    changes = [change for part in parts for change in part.low_rank.values()]
+    scales = {change.scale for change in changes}
+    if len(scales) > 1:
+        raise NetworkFileError(f"{first.name} and the others have LoRA of several ranks; PPAP's have one.")
+    others = [ALPHA / change.down.shape[0] for change in changes] if first.backbone == "DeiT" else []
+    possible = tuple(dict.fromkeys([*scales, *others])) or (1.0,)
+    return PpapExperts(first.backbone, first.efficient, tuple(parts), possible, first.efficient and not changes)
+
+
+def inputs(backbone: Backbone, efficient: bool, clean: Preprocessing) -> tuple[Preprocessing, ...]:
+    """How such experts may want a noisy picture, the likeliest first. clean: the base's own preprocessing.
+
+    ResNet's see it as it is, in [-1, 1], at its own size. DeiT's resize it without antialiasing, as torchvision 0.14
+    did; parameter-efficient ones normalise it since 2023-07-17, and fine-tuned ones do not.
+    """
+    if backbone == "ResNet":
+        return (Preprocessing(black=-1.0, white=1.0),)
+    resized = Preprocessing(size=clean.size, filter="bilinear", antialias=False)
+    plain = replace(resized, black=-1.0, white=1.0)
+    return (replace(resized, **_IMAGENET), plain) if efficient else (plain,)
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    backbone: Backbone
+    efficient: bool
+    tensors: Mapping[str, Tensor]  # without the prefix
+
+    @property
+    def words(self) -> str:
+        return f"a {'parameter-efficient' if self.efficient else 'fine-tuned'} {self.backbone}"
+
+
+def _open(path: Path) -> _File:
+    tensors = open_checkpoint(path).tensors()
+    efficient = any(name.endswith(".lora_A") for name in tensors)
+    if any("refinenet" in name for name in tensors):
+        raise NetworkFileError(
+            f"{path.name} is an expert of MiDaS-small, a network that Load Guide has no family for; PPAP's experts of "
+            f"ResNet-50 and DeiT-S can be imported."
+        )
+    kinds: tuple[tuple[str, str, Backbone], ...] = (
+        ("resnet.", "fc.weight", "ResNet"), ("deit.classifier.", "cls_token", "DeiT"),
+        ("classifier.", "cls_token", "DeiT"), ("", "layer1.0.conv1.weight", "ResNet"), ("", "cls_token", "DeiT"),
+    )
+    for prefix, sign, backbone in kinds:
+        if prefix + sign in tensors:
+            plain = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            return _File(path.name, backbone, efficient, plain)
+    raise NetworkFileError(
+        f"{path.name} is none of PPAP's experts; those are ResNet-50 (resnet.conv1.lora_A, ...) and DeiT-S "
+        f"(deit.classifier.blocks.0.attn.qkv.lora_A, ...), or the same networks fine-tuned."
+    )
+
+
+def _part(file: _File, held: Mapping[str, Tensor]) -> Part:
+    layers = {name.removesuffix(".lora_A") for name in file.tensors if name.endswith(".lora_A")}
+    whole: dict[str, Tensor] = {}
+    for name, tensor in file.tensors.items():
+        if name.removesuffix(".lora_A") in layers or name.removesuffix(".lora_B") in layers:
+            continue
+        wrapped = _WRAPPED.fullmatch(name)
+        plain = f"{wrapped[1]}.{wrapped[2]}" if wrapped and wrapped[1] in layers else name
+        places = _places(file.backbone, plain, held)
+        if not places:
+            raise _misfit(file, f"has {name}, which the base has not")
+        whole |= dict(zip(places, tensor.chunk(len(places)) if len(places) > 1 else (tensor,), strict=True))
+    low_rank = {name: change for layer in sorted(layers) for name, change in _changes(file, layer, held).items()}
+    _check(file, whole, low_rank, held)
+    alive = {name: change for name, change in low_rank.items() if bool(change.down.any()) and bool(change.up.any())}
+    return Part(alive, {name: own for name, own in whole.items() if not torch.equal(own.to(held[name]), held[name])})
+
+
+def _changes(file: _File, layer: str, held: Mapping[str, Tensor]) -> dict[str, LowRank]:
+    """The low-rank change of a layer, or those of the layers that its rows are in the base."""
+    down, up = (file.tensors.get(f"{layer}.lora_{factor}") for factor in "AB")
+    places = _places(file.backbone, f"{layer}.weight", held)
+    if down is None or up is None or not places:
+        raise _misfit(file, f"has only half of the change of {layer}, or one that the base has no layer for")
+    shape = held[places[0]].shape
+    # A linear layer's change is added without alpha / rank by the authors' forward, a convolution's with it.
+    scale = ALPHA / (down.shape[0] // shape[-1]) if len(shape) == 4 else 1.0
+    rows = up.chunk(len(places))
+    return {name: LowRank(down.clone(), part.clone(), scale) for name, part in zip(places, rows, strict=True)}
+
+
+def _check(
+    file: _File, whole: Mapping[str, Tensor], low_rank: Mapping[str, LowRank], held: Mapping[str, Tensor]
+) -> None:
+    """What is not trained must be the base's own: in parameter-efficient experts all but vectors and counters."""
+    missing = sorted(held.keys() - whole.keys())
+    if missing:
+        raise _misfit(file, f"lacks {missing[0]}, which the base has")
+    for name, own in whole.items():
+        if own.shape != held[name].shape:
+            raise _misfit(file, f"has {name} of shape {list(own.shape)} where the base has {list(held[name].shape)}")
+        if file.efficient and own.ndim > 1 and not torch.equal(own.to(held[name]), held[name]):
+            apart = float((own.to(held[name]) - held[name]).abs().max())
+            raise _misfit(file, f"has another frozen {name}, by up to {apart:.2g}")
+    for name, change in low_rank.items():
+        if not change.fits(tuple(held[name].shape)):
+            raise _misfit(file, f"has a change of {name} that does not give its shape {list(held[name].shape)}")
+
+
+def _misfit(file: _File, words: str) -> NetworkFileError:
+    return NetworkFileError(
+        f"{file.name} does not fit the base that was chosen: it {words}. It is {file.words}; PPAP's are made of "
+        f"{_WHICH[file.backbone]}."
+    )
+
+
+def _places(backbone: Backbone, name: str, held: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Where the base keeps a tensor: one name, or those of query, key and value; none where it has no such tensor."""
+    if backbone == "DeiT":
+        return places_of(name, held)
+    return tuple(place for place in (f"network.{name}", name) if place in held)[:1]

@@ -1,0 +1,81 @@
+"""The file of a training that was stopped: its tensors, and the facts that decide its outcome."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..checkpoints.atomic import save_whole
+from ..checkpoints.guide_source import GuideSource
+from ..experts.file import BankFile
+from ..experts.guide import fingerprint
+from ..networks.tiny.files import NetworkFileError
+
+UNFINISHED = "guidance-components/expert-training/1"
+
+
+def write_unfinished(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a training, replacing the file only once the new one is whole. Raises OSError if that cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_whole(path, kept, {"format": UNFINISHED, "facts": json.dumps(facts)})
+
+
+def read_unfinished(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a training of these facts.
+
+    Raises:
+        NetworkFileError: a file of something else, or a training with other settings, in words.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            saved = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise NetworkFileError(f"{path} is damaged ({error}); delete it to begin anew.") from error
+    if metadata.get("format") != UNFINISHED:
+        raise NetworkFileError(f"{path} is no training of this version of the pack; delete it to begin anew.")
+    differs = differences(facts, json.loads(metadata["facts"]))
+    if differs:
+        raise NetworkFileError(
+            f"A training called {path.stem} was stopped and waits with other settings ({differs}). Go on with those, "
+            f"choose another name, or delete {path}."
+        )
+    return saved
+
+
+def facts_of(
+    source: GuideSource, recipe: Mapping[str, Any], fingerprint_of_pictures: str, count: int, **more: Any
+) -> dict[str, Any]:
+    """What decides the outcome of a training, as JSON gives it back: equal facts give the same bank."""
+    pictures = {"fingerprint": fingerprint_of_pictures, "count": count}
+    facts = {"base": source.name, "base_sha256": fingerprint(source), "recipe": recipe, "pictures": pictures, **more}
+    return json.loads(json.dumps(facts))
+
+
+def facts_in(bank: BankFile, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a finished training, as far as they are among the wanted ones."""
+    found = {"base": bank.header.base, "base_sha256": bank.header.base_sha256}
+    return found | {key: bank.training.get(key) for key in wanted if key not in found}
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What differs between two nested dicts, in words; empty if nothing does."""
+    words = []
+    for key in dict.fromkeys([*wanted, *found]):
+        mine, theirs = wanted.get(key), found.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            words += [inner for inner in [differences(mine, theirs)] if inner]
+        elif mine != theirs:
+            words.append(f"{key} {_short(theirs)} instead of {_short(mine)}")
+    return ", ".join(words)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

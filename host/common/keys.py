@@ -1,0 +1,4 @@
+"""The names under which the pack keeps what it puts on a MODEL."""
+
+KEY = "guidance-components"  # the plan, the engine's wrappers, and the open run
+INSPECTIONS = f"{KEY}/inspections"

@@ -1,0 +1,161 @@
+"""Compare Guidance: a grid of pictures over one or two settings, from the same noise, drawn by the host's own samplers.
+
+Finished cells are kept while the MODEL lives, so that a grid that was interrupted, or grew, goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from PIL import Image
+
+from ...guidance.compose import Guidance
+from ..engine.install import extended
+from ..engine.plan import plan_of
+from .grid import Axis, Grid
+from .settings import Settings, socket
+from .sheet import Sheet
+
+PREVIEW_SIZE = 768
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What all cells share."""
+
+    models: tuple[ModelPatcher, ...]
+    positive: list
+    negative: list
+    latent: dict[str, Any]
+    vae: comfy.sd.VAE
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The grid as an IMAGE [1, H, W, 3]; every picture of every cell, row by row, [N, H, W, 3]; the table as CSV."""
+
+    grid: torch.Tensor
+    pictures: torch.Tensor
+    table: str
+
+
+def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: str) -> Compared:
+    """Every cell of x and y. first: the settings of the widgets, of the first MODEL. size: of a cell, in pixels.
+
+    node: under which the finished cells are kept.
+
+    Raises:
+        ValueError: settings that these MODELs cannot have, before anything is drawn; in words.
+    """
+    grid = Grid.of(scene.models, first, x, y)
+    kept = _kept(scene, node, grid.keys())
+    watch = _Watch(grid, kept, size)
+    for settings in grid.to_draw():
+        if settings.bare() not in kept:
+            kept[settings.bare()] = drawn(scene, settings, watch.step)
+        watch.finish(settings)
+    pictures = torch.cat([kept[settings.bare()] for settings in grid.cells])
+    return Compared(watch.sheet.picture(), pictures, grid.table(len(pictures) // len(grid.cells)))
+
+
+def drawn(scene: Scene, settings: Settings, callback) -> torch.Tensor:
+    """The pictures of one cell, [B, H, W, 3]: what the nodes, KSampler and VAE Decode give with these settings."""
+    model = with_rules(scene.models[settings.model], settings)
+    latent = scene.latent
+    samples = comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
+    )
+    noise = comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index"))
+    samples = comfy.sample.sample(
+        model, noise, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler, scene.positive,
+        scene.negative, samples, denoise=settings.denoise, noise_mask=latent.get("noise_mask"), callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
+    )
+    images = scene.vae.decode(samples.unbind()[0] if samples.is_nested else samples)
+    return images.reshape(-1, *images.shape[-3:])  # frames of videos beside each other
+
+
+def with_rules(model: ModelPatcher, settings: Settings) -> ModelPatcher:
+    """A clone of the MODEL whose components have these settings; the MODEL itself if they have them already."""
+    plan = plan_of(model)
+    if plan.guidance.rules == settings.rules:
+        return model
+    return extended(model, replace(plan, guidance=Guidance(settings.rules)))
+
+
+class _Watch:
+    """Progress over all steps of all cells, and the grid as it fills."""
+
+    def __init__(self, grid: Grid, kept: dict[Settings, torch.Tensor], size: int):
+        self.grid, self.kept, self.size = grid, kept, size
+        self.steps = [settings.steps for settings in grid.to_draw()]
+        self.bar = comfy.utils.ProgressBar(sum(self.steps))
+        self.finished = 0
+        self.shape: torch.Size
+        self.sheet: Sheet
+
+    def step(self, step: int, denoised: torch.Tensor, x: torch.Tensor, steps: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        before, now = sum(self.steps[: self.finished]), self.steps[self.finished]
+        self.bar.update_absolute(before + min(now, round(now * (step + 1) / steps)))
+
+    def finish(self, settings: Settings) -> None:
+        """Show the cells of these settings."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        pictures = self.kept[settings.bare()]
+        if not self.finished:
+            self.shape, self.sheet = pictures.shape, Sheet(self.grid.words(), pictures.shape, self.size)
+        if pictures.shape != self.shape:
+            raise ValueError(
+                f"{socket(settings.model)} gives pictures of shape {tuple(pictures.shape)}, the MODELs before it "
+                f"{tuple(self.shape)} (pictures, height, width, colours). Compare models of one size and one VAE."
+            )
+        self.finished += 1
+        for column, row in self.grid.places(settings):
+            self.sheet.put(column, row, pictures)
+        shown = self.sheet.image.copy()
+        shown.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE), Image.Resampling.BILINEAR)
+        self.bar.update_absolute(sum(self.steps[: self.finished]), preview=("JPEG", shown, PREVIEW_SIZE))
+
+
+@dataclass(eq=False)
+class _Shelf:
+    """The finished cells of a node, and what they were made of; nothing of it is kept alive that the graph let go."""
+
+    sources: list[weakref.ref]
+    prompts: tuple[Any, ...]
+    cells: dict[Settings, torch.Tensor] = field(default_factory=dict)
+
+    def fits(self, scene: Scene) -> bool:
+        """Whether the cells were made of these very objects; a node that ran again gives others."""
+        same = (scene.positive, scene.negative, scene.latent)
+        return _are([ref() for ref in self.sources], (*scene.models, scene.vae)) and _are(self.prompts, same)
+
+
+# By the first MODEL, with which they go; then by node.
+_shelves: weakref.WeakKeyDictionary[ModelPatcher, dict[str, _Shelf]] = weakref.WeakKeyDictionary()
+
+
+def _kept(scene: Scene, node: str, wanted: frozenset[Settings]) -> dict[Settings, torch.Tensor]:
+    """The finished cells of this node that are wanted still; new ones are to be added."""
+    shelves = _shelves.setdefault(scene.models[0], {})
+    if node not in shelves or not shelves[node].fits(scene):
+        sources = [weakref.ref(source) for source in (*scene.models, scene.vae)]
+        shelves[node] = _Shelf(sources, (scene.positive, scene.negative, scene.latent))
+    cells = shelves[node].cells
+    for settings in cells.keys() - wanted:
+        del cells[settings]
+    return cells
+
+
+def _are(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))

@@ -1,0 +1,187 @@
+"""The picture of a comparison: cells in rows and columns, each of one or several pictures, with headings in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ..report.plot import GRID, INK, PAPER, QUIET
+
+GAP, SEAM = 12, 2  # between cells; between the pictures of one cell
+SMALLEST, LARGEST = 15, 40  # of letters, in pixels
+MOST_LINES = 4
+WIDEST = 0.6  # of the row headings, in cells
+
+
+@dataclass(frozen=True)
+class Words:
+    """What is written around the cells. A side that is not varied has one heading, which is empty."""
+
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    column_name: str = ""
+    row_name: str = ""
+    below: str = ""
+
+
+class Sheet:
+    """A grid that fills cell by cell.
+
+    Args:
+        words: the headings.
+        shape: of the pictures of a cell, [B, H, W, 3].
+        size: the longest side of a cell, in pixels, without its seams: larger pictures are reduced, small ones enlarged
+            by whole factors.
+    """
+
+    def __init__(self, words: Words, shape: Sequence[int], size: int):
+        self.words, self.count = words, shape[0]
+        self.across = _across(shape[0])
+        down = -(-shape[0] // self.across)
+        scale = min(size / self.across / shape[2], size / down / shape[1])
+        scale = math.floor(scale) if scale >= 1 else scale
+        self.tile = max(1, round(shape[2] * scale)), max(1, round(shape[1] * scale))
+        self.how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+        self.cell = self.across * (self.tile[0] + SEAM) - SEAM, down * (self.tile[1] + SEAM) - SEAM
+        self.letter = min(max(round(self.cell[0] / 18), SMALLEST), LARGEST)
+        self.image = Image.new("RGB", self._size, PAPER)
+        self._write()
+
+    def put(self, column: int, row: int, pictures: torch.Tensor) -> None:
+        """Fill a cell. pictures: [B, H, W, 3] in [0, 1]."""
+        left, top = self._corner(column, row)
+        self.image.paste(PAPER, (left, top, left + self.cell[0], top + self.cell[1]))
+        for index, picture in enumerate((pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu()):
+            tile = Image.fromarray(picture.numpy()).resize(self.tile, self.how)
+            at = index % self.across, index // self.across
+            self.image.paste(tile, (left + at[0] * (self.tile[0] + SEAM), top + at[1] * (self.tile[1] + SEAM)))
+
+    def picture(self) -> torch.Tensor:
+        """As an IMAGE [1, H, W, 3] in [0, 1]."""
+        return torch.from_numpy(np.asarray(self.image, dtype=np.float32) / 255.0)[None]
+
+    @cached_property
+    def _font(self) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+        return ImageFont.load_default(self.letter)
+
+    @cached_property
+    def _small(self) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+        return ImageFont.load_default(max(SMALLEST - 2, round(self.letter * 0.8)))
+
+    @cached_property
+    def _columns(self) -> list[str]:
+        return [wrapped(words, self._font, self.cell[0]) for words in self.words.columns]
+
+    @cached_property
+    def _rows(self) -> list[str]:
+        most = min(MOST_LINES, max(1, int(self.cell[1] / (1.3 * self.letter))))
+        return [wrapped(words, self._font, self._widest, most) for words in self.words.rows]
+
+    @property
+    def _widest(self) -> int:
+        return max(round(self.cell[0] * WIDEST), 8 * self.letter)
+
+    @cached_property
+    def _row_name(self) -> str:
+        return wrapped(self.words.row_name, self._small, self._widest)
+
+    @cached_property
+    def _left(self) -> int:
+        """Where the first column begins."""
+        rows = [self._extent(row, self._font)[0] for row in self._rows]
+        widest = max(self._extent(self._row_name, self._small)[0], *rows)
+        return GAP + (widest + GAP if widest else 0)
+
+    @cached_property
+    def _top(self) -> int:
+        """Where the first row begins."""
+        name = self._extent(self._column_name, self._small)[1]
+        heading = max(self._extent(column, self._font)[1] for column in self._columns)
+        above = (name + GAP // 2 if name else 0) + (heading + GAP // 2 if heading else 0)
+        beside = self._extent(self._row_name, self._small)[1]
+        return GAP + max(above, beside + GAP // 2 if beside else 0)
+
+    @cached_property
+    def _column_name(self) -> str:
+        return wrapped(self.words.column_name, self._small, self._across_all)
+
+    @property
+    def _across_all(self) -> int:
+        return len(self.words.columns) * (self.cell[0] + GAP) - GAP
+
+    @cached_property
+    def _below(self) -> str:
+        return wrapped(self.words.below, self._small, self._left - GAP + self._across_all, MOST_LINES * 2)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        below = self._extent(self._below, self._small)[1]
+        right, bottom = self._corner(len(self.words.columns), len(self.words.rows))
+        return right, bottom + (below + GAP if below else 0)
+
+    def _corner(self, column: int, row: int) -> tuple[int, int]:
+        return self._left + column * (self.cell[0] + GAP), self._top + row * (self.cell[1] + GAP)
+
+    def _write(self) -> None:
+        """The headings, and a place for every cell."""
+        pen = ImageDraw.Draw(self.image)
+        bottom = self._top - GAP // 2
+        across = self._left + self._across_all / 2
+        pen.multiline_text((across, GAP), self._column_name, QUIET, self._small, anchor="ma", align="center")
+        pen.multiline_text((self._left - GAP, bottom), self._row_name, QUIET, self._small, anchor="rd", align="right")
+        for column, words in enumerate(self._columns):
+            middle = self._corner(column, 0)[0] + self.cell[0] / 2
+            pen.multiline_text((middle, bottom), words, INK, self._font, anchor="md", align="center")
+        for row, words in enumerate(self._rows):
+            middle = self._corner(0, row)[1] + self.cell[1] / 2
+            pen.multiline_text((self._left - GAP, middle), words, INK, self._font, anchor="rm", align="right")
+            for column in range(len(self._columns)):
+                left, top = self._corner(column, row)
+                pen.rectangle((left, top, left + self.cell[0] - 1, top + self.cell[1] - 1), fill=GRID)
+        pen.multiline_text((GAP, self._corner(0, len(self._rows))[1]), self._below, QUIET, self._small)
+
+    def _extent(self, words: str, font) -> tuple[int, int]:
+        if not words:
+            return 0, 0
+        _, _, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), words, font)
+        return math.ceil(right), math.ceil(bottom)
+
+
+def wrapped(words: str, font, width: int, most: int = MOST_LINES) -> str:
+    """The words on lines no wider than this, cut after `most` lines.
+
+    Broken between words; a word that is too long for a line, after its underscores or dashes, else anywhere.
+    """
+    lines = [""]
+    for word in words.split():
+        glue = " " if lines[-1] else ""
+        for part in [word] if font.getlength(word) <= width else re.findall(r"[^_\-/]*[_\-/]|[^_\-/]+", word):
+            if lines[-1] and font.getlength(lines[-1] + glue + part) > width:
+                lines.append("")
+            else:
+                lines[-1] += glue
+            glue = ""
+            for letter in part:
+                if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                    lines.append("")
+                lines[-1] += letter
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and font.getlength(f"{last}...") > width:
+            last = last[:-1]
+        lines = [*lines[: most - 1], f"{last}..."]
+    return "\n".join(lines)
+
+
+def _across(count: int) -> int:
+    """How many pictures of a cell stand beside each other: a full rectangle, not too wide, if there is one."""
+    least = math.ceil(math.sqrt(count))
+    full = [n for n in range(least, 2 * least) if count % n == 0 and n <= 2 * math.sqrt(count)]
+    return full[0] if full else least

@@ -1,0 +1,155 @@
+"""Damage to self-attention: identity, blurred queries, or keys and values at a lower resolution.
+
+A U-Net asks a replacement under patches_replace["attn1"]; inside a transformer's block the damage rides on
+`optimized_attention_override` while that block runs. What other packs put at the same points is called by ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+
+from ...guidance.damage import Grid, alone, blurred, partly, pooled
+from .layers import Layer, Layout
+
+ATTENTION_KINDS = ("identity attention", "blurred attention", "pooled attention")
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+
+
+@dataclass
+class Attention:
+    """The attention damage of one evaluation.
+
+    Attributes:
+        spread: of the blur, in tokens.
+        factor: of the pooling, in tokens.
+        spatial: the noisy input's shape after batch and channels: height and width, perhaps frames before them.
+    """
+
+    kind: str
+    strength: float
+    layers: tuple[Layer, ...]
+    spread: float
+    factor: int
+    spatial: tuple[int, ...]
+
+    def put_on(self, options: dict, layout: Layout) -> None:
+        """Change transformer_options (a copy that is ours, with copies of its dictionaries of replacements)."""
+        name = "attn1" if layout.unet else "dit"
+        replace = options["patches_replace"].setdefault(name, {})
+        for part, number in self.layers:
+            if not layout.unet:
+                key = (f"{part}_block", number)
+                replace[key] = self._block(replace.get(key), layout.joint)
+                continue
+            # The host looks for (part, number, depth) first: one of these would hide ours.
+            deeper = [key for key in replace if key[:2] == (part, number) and len(key) == 3]
+            for key in [(part, number), *deeper]:
+                replace[key] = self._unet(replace.get(key))
+
+    def attend(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, text: int,
+        heads: int, plain: Attend,
+    ) -> torch.Tensor:
+        """The damaged attention. q, k, v: [B, tokens, heads * channels], the text's tokens first."""
+        if self.kind == "identity attention":
+            whole = plain(q, k, v, mask)
+            picture = alone(*(_split(part, heads) for part in (q, k, v)), text, mask)
+            found = partly(whole[..., text:, :], picture.transpose(1, 2).flatten(2), self.strength)
+            return torch.cat([whole[..., :text, :], found], -2)
+        grid = self._grid(q.shape[-2] - text)
+        if self.kind == "blurred attention":
+            soft = partly(q[..., text:, :], blurred(q[..., text:, :], grid, self.spread), self.strength)
+            return plain(torch.cat([q[..., :text, :], soft], -2), k, v, mask)
+        coarse = plain(q, *(self._coarse(part, text, grid) for part in (k, v)), self._coarse_mask(mask, text, grid))
+        return coarse if self.strength == 1.0 else partly(plain(q, k, v, mask), coarse, self.strength)
+
+    def _coarse(self, tokens: torch.Tensor, text: int, grid: Grid) -> torch.Tensor:
+        return torch.cat([tokens[..., :text, :], pooled(tokens[..., text:, :], grid, self.factor)], -2)
+
+    def _coarse_mask(self, mask: torch.Tensor | None, text: int, grid: Grid) -> torch.Tensor | None:
+        return None if mask is None else self._coarse(mask.unsqueeze(-1), text, grid).squeeze(-1)
+
+    def _grid(self, tokens: int) -> Grid:
+        """Frames, height and width of a number of tokens. Raises ValueError if they are no grid over the picture."""
+        height, width = self.spatial[-2:] if len(self.spatial) > 1 else (0, 0)
+        frames = math.prod(self.spatial[:-2])
+        for patch in (1, 2, 4, 8, 16, 32, 64):
+            grid = (frames, math.ceil(height / patch), math.ceil(width / patch))
+            if math.prod(grid) == tokens:
+                return grid
+        raise ValueError(
+            f"Degraded Model with kind = {self.kind} needs the picture's tokens as a grid, but a layer has {tokens} of "
+            f"them for an input of {' x '.join(map(str, self.spatial))} (reference pictures or other nodes add or "
+            f"remove tokens). Use kind = identity attention or skipped layers."
+        )
+
+    def _unet(self, inner: Callable | None) -> Callable:
+        def replaced(q, k, v, extra, mask=None):
+            heads = extra["n_heads"]
+
+            def plain(q, k, v, mask):
+                if inner is not None:
+                    return inner(q, k, v, extra) if mask is None else inner(q, k, v, extra, mask=mask)
+                precision = extra.get("attn_precision")
+                return optimized_attention(
+                    q, k, v, heads, mask=mask, attn_precision=precision, transformer_options=extra
+                )
+
+            return self.attend(q, k, v, _added(mask, q), 0, heads, plain)
+
+        return replaced
+
+    def _block(self, inner: Callable | None, joint: bool) -> Callable:
+        def replaced(args: dict, extra: dict) -> dict:
+            options, image = args["transformer_options"], args["img"]
+            picture = image.shape[1] if image.ndim == 3 else math.prod(image.shape[2:])
+            text = 0
+            if joint:  # one stream: what comes first in it is text
+                text = args["txt"].shape[1] if "txt" in args else options["img_slice"][0]
+                picture -= 0 if "txt" in args else text
+            override = self._override(text, picture, options.get("optimized_attention_override"))
+            args = {**args, "transformer_options": {**options, "optimized_attention_override": override}}
+            return extra["original_block"](args) if inner is None else inner(args, extra)
+
+        return replaced
+
+    def _override(self, text: int, picture: int, before: Callable | None) -> Callable:
+        """For the first attention of a block in which the picture asks itself; the others stay as they are."""
+        done = False
+
+        def override(func, q, k, v, heads, mask=None, *args, skip_reshape=False, skip_output_reshape=False, **more):
+            nonlocal done
+            call = func if before is None else (lambda *given, **named: before(func, *given, **named))
+            at = 2 if skip_reshape else 1  # [B, heads, tokens, channels]; or [B, tokens, ...], heads flat or apart
+            if done or not q.shape[at] == k.shape[at] == text + picture:
+                return call(q, k, v, heads, mask, *args, skip_reshape=skip_reshape,
+                            skip_output_reshape=skip_output_reshape, **more)
+            done = True
+            q, k, v = ((part.transpose(1, 2) if skip_reshape else part).flatten(2) for part in (q, k, v))
+
+            def plain(q, k, v, mask):
+                return call(q, k, v, heads, mask, *args, **more)
+
+            out = self.attend(q, k, v, _added(mask, q), text, heads, plain)
+            return _split(out, heads) if skip_output_reshape else out
+
+        return override
+
+
+def _split(tokens: torch.Tensor, heads: int) -> torch.Tensor:
+    """[B, tokens, heads * channels] -> [B, heads, tokens, channels]."""
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _added(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+    """A mask as a number to add to the scores, [B or 1, heads or 1, tokens or 1, tokens]; a bool means "may see"."""
+    if mask is None:
+        return None
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, -torch.finfo(like.dtype).max)
+    return mask.reshape(-1, 1, *mask.shape[-2:]) if mask.ndim < 4 else mask

@@ -1,0 +1,42 @@
+"""The draws of one evaluation: the same for every sample at the same noise level, whatever else is in its batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ...guidance.damage import chance, key_of, normal, uniform
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn depends on the seed, the sample's noise level and the place in the network, on nothing else.
+
+    So a sample is damaged alone as it is in a batch, at any position, and the damaged network is a function of its
+    input like any other.
+    """
+
+    seed: int
+    sigmas: tuple[float, ...]  # the model's own, one per row of the batch
+
+    def uniform(self, like: torch.Tensor, place: str) -> torch.Tensor:
+        """Numbers in (0, 1), [B, ...] or [1, ...], for a tensor [B, ...]."""
+        return self._rows(uniform, like, place)
+
+    def normal(self, like: torch.Tensor, place: str) -> torch.Tensor:
+        """Standard normal numbers, [B, ...] or [1, ...], for a tensor [B, ...]."""
+        return self._rows(normal, like, place)
+
+    def hits(self, probability: float, place: str, rows: int) -> torch.Tensor:
+        """1 for the rows in which something of this probability happens, else 0: float32 [rows] on the CPU."""
+        return torch.tensor([float(chance(key_of(self.seed, s, place)) < probability) for s in self._of(rows)])
+
+    def _rows(self, draw, like: torch.Tensor, place: str) -> torch.Tensor:
+        sigmas = self._of(len(like))
+        drawn = {s: draw(like.shape[1:], key_of(self.seed, s, place), like.device) for s in dict.fromkeys(sigmas)}
+        return next(iter(drawn.values()))[None] if len(drawn) == 1 else torch.stack([drawn[s] for s in sigmas])
+
+    def _of(self, rows: int) -> list[float]:
+        """The noise level of each row; a network may take several rows for one of the batch (video frames)."""
+        return [self.sigmas[row * len(self.sigmas) // rows] for row in range(rows)]

@@ -1,0 +1,168 @@
+"""What a run lends to rules that ask for gradients: guides, decoders and the denoiser, inside the scope of autograd."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy.latent_formats import LatentFormat
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import CFGGuider
+
+from ...guidance.experts.bank import ExpertBank
+from ...guidance.objective import Objective
+from ..common.autograd import Aliases, check_resident, differentiable_options, scope
+from ..common.decoders import VAE, latents_of, own_format, size_of
+from .plan import Asked, plan_of
+from .targets import settled
+
+THROUGH = "through denoiser"
+SMALLER = {
+    "guide": "Use a smaller guide, or a smaller picture.",
+    "vae": "Choose decoder = linear rgb, or connect a tiny autoencoder (Load VAE: taesd).",
+    "model": "Choose at = denoised, which needs no gradient of the model.",
+}
+
+
+@dataclass
+class Gradients:
+    """The gradients of one run: prepared when all networks are on their devices, dropped when the run closes."""
+
+    asked: dict[Objective, Asked]
+    networks: dict[str, list[ModelPatcher]]  # guides and VAEs by the key under which the MODEL holds them
+    aliases: dict[Objective, Aliases] = field(default_factory=dict)
+    targets: dict[Objective, torch.Tensor | None] = field(default_factory=dict)
+    latents: LatentFormat = field(default_factory=LatentFormat)  # the model's own, once it is prepared
+
+    @property
+    def through(self) -> bool:
+        """Whether a gradient passes through the main model."""
+        return any(objective.at == THROUGH for objective in self.asked)
+
+    def load(self) -> None:
+        """Bring guides and decoders to their devices entirely, before the host shares out what memory is left."""
+        patchers = [patcher for held in self.networks.values() for patcher in held]
+        comfy.model_management.load_models_gpu(patchers, force_full_load=True)
+
+    def prepare(self, guider: CFGGuider, shape: tuple[int, ...]) -> None:
+        """Check that every network is there, and settle the targets. shape: of the latents, [B, C, ...].
+
+        Raises:
+            ValueError: a network that does not fit in memory, a target of another size than the picture.
+        """
+        with torch.inference_mode(False):
+            self.latents = own_format(latents_of(guider.model_patcher))
+        for objective, asked in self.asked.items():
+            self._check(asked, guider)
+            self.targets[objective] = self._target(asked, shape)
+            roots = [patcher.model for patcher in self._patchers(asked)]
+            if objective.at == THROUGH:
+                roots += [guider.inner_model, *(patcher.model for patcher in guider.loaded_models)]
+            self.aliases[objective] = Aliases(*roots)
+
+    def release(self) -> None:
+        """Let go of every tensor and network."""
+        self.aliases.clear()
+        self.targets.clear()
+
+    def decoder(self, asked: Asked) -> ModelPatcher | None:
+        """The VAE's patcher, where this gradient passes through one."""
+        return self.networks[asked.decoder.key][0] if asked.decoder.kind == VAE else None
+
+    def guide(self, asked: Asked) -> list[ModelPatcher]:
+        """The patchers of the guide's members; none without a guide."""
+        return self.networks[asked.key] if asked.key else []
+
+    def _patchers(self, asked: Asked) -> list[ModelPatcher]:
+        vae = self.decoder(asked)
+        return [*self.guide(asked), *([vae] if vae else [])]
+
+    def _check(self, asked: Asked, guider: CFGGuider) -> None:
+        for patcher in self.guide(asked):
+            check_resident(patcher, "The guide", SMALLER["guide"])
+        vae = self.decoder(asked)
+        if vae is not None:
+            check_resident(vae, "The VAE", SMALLER["vae"])
+        if asked.objective.at == THROUGH:
+            check_resident(guider.model_patcher, "The model", SMALLER["model"])
+
+    def _target(self, asked: Asked, shape: tuple[int, ...]) -> torch.Tensor | None:
+        guide = asked.objective.guide
+        with torch.inference_mode(False):
+            decoded = (0, 0)
+            if asked.target.spatial:
+                asked.target.check_size(size_of(self.latents, shape))
+                decoded = self._decoded_size(asked, shape)
+            patchers = self.guide(asked)
+            network = patchers[0].model if patchers else None
+            if isinstance(network, ExpertBank):
+                network.use(None)  # references are clean
+            return settled(asked.target, guide, network, decoded)
+
+    def _decoded_size(self, asked: Asked, shape: tuple[int, ...]) -> tuple[int, int]:
+        if asked.decoder.kind == VAE:
+            return size_of(self.latents, shape)
+        height, width = asked.decoder.picture(torch.zeros(1, *shape[1:]), self.latents, None).shape[-2:]
+        return height, width
+
+
+@dataclass
+class StepLender:
+    """One step's view of the run: implements `guidance.gradient.Lender`."""
+
+    gradients: Gradients
+    guider: CFGGuider
+    sigma: torch.Tensor  # [B] the model's own
+    options: dict
+
+    @contextmanager
+    def scope(self, objective: Objective):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        with scope(self.gradients.aliases[objective], denoiser=objective.at == THROUGH):
+            yield
+
+    def target(self, objective: Objective) -> torch.Tensor | None:
+        return self.gradients.targets[objective]
+
+    def picture(self, denoised: torch.Tensor, objective: Objective) -> torch.Tensor:
+        if objective.guide is not None and objective.guide.first.domain == "latent":
+            return denoised
+        asked = self.gradients.asked[objective]
+        vae = self.gradients.decoder(asked)
+        if vae is None:
+            return asked.decoder.picture(denoised, self.gradients.latents, None)
+        seen = asked.decoder.picture(denoised.to(vae.load_device), self.gradients.latents, vae.model)
+        return seen.to(denoised.device)
+
+    def denoise(self, x: torch.Tensor) -> torch.Tensor:
+        options = differentiable_options(self.options)
+        conds = [self.guider.conds["positive"]]
+        (out,) = comfy.samplers.calc_cond_batch(self.guider.inner_model, conds, x, self.sigma.clone(), options)
+        return out
+
+    def network(self, objective: Objective, member: int):
+        patchers = self.gradients.guide(self.gradients.asked[objective])
+        one = len(patchers) == 1  # one network, or one bank with all experts
+        patcher = patchers[0 if one else member]
+        if isinstance(patcher.model, ExpertBank):
+            patcher.model.use(member if one else 0)
+        weight = next(patcher.model.parameters())
+
+        def call(picture: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
+            out = patcher.model(picture.to(weight), None if timestep is None else timestep.to(weight))
+            return out.to(picture.device)
+
+        return call
+
+
+def gradients_of(model: ModelPatcher) -> Gradients | None:
+    """The gradients that a MODEL's plan asks for, with the networks that this MODEL (perhaps a clone) holds."""
+    plan = plan_of(model)
+    if not plan.asked:
+        return None
+    keys = {key for asked in plan.asked for key in (asked.key, asked.decoder.key) if key}
+    networks = {key: model.get_additional_models_with_key(key) for key in sorted(keys)}
+    return Gradients({asked.objective: asked for asked in plan.asked}, networks)

@@ -1,0 +1,127 @@
+"""A guide during one run: prepared as its own model, evaluated as its own model, released in every case.
+
+The host does this for the main model in CFGGuider.sample, outer_sample and inner_sample (comfy/samplers.py); a guide
+gets the same with its own options, hooks and conditioning, never the main model's.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
+
+from ...guidance.noise_level import NoiseLevel
+from ..common.compatibility import check_conditioning
+from ..common.noise_levels import carry, same_coordinates
+from ..lora.adapter_switch import Toggle
+
+
+@dataclass
+class GuideModel:
+    """One guide of a running plan."""
+
+    name: str
+    patcher: ModelPatcher
+    raw: dict[str, list[dict]]  # conditioning by name, converted but not encoded; "positive" is what it is asked for
+    resident: ModelPatcher | None = None  # whose loaded network it is evaluated over, with its own weights switched on
+    toggle: Toggle | None = None
+    options: dict = field(default_factory=dict)
+    conds: dict[str, list[dict]] = field(default_factory=dict)
+    main_sampling: Any = None  # the main model's model_sampling: the coordinates in which x and sigma arrive
+    opened: bool = False
+
+    def prepare(self, main: ModelPatcher, main_options: dict, sigmas, noise, latent_image, denoise_mask, seed, shapes):
+        """Encode the conditioning with the guide's own network, once per run (networks are loaded by now)."""
+        check_conditioning(self.patcher, self.name, self.raw["positive"])
+        self.opened = True
+        self.options = create_model_options_clone(self.patcher.model_options)
+        # The host evaluates the positive on the areas of the other prompts too (create_cond_with_same_area_if_none).
+        regions = {name: [cond for cond in conds if is_region(cond)] for name, conds in self.raw.items()}
+        regions["positive"] = self.raw["positive"]
+        conds = {name: [own_control(cond) for cond in found] for name, found in regions.items()}
+        comfy.samplers.preprocess_conds_hooks(conds)
+        comfy.sampler_helpers.prepare_model_patcher(self.patcher, conds, self.options)
+        comfy.samplers.filter_registered_hooks_on_conds(conds, self.options)
+        device = self.patcher.load_device
+        comfy.samplers.cast_to_load_options(self.options, device=device, dtype=self.patcher.model_dtype())
+        self.options["transformer_options"]["sample_sigmas"] = sigmas
+        self.toggle = Toggle(self.resident, self.patcher) if self.resident is not None else None
+        if "context_handler" in main_options and "context_handler" not in self.options:
+            self.options["context_handler"] = copy.copy(main_options["context_handler"])
+        with self._current(), self._weights():
+            self.patcher.pre_run()
+            self.conds = comfy.samplers.process_conds(
+                self.patcher.model, noise.to(device), conds, device, _to(latent_image, device),
+                _to(denoise_mask, device), seed, latent_shapes=shapes,
+            )
+        self.main_sampling = main.get_model_object("model_sampling")
+
+    def denoised(self, condition: str, x: torch.Tensor, sigma: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """The guide's denoised estimate [B, ...] of the main model's x at the main model's sigma [B]."""
+        own = self.patcher.get_model_object("model_sampling")
+        if not same_coordinates(self.main_sampling, own):
+            x, sigma = carry(x, level, self.main_sampling, own)
+        device = self.patcher.load_device
+        with self._current(), self._weights():
+            (out,) = comfy.samplers.calc_cond_batch(
+                self.patcher.model, [self.conds[condition]], x.to(device), sigma.to(device), self.options
+            )
+        return out.to(x.device)
+
+    def release(self, cleaned: bool) -> None:
+        """Undo `prepare`. `cleaned`: the host has finished and has called the patcher's cleanup itself."""
+        self.toggle = None
+        if not self.opened:
+            return
+        if not cleaned:
+            with self._current():
+                self.patcher.cleanup()
+        for cond in (cond for conds in self.conds.values() for cond in conds):
+            if "control" in cond:
+                cond["control"].cleanup()
+        comfy.samplers.cast_to_load_options(self.options, device=self.patcher.offload_device)
+        self.patcher.restore_hook_patches()
+
+    def _weights(self):
+        """While inside, the network has the guide's weights."""
+        return self.toggle.on() if self.toggle is not None else nullcontext()
+
+    @contextmanager
+    def _current(self):
+        """While inside, the network answers as this patcher: it may be shared with the main model."""
+        network = self.patcher.model
+        before = network.current_patcher
+        network.current_patcher = self.patcher
+        try:
+            yield
+        finally:
+            network.current_patcher = before
+
+
+def is_region(cond: dict) -> bool:
+    """Whether a cond has an area, or will get one from its mask."""
+    return "area" in cond or cond.get("set_area_to_bounds", False)
+
+
+def own_control(cond: dict) -> dict:
+    """The cond with copies of its ControlNets: a control keeps the state of the model that it was prepared for."""
+    if "control" not in cond:
+        return cond.copy()
+    links, control = [], cond["control"]
+    while control is not None:
+        links.append(control.copy())
+        control = control.previous_controlnet
+    for link, previous in zip(links, links[1:], strict=False):
+        link.set_previous_controlnet(previous)
+    return {**cond, "control": links[0]}
+
+
+def _to(tensor, device):
+    return None if tensor is None else tensor.to(device)

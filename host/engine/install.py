@@ -1,0 +1,108 @@
+"""What puts components on a MODEL: each call gives a clone with a longer plan and the engine that follows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy.model_patcher import ModelPatcher
+
+from ...guidance.compose import Guidance
+from ...guidance.rule import Rule
+from ...guidance.rules.autoguidance import Autoguidance
+from ...guidance.rules.cfg import CFG
+from ..common.compatibility import check_pair
+from ..common.keys import INSPECTIONS, KEY
+from ..common.noise_levels import ModelPositions
+from ..lora import sharing
+from ..recording.inspection import Inspection, inspections_of
+from .plan import Guide, Plan, check_combines, plan_of
+from .wrappers import WRAPPERS
+
+
+def with_rule(model: ModelPatcher, rule: Rule) -> ModelPatcher:
+    """A clone of the MODEL with one more rule. Raises ValueError where CFG rules would overlap."""
+    plan = plan_of(model)
+    if isinstance(rule, CFG):
+        _check_overlap(model, plan, rule)
+    return extended(model, replace(plan, guidance=Guidance((*plan.guidance.rules, rule))))
+
+
+def with_autoguidance(
+    model: ModelPatcher, guide: ModelPatcher, rule: Autoguidance, positive: list | None = None
+) -> ModelPatcher:
+    """A clone of the MODEL that is steered away from a weaker network. Raises ValueError for a pair that cannot be.
+
+    A guide that shares the MODEL's network with other weights is made ready to be evaluated beside it (host/lora).
+    """
+    if plan_of(guide).guidance.rules:
+        raise ValueError(
+            "guide_model carries guidance components of its own, but a guide is evaluated bare. Connect the MODEL as "
+            "it was before those components to guide_model."
+        )
+    check_pair(model, guide)
+    if positive is None and _same_model(model, guide):
+        raise ValueError(
+            "model and guide_model are one and the same model with the same weights, so the guidance would be zero. "
+            "Connect a weaker version to guide_model: a smaller or less trained checkpoint, or the model without its "
+            "LoRA. Or connect another prompt to guide_positive."
+        )
+    plan = plan_of(model)
+    source = (guide.model, guide.patches_uuid, guide.model_options, positive)
+    known = next((g for g in plan.guides if _same(g.source, source)), None)
+    if known is not None:
+        return with_rule(model, replace(rule, guide=known.name))
+    residents = [model, *(model.get_additional_models_with_key(g.key)[0] for g in plan.guides)]
+    guide = sharing.resident_guide(guide, residents)
+    added = Guide(f"guide {len(plan.guides) + 1}", positive, source)
+    rules = Guidance((*plan.guidance.rules, replace(rule, guide=added.name)))
+    out = extended(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
+    out.set_additional_models(added.key, [guide])
+    return out
+
+
+def inspected(model: ModelPatcher, inspection: Inspection) -> ModelPatcher:
+    """A clone of the MODEL whose runs are written down, beside whoever inspects it already."""
+    out = extended(model, plan_of(model))
+    out.set_attachments(INSPECTIONS, (*inspections_of(model), inspection))
+    return out
+
+
+def extended(model: ModelPatcher, plan: Plan) -> ModelPatcher:
+    """A clone of the MODEL with this plan and the engine."""
+    out = model.clone()
+    out.set_attachments(KEY, plan)
+    _install(out)
+    return out
+
+
+def _install(model: ModelPatcher) -> None:
+    """Put the engine on this MODEL (a clone of the user's). Doing it again changes nothing."""
+    for kind, wrapper in WRAPPERS.items():
+        model.remove_wrappers_with_key(kind, KEY)
+        model.add_wrapper_with_key(kind, KEY, wrapper)
+
+
+def _check_overlap(model: ModelPatcher, plan: Plan, rule: CFG) -> None:
+    positions = ModelPositions(model.get_model_object("model_sampling"))
+    check_combines((*plan.guidance.combines, rule), positions)
+
+
+def _same_model(first: ModelPatcher, second: ModelPatcher) -> bool:
+    """Whether two MODELs predict the same for the same conditioning."""
+    if first.model is not second.model or sharing.conflict(first, second):
+        return False
+    return _alike(first.model_options, second.model_options)
+
+
+def _same(first: tuple, second: tuple) -> bool:
+    """Whether two guides were made from the same network, weights, options and conditioning."""
+    return first[0] is second[0] and first[1] == second[1] and _alike(first[2], second[2]) and first[3] is second[3]
+
+
+def _alike(first, second) -> bool:
+    """Equal nesting with the very same leaves: options are copied on every clone, the functions in them are not."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_alike(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)) and type(first) is type(second):
+        return len(first) == len(second) and all(map(_alike, first, second))
+    return first is second

@@ -1,0 +1,115 @@
+"""What the page's curves are drawn from: a MODEL's noise levels, a node's strengths there, and the steps of a run.
+
+A node hands `curve(...)` to the page as its ui output: text (JSON), because the host counts anything else as a picture
+of the run. Sampling then says where its steps fall on these lines; both know a line by the same key.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import comfy.model_sampling as families
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import get_executing_context
+
+from ...guidance.noise_level import NoiseLevel
+from ...guidance.rule import Rule
+from ...guidance.rules.cfg import CFG
+from ...guidance.training.weighting import LevelWeight, normalised, on
+from ..common.noise_levels import ModelPositions, level_of
+from ..models.guides import LoadedGuide
+from .plan import plan_of
+from .run import Run
+
+EVENT = "guidance-components.run"
+PIECES = 200  # of the training timesteps, each known by its middle
+
+
+def curve(before: ModelPatcher, after: ModelPatcher, guide: LoadedGuide | None = None) -> dict[str, list[str]]:
+    """The ui output of a node that made `after` of `before`: the strengths of the rules that it added.
+
+    guide: what takes the gradient, if experts may take turns in it.
+    """
+    model_sampling: Any = after.get_model_object("model_sampling")
+    level = _levels(model_sampling)
+    first = len(plan_of(before).guidance.rules)
+    resolved = plan_of(after).guidance.resolve(ModelPositions(model_sampling)).rules
+    keys = _keys(after)
+    lines = [_line(keys[i], resolved[i], level) for i in range(first, len(resolved))]
+    return _shown({"noise": noise_of(model_sampling), "lines": lines, **(_experts(guide) if guide else {})})
+
+
+def weighting_curve(model: ModelPatcher, weight: LevelWeight) -> dict[str, list[str]]:
+    """The ui output of a loss weighting: its weight on the v-loss, with mean 1."""
+    model_sampling: Any = model.get_model_object("model_sampling")
+    level = _levels(model_sampling)
+    values = on("v", normalised(weight, level, "v"), level).tolist()
+    return _shown({"noise": noise_of(model_sampling), "lines": [{"key": "", "values": values}]})
+
+
+def expert_curve(guide: LoadedGuide) -> dict[str, list[str]]:
+    """The ui output of guides that take turns: the edges between them, as noise to signal."""
+    return _shown(_experts(guide))
+
+
+def noise_of(model_sampling: Any) -> dict[str, Any]:
+    """A model's noise as js/curves/noise.js takes it."""
+    return {
+        "sigmas": _sigmas(model_sampling),
+        "flow": isinstance(model_sampling, families.CONST),
+        "scale": float(getattr(model_sampling, "noise_scale", 1.0)),
+        "low": float(model_sampling.sigma_min),
+        "high": float(model_sampling.sigma_max),
+    }
+
+
+def announce(run: Run, model: ModelPatcher) -> None:
+    """Tell the page where the steps of a queued run fall; nothing where no page has queued it."""
+    if get_executing_context() is None:
+        return
+    from server import PromptServer
+
+    server: Any = vars(PromptServer)["instance"]
+    server.send_sync(EVENT, steps_of(run, model), server.client_id)
+
+
+def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
+    """A run's noise levels (the model's own sigmas, the final 0 left out) and the strength of every rule there."""
+    sigmas = [sigma for sigma in run.sigmas if sigma > 0.0]
+    level = run.level(torch.tensor(sigmas, dtype=torch.float64))
+    cfg = run.host_weights[-1]
+    strengths = [r.weights(level, cfg) if isinstance(r, CFG) else r.strength(level) for r in run.guidance.rules]
+    keys = _keys(model)
+    return {"sigmas": sigmas, "lines": {key: s.tolist() for key, s in zip(keys, strengths, strict=True)}}
+
+
+def _line(key: str, rule: Rule, level: NoiseLevel) -> dict[str, Any]:
+    """`relative`: the sampler's own cfg is what the strength multiplies, so it is known only in the run."""
+    relative = isinstance(rule, CFG) and rule.weight is None
+    strength = rule.schedule(level) if relative else rule.strength(level)
+    return {"key": key, "values": strength.tolist(), "relative": relative}
+
+
+def _keys(model: ModelPatcher) -> list[str]:
+    """A name for every rule in its chain on this network: the same for all clones of the MODEL, in one process."""
+    rules = plan_of(model).guidance.rules
+    return [f"{hash((id(model.model), rules[: i + 1])):x}" for i in range(len(rules))]
+
+
+def _experts(guide: LoadedGuide) -> dict[str, Any]:
+    experts = guide.guide.experts
+    return {"edges": list(experts.edges), "handover": experts.handover}
+
+
+def _sigmas(model_sampling: Any) -> list[float]:
+    return [float(model_sampling.percent_to_sigma((i + 0.5) / PIECES)) for i in range(PIECES)]
+
+
+def _levels(model_sampling: Any) -> NoiseLevel:
+    return level_of(model_sampling, torch.tensor(_sigmas(model_sampling), dtype=torch.float64))
+
+
+def _shown(data: dict[str, Any]) -> dict[str, list[str]]:
+    return {"guidance_curve": [json.dumps(data)]}

@@ -1,0 +1,155 @@
+"""The engine: four wrappers under one key, installed once per patched MODEL, whatever the number of components.
+
+OUTER_SAMPLE opens and closes the run, PREPARE_SAMPLING lets the host load what the guides' conditioning needs,
+SAMPLER_SAMPLE prepares the guides, PREDICT_NOISE does the step: the host's own step is run, not rewritten, and the
+rules work on its result. The wrappers find everything through the guider, so that clones of the MODEL stay right.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import CFGGuider
+
+from ...guidance.compose import uniform
+from ...guidance.step import Step
+from ..common.keys import KEY
+from .branches import Observer, evaluate
+from .gradients import StepLender
+from .page_events import announce
+from .run import Run, host_weights, is_plain, open_run, run_of, weight_names
+
+
+def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_shapes=None, **kwargs):
+    """Open the run, sample, close the run, in every case."""
+    if latent_shapes is not None:
+        kwargs["latent_shapes"] = latent_shapes
+    guider: CFGGuider = executor.class_obj
+    run = open_run(guider, sigmas, latent_shapes)
+    if run is None:
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    announce(run, guider.model_patcher)
+    finished = False
+    try:
+        with _weights(guider, _loading_weights(run)):
+            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finished = True
+        return result
+    finally:
+        for guide in run.guides.values():
+            guide.release(cleaned=finished)
+        if run.gradients is not None:
+            run.gradients.release()
+        guider.model_options.pop(KEY, None)
+        if run.recorder is not None:
+            run.recorder.close(finished)
+
+
+def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
+    """Load what the guides' own conditioning needs together with everything else; what gradients need, entirely."""
+    run: Run | None = (kwargs.get("model_options") or {}).get(KEY)
+    if run is None:
+        return executor(model, noise_shape, conds, *args, **kwargs)
+    if run.gradients is not None:
+        run.gradients.load()
+        kwargs["force_full_load"] = kwargs.get("force_full_load", False) or run.gradients.through
+    network, _, loaded = executor(model, noise_shape, {**conds, **run.own_conds}, *args, **kwargs)
+    return network, conds, loaded
+
+
+def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, *rest):
+    """Prepare every guide: all networks are on their devices now."""
+    run = run_of(guider)
+    if run is None:
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
+    for guide in run.guides.values():
+        guide.prepare(
+            guider.model_patcher, extra_args["model_options"], sigmas, noise, latent_image, denoise_mask,
+            extra_args.get("seed"), run.latent_shapes,
+        )
+    if run.gradients is not None:
+        run.gradients.prepare(guider, noise.shape)
+    with _weights(guider, run.host_weights):
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
+
+
+def predict_noise(executor, x, timestep, model_options=None, seed=None):
+    """One evaluation of the guided denoiser. x: [B, ...], timestep: the model's sigma [B]; returns denoised."""
+    guider: CFGGuider = executor.class_obj
+    model_options = {} if model_options is None else model_options
+    run = run_of(guider)
+    if run is None:
+        return executor(x, timestep, model_options, seed)
+    with run.watching(timestep):
+        return _guided(executor, run, guider, x, timestep, model_options, seed)
+
+
+def _guided(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
+    """The host's own step, what else the rules need, and the rules."""
+    level = run.level(timestep)
+    weights = [run.guidance.cfg(level, weight) for weight in host_weights(guider)]
+    cfg = weights[-1]
+    if uniform(cfg) is None:
+        return _mixed(run, guider, x, timestep, level, model_options)
+    needs = run.guidance.needs(level, cfg)
+    with _weights(guider, tuple(float(weight[0]) for weight in weights)):
+        if not needs and run.watch is None:
+            return executor(x, timestep, model_options, seed)
+        observer = Observer(guider)
+        denoised = executor(x, timestep, observer.options(model_options), seed)
+    missing = needs - observer.seen.keys()
+    found = {branch: evaluate(run, guider, branch, x, timestep, level, model_options) for branch in missing}
+    step = Step(x, level, {**observer.seen, **found}, cfg, **_here(run, guider, timestep, level, model_options))
+    return run.guidance.steer(denoised, step, run.memory)
+
+
+def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[str, Any]:
+    """Where the run is, and what it lends there: the rest of a Step."""
+    position = run.position(float(timestep[0]))
+    run.memory.move_to(position)
+    here = {"position": position, "watch": run.watch}
+    if run.gradients is None:
+        return here
+    lender = StepLender(run.gradients, guider, timestep, model_options)
+    return {**here, "following": run.following(position, level), "lender": lender}
+
+
+def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
+    """A batch whose samples want different weights of CFG: the host knows one, so its branches are combined here."""
+    if not is_plain(guider):
+        raise ValueError("A batch with several noise levels needs KSampler or CFGGuider for CFG with an interval.")
+    return run.guidance.denoise(
+        lambda branch: evaluate(run, guider, branch, x, timestep, level, model_options),
+        x, level, guider.cfg, run.memory, **_here(run, guider, timestep, level, model_options),
+    )
+
+
+def _loading_weights(run: Run) -> tuple[float, ...]:
+    """A guider at cfg 1 may not even load what the negative branch needs; a CFG rule may ask for it later."""
+    wanted = [rule.weight for rule in run.guidance.combines if rule.weight is not None]
+    return (max(wanted, key=lambda w: abs(w - 1.0)),) if run.host_weights == (1.0,) and wanted else run.host_weights
+
+
+@contextmanager
+def _weights(guider: CFGGuider, values: tuple[float, ...]):
+    """The guider combines with these weights while inside."""
+    names = weight_names(guider)
+    before = [getattr(guider, name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        setattr(guider, name, value)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(guider, name, value)
+
+
+WRAPPERS = {
+    WrappersMP.OUTER_SAMPLE: outer_sample,
+    WrappersMP.PREPARE_SAMPLING: prepare_sampling,
+    WrappersMP.SAMPLER_SAMPLE: sampler_sample,
+    WrappersMP.PREDICT_NOISE: predict_noise,
+}

@@ -1,0 +1,191 @@
+"""A guide over a network that is resident anyway: its weights are switched on around its evaluations.
+
+The resident MODEL (the main one, as a rule) stays loaded as the host loads it, its LoRAs merged into the weights, and
+predicts bit for bit what it predicts without a guide. While the guide is evaluated, the layers whose patches differ
+compute the difference beside themselves: minus the resident's LoRAs, plus the guide's. So no weight is moved, restored
+or kept twice, and it is all the same whether the network is quantised, offloaded or dynamically loaded. Bypass LoRAs
+(the host's injections) and object patches (such as ModelSamplingSD3) are exchanged in the same moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ...guidance.networks.layer_changes import LayerChange, changed
+from .difference import Patches, bytes_of, difference, layer_changes, obstacle
+
+KEY = "guidance-components/weights"
+COMPILED = "torch.compile"  # comfy_api/torch_helpers/torch_compile.py
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights that a guide shall have; its ModelPatcher carries the resident's, for the host to load once."""
+
+    patches: Patches
+    uuid: UUID
+    injections: dict[str, list]
+
+
+def weights_of(model: ModelPatcher) -> Weights:
+    """The weights that a MODEL shall have when it is evaluated, a toggled guide's or any other's."""
+    return model.get_attachment(KEY) or Weights(model.patches, model.patches_uuid, model.injections)
+
+
+def is_toggled(model: ModelPatcher) -> bool:
+    """Whether this is a guide over another MODEL's resident network."""
+    return model.get_attachment(KEY) is not None
+
+
+def weight_patches(resident: ModelPatcher, guide: ModelPatcher) -> Patches:
+    """What a guide's weights have that the resident's have not, and the reverse; empty if they are equal."""
+    first, second = weights_of(resident), weights_of(guide)
+    return {} if first.uuid == second.uuid else difference(first.patches, second.patches)
+
+
+def why_not(resident: ModelPatcher, guide: ModelPatcher) -> str:
+    """Why a guide cannot be evaluated over the resident's network, in words; empty if it can."""
+    names = {**resident.object_patches, **guide.object_patches}
+    replaced = [n for n in names if resident.object_patches.get(n) is not guide.object_patches.get(n)]
+    for name in replaced:
+        if name == "manual_cast_dtype" or name.startswith("diffusion_model"):
+            return f"a replaced {name}"
+    if resident.forced_hooks != guide.forced_hooks or not same_lists(
+        resident.weight_wrapper_patches, guide.weight_wrapper_patches
+    ):
+        return "hooks on the weights"
+    return obstacle(resident, weight_patches(resident, guide))
+
+
+def over(resident: ModelPatcher, guide: ModelPatcher) -> ModelPatcher:
+    """A clone of the guide that the host loads with the resident's weights; `Toggle` gives it its own."""
+    out = guide.clone()
+    out.set_attachments(KEY, weights_of(guide))
+    follow(out, [resident])
+    return out
+
+
+def follow(guide: ModelPatcher, residents: Iterable[ModelPatcher]) -> ModelPatcher | None:
+    """Give a toggled guide the weights of the first MODEL over its network, and return that MODEL.
+
+    Without one (the main MODEL was moved to another device, say) the guide gets its own and is loaded for itself.
+    """
+    own = weights_of(guide)
+    resident = next((model for model in residents if model.model is guide.model and not is_toggled(model)), None)
+    loaded = weights_of(resident) if resident is not None else own
+    guide.patches = {key: patches[:] for key, patches in loaded.patches.items()}
+    guide.patches_uuid = loaded.uuid
+    guide.injections = {} if resident is not None else {key: list(found) for key, found in own.injections.items()}
+    if resident is not None:
+        guide.force_cast_weights = resident.force_cast_weights
+        if weight_patches(resident, guide) or not same_lists(resident.injections, own.injections):
+            # A compiled network does not see that its layers have been changed: the guide runs uncompiled.
+            guide.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILED)
+    return resident
+
+
+def words(resident: ModelPatcher, guide: ModelPatcher) -> str:
+    """What is switched between the two, in words."""
+    patches = weight_patches(resident, guide)
+    count = len({key.rpartition(".")[0] for key in patches})
+    parts = [f"LoRA weights of {count} layers, {bytes_of(patches) / 2**20:.1f} MB"] if count else []
+    if not same_lists(weights_of(resident).injections, weights_of(guide).injections):
+        parts.append("bypass LoRAs")
+    if resident.object_patches != guide.object_patches:
+        parts.append("model patches")
+    return ", ".join(parts) or "nothing: equal weights"
+
+
+def same_lists(first: dict, second: dict) -> bool:
+    """Equal keys, and under each key the very same objects in the same order."""
+    return first.keys() == second.keys() and all(
+        len(first[key]) == len(second[key]) and all(a is b for a, b in zip(first[key], second[key], strict=True))
+        for key in first
+    )
+
+
+class Toggle:
+    """Gives a guide its own weights in the resident's network, for as long as `on` is entered."""
+
+    def __init__(self, resident: ModelPatcher, guide: ModelPatcher):
+        """The networks are on their devices. What the guide's changes take is held until the toggle is let go."""
+        changes = layer_changes(resident, weight_patches(resident, guide))
+        self.resident, self.guide = resident, guide
+        self.layers = [ChangedLayer(layer, change) for layer, change in changes]
+        own = weights_of(guide).injections
+        self.injections = None if same_lists(resident.injections, own) else [i for found in own.values() for i in found]
+        names = {**resident.object_patches, **guide.object_patches}
+        values = {name: guide.get_model_object(name) for name in names}
+        self.objects = {n: v for n, v in values.items() if v is not resident.get_model_object(n)}
+
+    @contextmanager
+    def on(self):
+        """While inside, the network answers with the guide's weights. It is left as it was in every case."""
+        with ExitStack() as stack:
+            if self.injections is not None:
+                stack.enter_context(self._injected(self.injections))
+            for name, value in self.objects.items():
+                before = comfy.utils.set_attr(self.guide.model, name, value)
+                stack.callback(comfy.utils.set_attr, self.guide.model, name, before)
+            stack.callback(self._restore)
+            for layer in self.layers:
+                layer.enter()
+            yield
+
+    def _restore(self) -> None:
+        for layer in self.layers:
+            layer.leave()
+
+    @contextmanager
+    def _injected(self, injections: list):
+        """The guide's injections in place of the resident's, such as bypass LoRAs."""
+        with ExitStack() as stack:
+            stack.callback(self.resident.inject_model)
+            self.resident.eject_model()
+            for injection in injections:
+                stack.callback(partial(injection.eject, self.guide))
+                injection.inject(self.guide)
+            yield
+
+
+class ChangedLayer:
+    """A layer and its change; between `enter` and `leave` the layer's forward is this object."""
+
+    def __init__(self, layer: torch.nn.Module, change: LayerChange):
+        self.layer, self.change = layer, change
+        self.forward: Any = None  # the layer's forward without the change, while entered
+        self.before: Any = None  # what the instance had in place of its class's forward
+
+    def enter(self) -> None:
+        # Written to the instance's dictionary: nn.Module's own attribute assignment takes ten times as long.
+        own = self.layer.__dict__
+        self.forward, self.before = self.layer.forward, own.get("forward")
+        own["forward"] = self
+
+    def leave(self) -> None:
+        own = self.layer.__dict__
+        if own.get("forward") is not self:
+            return
+        if self.before is None:
+            del own["forward"]
+        else:
+            own["forward"] = self.before
+        self.forward = self.before = None
+
+    def __call__(self, x: torch.Tensor, *more, **named) -> torch.Tensor:
+        if more or named:
+            raise ValueError(
+                f"This model calls a {type(self.layer).__name__} that the LoRA changes with options of its own, so the "
+                "LoRA cannot be switched on and off. Load guide_model with a loader node of its own."
+            )
+        return changed(self.layer, self.change, x, self.forward(x))

@@ -1,0 +1,223 @@
+"""Guides on the real host: where they lie, and their networks in the care of ComfyUI's memory manager."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from uuid import uuid4
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSource
+from ...guidance.experts.file import BANK, is_bank, mapped, read_bank, read_header
+from ...guidance.experts.guide import bank_guide
+from ...guidance.experts.guide import fingerprint as fingerprint_of
+from ...guidance.guide import Guide, GuideFamily, GuideSpec, families
+from ...guidance.networks.tiny.files import GUIDE, format_of
+from ...guidance.routing import Experts
+from .tiny import ASSETS
+
+FOLDER = "guides"
+
+folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedGuide:
+    """What travels on a GUIDE wire: what the guide is, and its networks.
+
+    One ModelPatcher per member, in the same order, whose `model` is the network itself, called as
+    `guidance.guide.Network`; or one for all members, whose `model` is an ExpertBank.
+    """
+
+    guide: Guide
+    patchers: tuple[ModelPatcher, ...]
+
+    def get_models(self) -> list[ModelPatcher]:
+        """What ComfyUI's memory manager finds behind the wire."""
+        return list(self.patchers)
+
+
+def guide_names() -> list[str]:
+    """The embedded guides, then what lies in models/guides: folders with a config.json, .safetensors and .pt files."""
+    found: dict[str, None] = {}
+    for root in _roots():
+        for place, folders, files in os.walk(root, followlinks=True):
+            weights = sorted(file for file in files if file.endswith(SINGLE))
+            if "config.json" in files:
+                folders.clear()
+                whole = any(file.endswith(".safetensors") for file in weights)
+                weights = [""] if whole and Path(place) != root else []
+            folders.sort()
+            found |= dict.fromkeys((Path(place) / file).relative_to(root).as_posix() for file in weights)
+    embedded = _embedded()
+    return [*embedded, *sorted(name for name in found if name not in embedded)]
+
+
+def guide_problem(name: str) -> str | None:
+    """Why there is no guide of this name, in words; None if there is one. Nothing of it is read."""
+    try:
+        _path(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def fingerprint(name: str) -> str:
+    """Changes when the guide's files do, or those of the network that a bank's experts are changes of."""
+    path = _path(name)
+    if _is_bank(path):
+        base = read_header(path).base
+        of_base = fingerprint(base) if guide_problem(base) is None else "missing"
+        return f"{path.stat().st_mtime_ns} {path.stat().st_size}; {of_base}"
+    entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    return "; ".join(f"{entry.name} {entry.stat().st_mtime_ns} {entry.stat().st_size}" for entry in entries)
+
+
+def load_guide(name: str) -> LoadedGuide:
+    """One guide by its name in `guide_names`, not yet on its device.
+
+    Raises:
+        ValueError: there is no such guide, or (GuideFileError) its files cannot be used, in words.
+    """
+    path = _path(name)
+    if _is_bank(path):
+        return load_bank(path)
+    patcher, spec = _load(name)
+    return LoadedGuide(Guide((spec,)), (patcher,))
+
+
+def load_bank(path: Path) -> LoadedGuide:
+    """The experts of a bank's file, over its base from models/guides.
+
+    Raises:
+        ValueError: the file cannot be used, or its base is not here or is another network, in words.
+    """
+    file = read_bank(path)
+    try:
+        where = _path(file.header.base)
+    except ValueError as error:
+        raise ValueError(f"{file.name} is a bank of experts of {file.header.base}, which is missing. {error}") from None
+    source = GuideSource(where, file.header.base)
+    base, spec = built(source)
+    with torch.inference_mode(False):
+        bank, guide = bank_guide(file, base, spec, fingerprint_of(source), _mapped)
+    return LoadedGuide(guide, (managed(bank),))
+
+
+def _is_bank(path: Path) -> bool:
+    return path.suffix == ".safetensors" and is_bank(format_of(path))
+
+
+def _mapped(originals: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """In a file of ComfyUI's temporary folder, which it empties at every start."""
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return mapped(folder / f"guidance-base-{uuid4().hex}.safetensors", originals)
+
+
+def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
+    """Several guides as one; each is in charge of its own noise levels, the first of the cleanest pictures.
+
+    Raises:
+        ValueError: nothing to switch, a guide that is a team already, or guides of different kinds, in words.
+    """
+    if not guides:
+        raise ValueError("Connect the guides that are to take turns, the one for the cleanest pictures first.")
+    for guide in guides:
+        if len(guide.guide.members) > 1:
+            raise ValueError(
+                f"{guide.guide.name} is a team of {len(guide.guide.members)} guides already; connect its members "
+                f"themselves to one Expert Switch."
+            )
+    members = tuple(guide.guide.first for guide in guides)
+    return LoadedGuide(Guide(members, experts), tuple(patcher for guide in guides for patcher in guide.patchers))
+
+
+def _load(name: str, disable_dynamic: bool = True) -> tuple[ModelPatcher, GuideSpec]:
+    """The patcher is never a dynamic one, whatever is asked for: a gradient needs plain weights that stay in place."""
+    network, spec = built(source_of(name))
+    patcher = managed(network)
+    patcher.cached_patcher_init = (_load, (name,), 0)
+    return patcher, spec
+
+
+def managed(network: torch.nn.Module) -> ModelPatcher:
+    return ModelPatcher(
+        network, load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def source_of(name: str) -> GuideSource:
+    """What lies on disk under a guide's name. Raises ValueError as `load_guide` does."""
+    return GuideSource(_path(name), name)
+
+
+def built(source: GuideSource) -> tuple[torch.nn.Module, GuideSpec]:
+    """A guide's network, new and nobody else's, and what it says of itself. Raises GuideFileError in words."""
+    # Weights made in inference mode, which ComfyUI runs nodes in, could not take part in a gradient.
+    with torch.inference_mode(False):
+        return _family(source).load(source)
+
+
+def _family(source: GuideSource) -> GuideFamily:
+    known = [family() for family in families().values()]
+    able = [family for family in known if family.recognises(source)]
+    if not able:
+        what = f"a {source.architecture or 'network without a name'}" if source.is_folder else "a file of another kind"
+        raise GuideFileError(
+            f"{source.name} is {what}, no guide. Choose another one; a guide can be: "
+            f"{'; '.join(family.title for family in known)}."
+        )
+    return able[0]
+
+
+def _roots() -> list[Path]:
+    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
+
+
+def _embedded() -> list[str]:
+    return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) in (GUIDE, BANK))
+
+
+def _path(name: str) -> Path:
+    """Where a guide lies. Raises ValueError, naming the nearest, if there is none or it would lie outside."""
+    if name in _embedded():
+        return ASSETS / f"{name}.safetensors"
+    inside = PurePosixPath(name)
+    if inside.is_absolute() or ".." in inside.parts or "\\" in name or PureWindowsPath(name).drive:
+        raise ValueError(f"The guide {name!r} would lie outside models/{FOLDER}; choose one from the list.")
+    for root in _roots():
+        if inside.parts and (root / inside).exists():
+            return root / inside
+    names = guide_names()
+    near = get_close_matches(name, names, 3, 0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else f"; there are {', '.join(names)}." if names else "."
+    raise ValueError(f"There is no guide {name!r} in {_roots()[0]}{hint}")
+
+
+def bank_path(name: str) -> Path:
+    """Where a bank of this name lies or will lie. Raises ValueError for a name that is none or points elsewhere."""
+    problem = bank_name_problem(name)
+    if problem:
+        raise ValueError(problem)
+    return Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{name}.safetensors"
+
+
+def bank_name_problem(name: str) -> str | None:
+    """What is wrong with the name of a bank, in words."""
+    parts = name.split("/")
+    bad = [part for part in parts if part in ("", ".", "..") or set(part) & set('\\:*?"<>|') or part != part.strip()]
+    if bad or name.endswith(".safetensors"):
+        return (
+            f"name is {name!r}; it must be a file name such as ppap-resnet50, without its ending, perhaps inside a "
+            f"sub-folder of models/{FOLDER} (mine/ppap-resnet50)."
+        )
+    return None

@@ -1,0 +1,169 @@
+"""PPAP's released experts in models/guides, as a bank."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...guidance.checkpoints.state_dicts import sha256_of
+from ...guidance.experts.calibration import readings, settled
+from ...guidance.experts.file import BankFile, BankHeader, is_bank, read_bank, write_bank
+from ...guidance.experts.guide import fingerprint
+from ...guidance.experts.ppap_files import PpapExperts, inputs, read_ppap
+from ...guidance.guide import GuideSpec
+from ...guidance.networks.tiny.files import format_of
+from ...guidance.noise_schedule import named
+from ...guidance.preprocessing import Preprocessing
+from ...guidance.training.recipe import ExpertRecipe
+from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, built, load_bank, source_of
+from .tiny import ASSETS
+
+log = logging.getLogger(__name__)
+SCHEDULE = "linear"  # ADM's, on which the released classifiers' experts were trained
+# Of the embedded world; they settle how DeiT's experts are run, where no pictures are connected.
+PICTURES = ASSETS / "shapes-pictures.safetensors"
+_TORCH = (".ckpt", ".pt", ".pth")
+_NUMBERED = re.compile(r"(\d+)_max(\d+)(\.(?:ckpt|pt|pth|safetensors))")
+
+
+def expert_sets() -> list[str]:
+    """What lies in models/guides and may be PPAP's: `folder/*_max5.ckpt` for a set of files, and torch files alone."""
+    found: dict[str, None] = {}
+    for root in _roots():
+        for place, folders, files in os.walk(root, followlinks=True):
+            folders.sort()
+            for file in sorted(files):
+                match = _NUMBERED.fullmatch(file)
+                if match or file.lower().endswith(_TORCH):
+                    name = f"*_max{match[2]}{match[3]}" if match else file
+                    found[(Path(place) / name).relative_to(root).as_posix()] = None
+    return list(found)
+
+
+def experts_problem(experts: str | None, name: str | None) -> str | None:
+    """What is wrong with the widgets, in words; None if nothing is, or if a value is linked and not known yet."""
+    try:
+        if experts is not None:
+            files_of(experts)
+    except ValueError as error:
+        return str(error)
+    return None if name is None else bank_name_problem(name)
+
+
+def files_of(experts: str) -> list[Path]:
+    """The files of a set, from the cleanest noise range to the noisiest.
+
+    Raises:
+        ValueError: there are none, or one of them is missing, in words.
+    """
+    inside = PurePosixPath(experts)
+    if inside.is_absolute() or ".." in inside.parts or "\\" in experts or PureWindowsPath(experts).drive:
+        raise ValueError(f"The files {experts!r} would lie outside models/{FOLDER}; choose them from the list.")
+    count = re.fullmatch(r"\*_max(\d+)(\.\w+)", inside.name)
+    for root in _roots():
+        folder = root / inside.parent
+        names = [f"{n}_max{count[1]}{count[2]}" for n in range(int(count[1]))] if count else [inside.name]
+        there = [name for name in names if (folder / name).is_file()]
+        if there and there == names:
+            return [folder / name for name in names]
+        if there:
+            missing = ", ".join(name for name in names if name not in there)
+            raise ValueError(
+                f"{folder} has {len(there)} of the {len(names)} files of {experts}; {missing} is missing. Get it too, "
+                f"from where you got the others."
+            )
+    raise ValueError(
+        f"There is nothing called {experts!r} in {_roots()[0]}. Put PPAP's files (0_max5.ckpt to 4_max5.ckpt) into a "
+        f"folder of their own there, and press R."
+    )
+
+
+def sets_fingerprint(experts: str) -> str:
+    """Changes when the files do."""
+    return "; ".join(f"{file} {file.stat().st_mtime_ns} {file.stat().st_size}" for file in files_of(experts))
+
+
+def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) -> tuple[LoadedGuide, str]:
+    """Write released experts as a bank into models/guides; the bank as a guide, and what was found, in words.
+
+    Args:
+        experts: one of `expert_sets`.
+        base: the clean network that they were made of, as Load Guide names it.
+        name: of the bank, without its ending.
+        pictures: clean ones [B, H, W, 3] in [0, 1], by which DeiT's reading is settled; the embedded ones without.
+
+    Raises:
+        ValueError: files, a base or a name that cannot be used, in words.
+        OSError: the bank cannot be written.
+    """
+    files, path, source = files_of(experts), bank_path(name), source_of(base)
+    network, spec = built(source)
+    if spec.sees != "clean":
+        raise ValueError(f"{base} sees noise already; choose the clean network that the experts were made of.")
+    facts = {
+        "source": "PPAP", "files": {file.name: sha256_of(file) for file in files}, "base_sha256": fingerprint(source)
+    }
+    if path.exists():
+        return _written_before(path, facts)
+    found = read_ppap(files, network)
+    reading, words = _reading(found, network, spec, pictures)
+    edges = ExpertRecipe(experts=len(files), iterations=len(files), schedule=SCHEDULE).edges
+    header = BankHeader(
+        base, facts["base_sha256"], spec.task, SCHEDULE, edges, reading[0], spec.labels, reading[1]
+    )
+    report = [_summary(found, base, len(files)), *words]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bank(path, BankFile(name, header, found.rescaled(reading[0]).parts, {**facts, "report": report}))
+    log.info("Guidance Components: %s Wrote %s.", " ".join(report), path)
+    return load_bank(path), "\n".join([*report, f"Wrote {path.name}, {path.stat().st_size / 2**20:.1f} MB."])
+
+
+def _written_before(path: Path, facts: Mapping[str, Any]) -> tuple[LoadedGuide, str]:
+    """The bank that the same files gave earlier. Raises ValueError if another file is in the way."""
+    training = read_bank(path).training if is_bank(format_of(path)) else {}
+    if any(training.get(key) != value for key, value in facts.items()):
+        raise ValueError(
+            f"{path.name} is in models/{FOLDER} already and is something else. Choose another name, or delete {path}."
+        )
+    return load_bank(path), "\n".join([*training["report"], f"{path.name} was written before."])
+
+
+def _reading(
+    found: PpapExperts, network: nn.Module, spec: GuideSpec, pictures: Tensor | None
+) -> tuple[tuple[float, Preprocessing], list[str]]:
+    """The scale and preprocessing that the experts are run with, and why, in words."""
+    ways = inputs(found.backbone, found.efficient, spec.preprocessing)
+    words = []
+    if found.dead:
+        words.append("Every LoRA in the files is zero (PPAP's DeiT of before 2023-07-17): their biases alone differ.")
+    if len(ways) * len(found.scales) == 1:
+        return (found.scales[0], ways[0]), words
+    shown = load_file(PICTURES)["images"] if pictures is None else pictures[..., :3].movedim(-1, 1).float() * 2 - 1
+    comfy.model_management.throw_exception_if_processing_interrupted()
+    tried = readings(network, spec, found, ways, shown, named(SCHEDULE))
+    best = settled(tried)
+    words.append(f"Run with {best.words} nats from the clean network on {len(shown)} lightly noised pictures, against")
+    words += [f"  {other.words}" for other in tried if other is not best]
+    return (best.scale, best.preprocessing), words
+
+
+def _summary(found: PpapExperts, base: str, count: int) -> str:
+    kind = "parameter-efficient" if found.efficient else "fine-tuned"
+    edges = [str(n * len(named(SCHEDULE)) // count) for n in range(count + 1)]
+    return (
+        f"{count} {kind} {found.backbone} expert{'s' if count > 1 else ''} of {base}, from clean to noisy, for the "
+        f"timesteps {', '.join(edges)} of ADM's {SCHEDULE} schedule."
+    )
+
+
+def _roots() -> list[Path]:
+    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]

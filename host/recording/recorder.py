@@ -1,0 +1,151 @@
+"""While a MODEL is inspected: every evaluation of a run is watched, and written down a little later."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import get_executing_context
+
+from ...guidance.branch import Branch
+from ...guidance.compose import Guidance
+from ...guidance.inspection import COSINE, HOST, TOTAL, Kept, Watch, figures, probability
+from ...guidance.losses.cross_entropy import CrossEntropy
+from ...guidance.noise_level import NoiseLevel
+from ...guidance.objective import Objective
+from ...guidance.rule import Rule
+from ...guidance.rules.cfg import CFG
+from ..common.compatibility import describe
+from ..common.decoders import latents_of
+from .inspection import Inspection
+from .live import Live
+from .previews import Lens
+from .record import Evaluation, Record, Score, Term, shown_steps
+from .timer import Meter, held
+
+PAUSE = 0.5  # seconds between two readings: each costs about half a millisecond, and nobody reads faster
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """An evaluation that is done. kept and picture lie on its device."""
+
+    step: int
+    sigma: list[float]
+    branches: frozenset[Branch]
+    level: NoiseLevel
+    cfg: torch.Tensor
+    meter: Meter
+    kept: Kept
+    picture: torch.Tensor | None
+
+
+class ObservedRun(Protocol):
+    """What the recorder asks of a run."""
+
+    guidance: Guidance
+    sigmas: list[float]
+    latent_shapes: list | None
+
+    def position(self, sigma: float) -> int:
+        """How many of the sampler's noise levels lie at or above sigma."""
+
+
+class Recorder:
+    """Writes one run down. What was seen stays on the device until an evaluation begins after a `PAUSE`."""
+
+    def __init__(self, model: ModelPatcher, run: ObservedRun, inspections: tuple[Inspection, ...]):
+        context = get_executing_context()
+        self.run = run
+        self.lens = Lens(latents_of(model), run.latent_shapes)
+        self.live = Live([i.node for i in inspections if i.node]) if context else None
+        self.rules = labelled(run.guidance.rules)
+        self.record = Record(describe(model), context.node_id if context else "", max(len(run.sigmas) - 1, 0))
+        self.wanted = [index + 1 for index in shown_steps(self.record.levels)]  # steps whose pictures are still to come
+        self.pending: list[Seen] = []
+        self.written = time.perf_counter()
+        for inspection in inspections:
+            inspection.open(self.record, context.prompt_id if context else None)
+
+    def begin(self, timestep: torch.Tensor) -> tuple[list[float], Meter]:
+        """An evaluation starts at the model's sigma [B]."""
+        sigma: list[float] = timestep.flatten().tolist()  # waits for the device, as the engine does here anyway
+        if time.perf_counter() - self.written >= PAUSE:
+            self._write()
+        return sigma, Meter(timestep.device)
+
+    def end(self, sigma: list[float], meter: Meter, watch: Watch) -> None:
+        """It is done."""
+        meter.stop()
+        if self.pending and len(sigma) != len(self.pending[-1].sigma):
+            self._write()
+        step = min(self.run.position(sigma[0]), self.record.levels)  # some samplers look at the last level too
+        at, picture = watch.step, self._picture(step, watch.guided)
+        self.pending.append(Seen(step, sigma, frozenset(at.branches), at.level, at.cfg, meter, watch.kept(), picture))
+
+    def close(self, finished: bool) -> None:
+        """The run is over. finished: without an error or interrupt."""
+        self.record.finished = finished
+        self._write()
+
+    def _write(self) -> None:
+        """Everything pending becomes plain numbers."""
+        pending, self.pending = self.pending, []
+        if pending:
+            written = self._evaluations(pending)
+            self.record.evaluations += written
+            if self.live is not None:
+                self.live.tell(written[-1], self.record)
+        self.written = time.perf_counter()
+
+    def _evaluations(self, pending: list[Seen]) -> list[Evaluation]:
+        """Of as many samples each."""
+        memory = held(pending[0].meter.device)
+        found = zip(pending, figures([seen.kept for seen in pending]), self._strengths(pending), strict=True)
+        return [self._evaluation(*one, memory) for one in found]
+
+    def _strengths(self, pending: list[Seen]) -> list[list[list[float]]]:
+        """Of each evaluation: the strengths of CFG and of the rules, a number per sample."""
+        level = NoiseLevel(torch.cat([seen.level.a for seen in pending]), torch.cat([seen.level.b for seen in pending]))
+        rows = [torch.cat([seen.cfg for seen in pending]), *(rule.strength(level) for _, _, rule in self.rules)]
+        return torch.stack(rows).view(len(rows), len(pending), -1).movedim(1, 0).tolist()
+
+    def _evaluation(self, seen: Seen, values, strengths: list[list[float]], memory: int) -> Evaluation:
+        names, nothing = (("CFG", HOST), *((label, index) for index, label, _ in self.rules)), [0.0] * len(seen.sigma)
+        terms = [Term(label, s, values.get(n, nothing)) for (label, n), s in zip(names, strengths, strict=True)]
+        return Evaluation(
+            seen.step, seen.sigma, tuple(sorted(seen.branches, key=_order)), tuple(terms), values[TOTAL],
+            values.get(COSINE), tuple(_score(name, values[name]) for name in seen.kept.scores), seen.meter.seconds(),
+            memory, None if seen.picture is None else seen.picture.cpu(),
+        )
+
+    def _picture(self, step: int, denoised: torch.Tensor) -> torch.Tensor | None:
+        """Of the estimates that the strip shows."""
+        if not self.wanted or step < self.wanted[0]:
+            return None
+        self.wanted = [later for later in self.wanted if later > step]
+        return self.lens.look(denoised)
+
+
+def labelled(rules: tuple[Rule, ...]) -> list[tuple[int, str, Rule]]:
+    """Every rule beside CFG: its place in the chain, a name of its own, the rule."""
+    named: list[tuple[int, str, Rule]] = []
+    for index, rule in enumerate(rules):
+        if not isinstance(rule, CFG):
+            label = rule.label
+            again = sum(other.label == label for _, _, other in named)
+            named.append((index, f"{label} #{again + 1}" if again else label, rule))
+    return named
+
+
+def _order(branch) -> tuple[bool, str, bool]:
+    return branch.network != "main", branch.network, branch.condition != "positive"
+
+
+def _score(objective: Objective, values: list[float]) -> Score:
+    if isinstance(objective.loss, CrossEntropy):
+        return Score(objective.words, True, probability(values))
+    return Score(objective.words or objective.loss.title, False, [-value for value in values])

@@ -1,0 +1,149 @@
+"""What a MODEL with components will do, before it does it: in words, in numbers, and as series for a plot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...guidance.branch import MAIN, NEGATIVE, Branch
+from ...guidance.rule import Rule
+from ...guidance.rules.cfg import CFG
+from ...guidance.rules.gradient import GradientGuidance
+from ...guidance.schedule import Curve, Interval, Product, Schedule
+from ..common.compatibility import describe
+from ..common.decoders import LINEAR, VAE
+from ..common.noise_levels import ModelPositions, level_of
+from ..engine.gradients import THROUGH
+from ..engine.plan import Asked, guides_of, plan_of
+from ..lora.sharing import describe_sharing
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of the plot: a strength at every noise level of the sampler."""
+
+    label: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The plan over a sampler's noise levels."""
+
+    sigmas: tuple[float, ...]  # the model's own sigmas, the final 0 left out
+    series: tuple[Series, ...]
+    main_evaluations: tuple[int, ...]  # per noise level
+    guide_evaluations: tuple[int, ...]
+    gradients: tuple[int, ...]
+    text: str
+
+
+def scheduler_names() -> list[str]:
+    """The schedulers that the host knows at this moment; other packs may add theirs."""
+    return list(comfy.samplers.SCHEDULER_NAMES)
+
+
+def sigmas_of(model: ModelPatcher, scheduler: str, steps: int) -> torch.Tensor:
+    """The sigmas [steps + 1] that KSampler would use."""
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Report:
+    """The plan over these sigmas, for a sampler with the cfg `sampler_cfg` that evaluates every level once."""
+    model_sampling = model.get_model_object("model_sampling")
+    plan = plan_of(model)
+    grid = sigmas[:-1] if float(sigmas[-1]) == 0.0 else sigmas
+    level = level_of(model_sampling, grid)
+    guidance = plan.guidance.resolve(ModelPositions(model_sampling)).over(level)
+    cfg = guidance.cfg(level, sampler_cfg)
+    others = [rule for rule in guidance.rules if not isinstance(rule, CFG)]
+    series = [Series("CFG", tuple(cfg.tolist()))]
+    series += [Series(rule.label, tuple(rule.strength(level).tolist())) for rule in others]
+    needs = [_branches(guidance, sigma, model_sampling, sampler_cfg) for sigma in grid]
+    main = tuple(sum(branch.network == MAIN for branch in asked) for asked in needs)
+    guides = tuple(sum(branch.network != MAIN for branch in asked) for asked in needs)
+    gradients = tuple(_gradients(guidance, sigma, model_sampling) for sigma in grid)
+    text = _words(model, plan.guidance.rules, sampler_cfg, main, guides, gradients)
+    return Report(tuple(grid.tolist()), tuple(series), main, guides, gradients, text)
+
+
+def _branches(guidance, sigma: torch.Tensor, model_sampling, sampler_cfg: float) -> frozenset[Branch]:
+    level = level_of(model_sampling, sigma.reshape(1))
+    cfg = guidance.cfg(level, sampler_cfg)
+    host = {Branch()} | ({NEGATIVE} if float(cfg[0]) != 1.0 else set())
+    return guidance.needs(level, cfg) | host
+
+
+def _gradients(guidance, sigma: torch.Tensor, model_sampling) -> int:
+    """How many gradients are taken at a noise level."""
+    level, off = level_of(model_sampling, sigma.reshape(1)), torch.ones(1, dtype=torch.float64)
+    return sum(bool(r.needs(level, off)) for r in guidance.rules if isinstance(r, GradientGuidance))
+
+
+def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, main, guides, gradients) -> str:
+    steps = len(main)
+    lines = [f"Main: {describe(model)}"]
+    lines += [f"{g.name}: {describe(p)}{describe_sharing(model, p)}" for g, p in guides_of(model).items()]
+    lines += [_asked(asked, model) for asked in plan_of(model).asked]
+    lines += ["", "Rules, in chain order:" if rules else "No guidance components on this MODEL."]
+    lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}" for i, rule in enumerate(rules, 1)]
+    if not any(isinstance(rule, CFG) for rule in rules):
+        lines.append(f"  CFG: the sampler's own, w = {sampler_cfg:g} at every noise level")
+    lines += [
+        "",
+        f"Evaluations over {steps} noise levels: {sum(main)} of the main network, {sum(guides)} of guides "
+        f"(unguided: {steps}).",
+        f"Per level: {_runs(main, guides)}.",
+        *([f"Gradients: {sum(gradients)}, each a forward and a backward of its guide."] if sum(gradients) else []),
+        f"Expected cost: {_cost(model, main, guides, gradients) / steps:.2f} x an unguided run, taking an evaluation's "
+        "cost as proportional to the network's size" + (", guides and decoders not counted." if plan_of(model).asked
+                                                        else "."),
+        "Samplers that evaluate a level several times (Heun, SDE) multiply all of it alike.",
+    ]
+    return "\n".join(lines)
+
+
+def where(schedule: Schedule) -> str:
+    """A schedule in words, with a leading space; empty for one that is always 1."""
+    if isinstance(schedule, Interval):
+        start, end = ("the first step" if math.isinf(v) else f"{v:g}" for v in (schedule.start, schedule.end))
+        return f", from {schedule.unit} {start} to {end}"
+    if isinstance(schedule, Product):
+        return "".join(where(part) for part in schedule.parts)
+    if not isinstance(schedule, Curve):
+        return ""
+    points = schedule.points
+    shown = points if len(points) <= 5 else (points[0], points[len(points) // 2], points[-1])
+    return f", strength over {schedule.unit} " + ", ".join(f"{position:g}: {value:g}" for position, value in shown)
+
+
+def _runs(main: tuple[int, ...], guides: tuple[int, ...]) -> str:
+    """Equal neighbours grouped: "levels 1-4: 1 + 0, levels 5-20: 2 + 1" (main + guides)."""
+    pairs, parts, first = list(zip(main, guides, strict=True)), [], 0
+    for i in range(1, len(pairs) + 1):
+        if i == len(pairs) or pairs[i] != pairs[first]:
+            span = f"level {i}" if i - first == 1 else f"levels {first + 1}-{i}"
+            parts.append(f"{span}: {pairs[first][0]} main + {pairs[first][1]} guide")
+            first = i
+    return ", ".join(parts)
+
+
+def _asked(asked: Asked, model: ModelPatcher) -> str:
+    """A gradient's networks in words."""
+    size = sum(p.model_size() for p in model.get_additional_models_with_key(asked.key)) / 2**20
+    by = f"by {asked.objective.guide.name} ({size:.0f} MB)" if asked.objective.guide else "of the picture itself"
+    seen = {VAE: ", seen through the VAE", LINEAR: ", seen in linear RGB"}.get(asked.decoder.kind, "")
+    return f"Gradient {by}, taken at the {asked.objective.at}{seen}."
+
+
+def _cost(model: ModelPatcher, main: tuple[int, ...], guides: tuple[int, ...], gradients: tuple[int, ...]) -> float:
+    """In evaluations of the main network; a backward through it counts as two forwards (and there is one more)."""
+    sizes = [patcher.model_size() for patcher in guides_of(model).values()]
+    share = sum(sizes) / len(sizes) / model.model_size() if sizes else 0.0
+    asked = plan_of(model).asked
+    through = sum(a.objective.at == THROUGH for a in asked) / len(asked) if asked else 0.0
+    return sum(main) + share * sum(guides) + 3 * through * sum(gradients)

@@ -1,0 +1,127 @@
+"""From a rule's fields to the inputs of its node: a name, its words and its range are written once, in the rule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import Field, fields
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...guidance.rule import Rule
+from ...guidance.rules.gradient import GradientGuidance
+from ...guidance.schedule import Interval, Schedule, Unit
+from ..common.decoders import DECODERS
+from ..engine.plan import scheduled
+from ..engine.steer import PLACES
+
+ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
+GuideSocket = io.Custom("GUIDE")
+PicturesSocket = io.Custom("GUIDANCE_PICTURES")
+UNITS = ["percent", "sigma"]
+FORMS = ["score shift", "mean shift"]
+
+
+def inputs_of(rule: type[Rule]) -> list[io.Input]:
+    """One number input per `param` of the rule, in the rule's order."""
+    return [_number(f, getattr(rule, f.name)) for f in fields(rule) if "min" in f.metadata]
+
+
+def _number(f: Field, default: float) -> io.Input:
+    told = {key: f.metadata[key] for key in ("min", "max", "step", "advanced")}
+    if isinstance(default, int):
+        return io.Int.Input(f.name, default=default, tooltip=f.metadata["doc"], **told)
+    return io.Float.Input(f.name, default=default, round=0.001, tooltip=f.metadata["doc"], **told)
+
+
+def words_of(rule: type[Rule], name: str) -> str:
+    """What the rule says of one of its fields."""
+    return next(f.metadata["doc"] for f in fields(rule) if f.name == name)
+
+
+def gradient_inputs() -> list[io.Input]:
+    """Where a gradient is taken and how it is used; the same for every node that steers by a guide."""
+    return [
+        *inputs_of(GradientGuidance),
+        io.Combo.Input(
+            "at", options=PLACES,
+            tooltip="Which picture the guide looks at. noisy input: the noisy picture itself, for noise-aware guides "
+            "(ADM, PPAP); cheapest. denoised: the model's estimate of the clean picture, held fixed; one backward "
+            "through the guide (and the decoder). through denoiser: the same estimate, with the gradient through the "
+            "model as well; two to three times the cost of a step, and its memory. auto: noisy input for noise-aware "
+            "guides of models that work on pictures, else denoised.",
+        ),
+        io.Combo.Input(
+            "decoder", options=DECODERS,
+            tooltip="How a guide sees the pictures of a latent model. vae: through the connected VAE (a tiny one such "
+            "as taesd is far cheaper). linear rgb: ComfyUI's preview colours at latent size, nearly free and coarse. "
+            "Not used by models that work on pictures, or at = noisy input.",
+        ),
+        io.Boolean.Input(
+            "normalise", default=False, advanced=True, tooltip=words_of(GradientGuidance, "normalise")
+        ),
+        io.Combo.Input(
+            "form", options=FORMS, advanced=True,
+            tooltip="score shift: what all samplers need. mean shift: weaker by the exact factor of ADM's DDPM "
+            "sampler; use it with ancestral or DDPM samplers to repeat the papers' 250-step scales.",
+        ),
+        io.Vae.Input(
+            "vae", optional=True, lazy=True, tooltip="Decodes the latents for the guide. Any VAE that fits the model."
+        ),
+    ]
+
+
+def gradient_settings(scale: float, cap: float, normalise: bool, form: str, schedule: Schedule) -> dict[str, Any]:
+    """The numbers of `gradient_inputs`, and where they act, as `objectives.rule_of` takes them."""
+    return {"scale": scale, "cap": cap, "normalise": normalise, "form": form, "schedule": schedule}
+
+
+def interval_inputs() -> list[io.Input]:
+    """Where a component acts: unit, noisy start, clean end, and a SCHEDULE socket."""
+    return [
+        io.Combo.Input(
+            "unit", options=UNITS,
+            tooltip="What start and end are: percent of the model's training timesteps (0 = pure noise, 1 = clean) or "
+            "the model's own sigma (large = noisy).",
+        ),
+        io.Float.Input(
+            "start", default=0.0, min=0.0, max=100000.0, step=0.01, round=0.0001,
+            tooltip="Noisy end of the interval, included. In percent 0 is the beginning; in sigma it is the larger "
+            "number.",
+        ),
+        io.Float.Input(
+            "end", default=1.0, min=0.0, max=100000.0, step=0.01, round=0.0001,
+            tooltip="Clean end of the interval, not included. In percent 1 is the end; in sigma it is the smaller "
+            "number. Outside the interval the component is off and costs nothing.",
+        ),
+        ScheduleSocket.Input(
+            "schedule", optional=True, tooltip="How strong the component is over noise (Guidance Schedule node)."
+        ),
+    ]
+
+
+def schedule_of(unit: Unit, start: float, end: float, schedule: Schedule | None) -> Schedule:
+    """The schedule that a node's interval inputs describe."""
+    return scheduled(schedule, Interval(start, end, unit))
+
+
+def interval_problem(unit: str | None, start: float | None, end: float | None) -> str | None:
+    """What is wrong with interval widgets, in words; None if nothing is, or if a value is linked and not known yet."""
+    if unit is not None and unit not in UNITS:
+        return f"unit is {unit!r}; it can be {' or '.join(UNITS)}."
+    if unit is None or start is None or end is None:
+        return None
+    if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0 and end >= 0.0):
+        return f"start is {start:g} and end is {end:g}; both must be 0 or more."
+    if unit == "percent" and not start <= end <= 1.0:
+        way = "Swap them" if end < start <= 1.0 else "For numbers above 1 choose unit = sigma"
+        return (
+            f"In percent the interval goes from start to end, both 0 (pure noise) to 1 (clean), but start is {start:g} "
+            f"and end is {end:g}. {way}."
+        )
+    if unit == "sigma" and start < end:
+        return (
+            f"In sigma the noisy start must be the larger number, but start is {start:g} and end is {end:g}. "
+            f"Swap them, or choose unit = percent."
+        )
+    return None

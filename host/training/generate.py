@@ -1,0 +1,229 @@
+"""Pictures that a MODEL makes by itself, as training data: drawn by the host's own samplers into a folder.
+
+PPAP trains its experts on such pictures (Go et al. 2023, Section 4). A set can be stopped at any time and taken up
+again: picture i depends on the settings and on i alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from PIL import Image
+
+from .per_sample_noise import ALONE, generators, sampler_for, start_noise
+from .pictures import MADE, PictureFolder, made_root
+from .source import Source, dealt
+
+FORMAT = "guidance-components/pictures/1"
+MANIFEST = "manifest.json"
+PREVIEW_SIZE = 512
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How the pictures are drawn; width and height in pixels."""
+
+    width: int
+    height: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    seed: int
+
+
+def sampler_names() -> list[str]:
+    """The samplers that the host knows at this moment; other packs may add theirs."""
+    return list(comfy.samplers.SAMPLER_NAMES)
+
+
+def set_name_problem(name: str) -> str | None:
+    """What is wrong with the name of a set, in words; None if nothing is."""
+    if not name or set(name) & set('/\\:*?"<>|') or name != name.strip(" .") or not name.isprintable():
+        return (
+            f"name is {name!r}; it must be the plain name of a folder, such as shapes-64, which will lie in ComfyUI's "
+            f"output/{MADE}."
+        )
+    return None
+
+
+def state_of(name: str) -> str:
+    """Changes when pictures of the set of this name are made or taken away."""
+    folder = made_root() / name
+    if set_name_problem(name) or not folder.is_dir():
+        return "nothing"
+    files = sorted(entry.name for entry in folder.iterdir() if entry.suffix == ".png")
+    return f"{len(files)} {files[-1:]} {folder.stat().st_mtime_ns}"
+
+
+def make_pictures(
+    model: ModelPatcher, positive: list | None, negative: list | None, vae: comfy.sd.VAE | None,
+    name: str, count: int, batch_size: int, drawing: Drawing,
+) -> PictureFolder:
+    """The first `count` pictures of a set; those that are not there yet are drawn.
+
+    Raises:
+        ValueError: inputs that do not go together, a bad name, or a set of other settings, in words.
+        OSError: the disk is full or cannot be written.
+    """
+    problem = set_name_problem(name)
+    if problem:
+        raise ValueError(problem)
+    sigmas = comfy.samplers.KSampler(
+        model, drawing.steps, model.load_device, drawing.sampler_name, drawing.scheduler, 1.0, model.model_options
+    ).sigmas
+    source = Source.of(model, positive, negative, vae, (drawing.height, drawing.width), sigmas, drawing.cfg)
+    made = _Set(made_root() / name, {**vars(drawing), **source.facts})
+    made.open()
+    files = tuple(f"{index:06d}.png" for index in range(count))
+    bar = _Bar(count, len(sigmas) - 1)
+    for indices in _batches(count, 1 if drawing.sampler_name in ALONE else batch_size):
+        missing = [index for index in indices if not (made.folder / files[index]).exists()]
+        if missing:
+            pictures = _drawn(source, drawing, sigmas, indices, bar)
+            for index in missing:
+                made.add(files[index], pictures[index - indices[0]])
+            made.note()
+            bar.show(indices, pictures[0])
+    return PictureFolder(made.folder, files, (drawing.height, drawing.width))
+
+
+def _batches(count: int, size: int) -> Iterator[range]:
+    """Always the same ones, so that a set that was stopped goes on with the batches it would have had."""
+    for first in range(0, count, size):
+        yield range(first, min(first + size, count))
+
+
+def _drawn(
+    source: Source, drawing: Drawing, sigmas: torch.Tensor, indices: range, bar: _Bar
+) -> list[Image.Image]:
+    """The pictures of these numbers. Raises ValueError if they are none."""
+    own = generators(drawing.seed, indices)
+    noise = start_noise(source.shape, own)
+    samples = comfy.sample.sample_custom(
+        source.model, noise, drawing.cfg, sampler_for(drawing.sampler_name, sigmas, source.shape, own), sigmas,
+        dealt(source.positive, indices), dealt(source.negative, indices), torch.zeros_like(noise),
+        callback=lambda step, *_: bar.step(indices, step + 1), disable_pbar=True, seed=drawing.seed % 2**32,
+    )
+    images = source.vae.decode(samples)
+    if images.shape[1:] != (drawing.height, drawing.width, 3):
+        raise ValueError(
+            f"The model and its VAE make pictures of shape {tuple(images.shape[1:])} instead of "
+            f"{(drawing.height, drawing.width, 3)} (height, width, colours). Choose another width and height, or "
+            f"connect the VAE that belongs to the model."
+        )
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError(
+            f"Pictures {indices[0]} to {indices[-1]} are not numbers (NaN). Try another sampler, a smaller cfg, or a "
+            f"model or VAE in a wider dtype (start ComfyUI with --fp32-vae or --force-fp32)."
+        )
+    return [Image.fromarray(image.numpy()) for image in (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()]
+
+
+class _Set:
+    """The folder of a set: pictures, and a manifest that says how they are made."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder, self.settings, self.done = folder, json.loads(json.dumps(settings)), 0
+
+    def open(self) -> None:
+        """Raise ValueError if the folder holds anything else than pictures of these settings."""
+        manifest = self.folder / MANIFEST
+        if not manifest.exists():
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise ValueError(
+                    f"{self.folder} holds files that Make Pictures did not write. Choose another name, or empty it."
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.note()
+            return
+        differs = _differences(self.settings, _settings_of(manifest))
+        if differs:
+            raise ValueError(
+                f"The pictures in {self.folder} were made otherwise ({differs}). Choose another name, or delete that "
+                f"folder."
+            )
+        self.done = sum(entry.suffix == ".png" for entry in self.folder.iterdir())
+
+    def add(self, file: str, picture: Image.Image) -> None:
+        """Raises OSError in words if the disk is full."""
+        data = io.BytesIO()
+        picture.save(data, "PNG")
+        self._write(file, data.getvalue())
+        self.done += 1
+
+    def note(self) -> None:
+        """Write down how far the set is."""
+        about = {"format": FORMAT, "done": self.done, "settings": self.settings}
+        self._write(MANIFEST, json.dumps(about, indent=1).encode())
+
+    def _write(self, file: str, data: bytes) -> None:
+        """A file is there as a whole or not at all."""
+        partial = self.folder / f"{file}.partial"
+        try:
+            partial.write_bytes(data)
+            os.replace(partial, self.folder / file)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise OSError(
+                f"The disk is full at {self.folder / file}. The pictures before it are whole and can be used: make "
+                f"room and run again to go on, or choose a smaller count."
+            ) from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class _Bar:
+    """Progress over all steps of all pictures, and the first picture of the last batch."""
+
+    def __init__(self, count: int, steps: int):
+        self.steps = steps
+        self.bar = comfy.utils.ProgressBar(count * steps)
+
+    def step(self, indices: Sequence[int], step: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self.bar.update_absolute(indices[0] * self.steps + min(step, self.steps) * len(indices))
+
+    def show(self, indices: Sequence[int], picture: Image.Image) -> None:
+        self.bar.update_absolute((indices[-1] + 1) * self.steps, preview=("JPEG", picture, PREVIEW_SIZE))
+
+
+def _settings_of(manifest: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(manifest.read_text("utf-8"))
+        if found["format"] == FORMAT:
+            return dict(found["settings"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(
+        f"{manifest} is damaged or of another version. Choose another name, or delete {manifest.parent}."
+    )
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    """In words; empty if nothing differs."""
+    return ", ".join(
+        f"{key} {_short(found.get(key))} instead of {_short(value)}"
+        for key, value in wanted.items() if found.get(key) != value
+    )
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:76]} ..."

@@ -1,0 +1,79 @@
+"""Pictures steered by experts that are still being trained, to see how they do."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.sample
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...guidance.experts.bank import ExpertBank, own_tensors, part_names
+from ...guidance.guide import Guide
+from ...guidance.noise_schedule import named
+from ...guidance.routing import Experts
+from ...guidance.schedule import ALWAYS
+from ...guidance.training.experts import TeamTraining
+from ..common.compatibility import describe
+from ..common.decoders import LINEAR, is_pixels, latents_of
+from ..common.labels import class_conditioning
+from ..engine.steer import AUTO, steer_to_class, steer_to_target
+from ..engine.targets import REFERENCE
+from ..models.guides import LoadedGuide, managed
+from .pictures import PictureFolder
+
+SHOWN, STEPS, SEED = 8, 12, 0
+LOSSES = {"depth": "depth", "segmentation": "segmentation", "embedding": "embedding"}
+
+
+def check_preview(model: ModelPatcher) -> None:
+    """Raise ValueError if there can be no preview with this MODEL, in words, before the training starts."""
+    if not is_pixels(latents_of(model)):
+        raise ValueError(
+            f"{describe(model)} works on latents; the preview needs a model that works on pictures (the tiny model, "
+            f"ADM). Disconnect model: the training does not need it."
+        )
+
+
+def guided_pictures(model: ModelPatcher, training: TeamTraining, pictures: PictureFolder, scale: float) -> torch.Tensor:
+    """A row of pictures as an IMAGE [1, H, W, 3]: one for each of the first classes, or for each of the first pictures.
+
+    The latest expert stands in for those that are still to come.
+    """
+    with torch.inference_mode():
+        steered = _steered(model, _guide(training), pictures, scale)
+        latent = torch.zeros(SHOWN, 3, *pictures.size)
+        noise = comfy.sample.prepare_noise(latent, SEED)
+        nothing = class_conditioning(model, "")
+        samples = comfy.sample.sample(
+            steered, noise, STEPS, 1.0, "euler", "karras", nothing, nothing, latent, disable_pbar=True, seed=SEED
+        )
+    comfy.model_management.unload_all_models()
+    row = torch.cat(list(samples.clone().float().clamp(-1, 1).cpu()), dim=2)
+    return ((row + 1) / 2).movedim(0, -1)[None]
+
+
+def _guide(training: TeamTraining) -> LoadedGuide:
+    """The experts so far over a copy of the clean network."""
+    with torch.inference_mode(False):
+        mine = training.parts if training.done else [*training.parts, training.student.part()]
+        parts = [*mine, *[mine[-1]] * (training.recipe.experts - len(mine))]
+        base = copy.deepcopy(training.base)
+        bank = ExpertBank(base, parts, own_tensors(base, part_names(parts))).eval()
+    member = replace(training.spec, sees="noisy", schedule=named(training.recipe.schedule))
+    experts = Experts(tuple(edge**-0.5 for edge in training.recipe.edges))
+    return LoadedGuide(Guide((member,) * len(parts), experts), (managed(bank),))
+
+
+def _steered(model: ModelPatcher, guide: LoadedGuide, pictures: PictureFolder, scale: float) -> ModelPatcher:
+    settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    where = {"at": AUTO, "decoder": LINEAR, "vae": None}
+    if guide.guide.first.task == "classification":
+        classes = range(min(SHOWN, len(guide.guide.first.labels)))
+        return steer_to_class(model, guide, ", ".join(map(str, classes)), settings, **where)
+    first, _ = pictures.batch(torch.arange(min(SHOWN, len(pictures))))
+    images = ((first + 1) / 2).movedim(1, -1)
+    wanted = {"images": images, "kind": REFERENCE, "text": "", "cutouts": 0, "seed": SEED}
+    return steer_to_target(model, LOSSES[guide.guide.first.task], guide, wanted, settings, **where)
