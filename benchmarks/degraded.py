@@ -21,11 +21,21 @@ from sampling import Denoiser, Guided, Setting
 from torch import Tensor
 from world.judge import JUDGE
 
-from guidance_pack.guidance.damage import alone, blurred, chance, drop, key_of, leave_out, noisier, normal, uniform
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.networks.tiny.unet import Run
 from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.perturbation import (
+    blurred,
+    chance,
+    drop,
+    identity_attention,
+    key_of,
+    noisier,
+    normal,
+    skip_block,
+    uniform,
+)
 
 FAMILY = "edm"
 WEIGHTS = (1.5, 2.0, 3.0)
@@ -69,11 +79,11 @@ class Damaged:
             left_out = (torch.tensor(draws) < self.strength).float()
         elif self.kind == "skipped block" and (part, index) == ("deep", 1):
             left_out = torch.ones(len(hidden))
-        return leave_out(hidden, after, left_out)
+        return skip_block(hidden, after, left_out)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.kind == "identity attention":
-            return alone(q, k, v, 0)
+            return identity_attention(q, k, v, 0)
         if self.kind == "blurred attention":
             side = round(q.shape[-2] ** 0.5)
             q = blurred(q, (1, side, side), 10.0)

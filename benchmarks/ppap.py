@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from ppap_measure import MAP_SCALES, SAMPLERS, SAMPLES, SCALES, Bench, Cell
 from ppap_report import pictures, plot, tables
-from ppap_train import ASSETS, guide_of, readings, team, try_rates
+from ppap_train import ASSETS, calibrations, guide_of, team, try_rates
 from ppap_transformer import clean_accuracy, transformer
 from ppap_variants import CACHE, CLASSIFIERS, ITERATIONS, VARIANTS, Variant
 from quality import ROOT
@@ -126,7 +126,7 @@ def about(variant: Variant) -> dict:
         told["numbers per expert"] = max(part.numbers() for part in file.parts)
     network, guide = guide_of(variant)
     if guide.first.task == "classification":
-        told["right per tenth of the schedule"] = readings(network, guide)
+        told["right per tenth of the schedule"] = calibrations(network, guide)
     return told
 
 

@@ -27,7 +27,7 @@ from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.training.experts import Pictures, TeamTraining
+from guidance_pack.guidance.training.experts import ExpertsTraining, Pictures
 from guidance_pack.guidance.training.team_bank import bank_of
 
 ASSETS = ROOT / "assets"
@@ -120,7 +120,7 @@ def team(variant: Variant) -> BankFile:
             return found
     path.parent.mkdir(parents=True, exist_ok=True)
     clean = base(variant.base)
-    training = TeamTraining(clean.network, clean.spec, variant.recipe)
+    training = ExpertsTraining(clean.network, clean.spec, variant.recipe)
     seconds = follow(variant, training)
     file = bank_of(training, variant.name, variant.base, clean.sha256, wanted["pictures"], {})
     more = {**wanted, "seconds": round(seconds)}
@@ -135,7 +135,7 @@ def facts(variant: Variant) -> dict:
     return json.loads(json.dumps(known))
 
 
-def follow(variant: Variant, training: TeamTraining) -> float:
+def follow(variant: Variant, training: ExpertsTraining) -> float:
     """Train to the end, saving what is needed to go on; returns the seconds that this took since the last stop."""
     waiting = CACHE / "banks" / f"{variant.name}.{recipe_key(variant)}.training"
     if waiting.exists():
@@ -161,7 +161,7 @@ def recipe_key(variant: Variant) -> str:
 
 
 @torch.no_grad()
-def readings(network: nn.Module, guide: Guide, schedule: str = "cosine", bins: int = 10) -> list[float]:
+def calibrations(network: nn.Module, guide: Guide, schedule: str = "cosine", bins: int = 10) -> list[float]:
     """Share of 1,000 fresh rendered pictures named correctly, for each tenth of the schedule, from clean to noise."""
     fresh = render(1000, FRESH_SEED)
     generator = torch.Generator().manual_seed(FRESH_SEED)
@@ -171,7 +171,7 @@ def readings(network: nn.Module, guide: Guide, schedule: str = "cosine", bins: i
         rows = torch.randint(number * width, (number + 1) * width, (len(fresh.labels),), generator=generator)
         level = NoiseLevel.variance_exploding(sigmas[rows])
         seen = noised(fresh.images, torch.randn(fresh.images.shape, generator=generator), level)
-        charge = guide.experts.in_charge(level).argmax(1)
+        charge = guide.experts.gate_weights(level).argmax(1)
         right = 0
         for expert in charge.unique().tolist():
             mine = charge == expert
@@ -191,7 +191,7 @@ def try_rates(which: str) -> None:
             short = replace(usual, experts=1, iterations=usual.steps, learning_rate=rate)
             kind = "lora" if efficient else "whole"
             variant = Variant(f"rate-{which}-{kind}-{rate:g}", "", which, short)
-            shares = readings(*guide_of(variant))
+            shares = calibrations(*guide_of(variant))
             told = " ".join(f"{share:.2f}" for share in shares)
             print(f"rate {rate:g}, {kind}: {sum(shares) / len(shares):.4f} right; {told}", flush=True)
             _remember(which, kind, rate, sum(shares) / len(shares))

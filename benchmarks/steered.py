@@ -23,8 +23,8 @@ from guidance_pack.guidance.rules.gradient import GradientGuidance
 
 
 @dataclass(frozen=True)
-class MemoryLender:
-    """A `guidance.gradient.Lender` of a network that is in memory and of a denoiser of pixels.
+class MemoryGradientContext:
+    """A `guidance.objective.GradientContext` of a network that is in memory and of a denoiser of pixels.
 
     Attributes:
         held: the network of all members of the objective's guide; a bank of them lends the one that is asked for.
@@ -78,8 +78,8 @@ class Steered:
         def evaluate(branch: Branch) -> Tensor:
             return denoise(x)
 
-        lender = MemoryLender(self.network, self.targets[y], denoise)
-        return self.guidance.denoise(evaluate, x, NoiseLevel.variance_exploding(sigmas), lender=lender)
+        context = MemoryGradientContext(self.network, self.targets[y], denoise)
+        return self.guidance.denoise(evaluate, x, NoiseLevel.variance_exploding(sigmas), gradient_context=context)
 
 
 def load_guide(path: Path) -> tuple[nn.Module, Guide]:

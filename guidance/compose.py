@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .branch import NEGATIVE, POSITIVE, Branch
 from .noise_level import NoiseLevel
-from .objective import Lender
+from .objective import GradientContext
 from .rule import Rule, Term, Transform
 from .rules.cfg import CFG
 from .schedule import Positions
@@ -96,14 +96,14 @@ class Guidance:
 
     def denoise(
         self, evaluate: Evaluate, x: Tensor, level: NoiseLevel, sampler: float = 1.0, memory: Memory | None = None,
-        *, position: int = 0, following: NoiseLevel | None = None, lender: Lender | None = None,
+        *, position: int = 0, following: NoiseLevel | None = None, gradient_context: GradientContext | None = None,
         watch: StepWatch | None = None,
     ) -> Tensor:
         """The guided estimate from bare branches, evaluating only what is needed.
 
         evaluate: gives the denoised estimate [B, ...] of a branch at (x, level); asked at most once per branch.
         sampler: the sampler's own cfg, used where no CFG rule is given.
-        position, following, lender, watch: as in `Step`.
+        position, following, gradient_context, watch: as in `Step`.
         """
         cfg = self.cfg(level, sampler)
         branches = {POSITIVE: evaluate(POSITIVE)}
@@ -111,7 +111,7 @@ class Guidance:
             branches[NEGATIVE] = evaluate(NEGATIVE)
         for branch in self.needs(level, cfg) - branches.keys():
             branches[branch] = evaluate(branch)
-        step = Step(x, level, branches, cfg, position, following, lender, watch)
+        step = Step(x, level, branches, cfg, position, following, gradient_context, watch)
         return self.steer(combine(step), step, Memory() if memory is None else memory)
 
 

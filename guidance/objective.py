@@ -1,6 +1,6 @@
 """Gradients: how a guide's opinion of a picture becomes a direction in which to change it.
 
-The host lends what only it has (networks on their devices, the decoder, the denoiser, a scope in which autograd works);
+The host gives what only it has (networks on their devices, the decoder, the denoiser, a scope in which autograd works);
 which tensor is differentiated with respect to which is decided here, once, for every guide, loss and model family.
 """
 
@@ -47,8 +47,8 @@ class Objective:
     words: str = ""
 
 
-class Lender(Protocol):
-    """What the host lends to a rule that asks for gradients."""
+class GradientContext(Protocol):
+    """What a rule that asks for gradients gets from the host: networks, decoder, denoiser, the scope of autograd."""
 
     def scope(self, objective: Objective) -> AbstractContextManager:
         """While inside, autograd works on everything that this objective touches."""
@@ -74,7 +74,7 @@ class ScoreWatch(Protocol):
 
 
 def gradient(
-    objective: Objective, x: Tensor, denoised: Tensor, level: NoiseLevel, position: int, lender: Lender,
+    objective: Objective, x: Tensor, denoised: Tensor, level: NoiseLevel, position: int, context: GradientContext,
     watch: ScoreWatch | None = None,
 ) -> Tensor:
     """The gradient [B, ...] of minus the loss, with respect to x or to the denoised estimate; detached.
@@ -87,16 +87,16 @@ def gradient(
     """
     # Samples do not interact, so the gradient of the sum is every sample's own.
     gain = 1.0 if objective.loss.reads & WHOLE else GAIN
-    with lender.scope(objective):
+    with context.scope(objective):
         leaf = (denoised if objective.at == "denoised" else x).clone().requires_grad_()
         if objective.at == "noisy input":
             picture = leaf
         else:
-            picture = lender.picture(leaf if objective.at == "denoised" else lender.denoise(leaf), objective)
+            picture = context.picture(leaf if objective.at == "denoised" else context.denoise(leaf), objective)
         shown, rows = _shown(objective, picture, level, position)
         seen, slope, heard = shown.detach().requires_grad_(), torch.zeros_like(shown), []
         # Each expert's backward follows its forward: experts of one bank share the weights that the backward needs.
-        for score in _scores(objective, seen, rows, level[rows], lender):
+        for score in _scores(objective, seen, rows, level[rows], context):
             heard.append(score.detach())
             slope += torch.autograd.grad(score, seen, torch.full_like(score, gain * len(x) / len(rows)))[0]
         (found,) = torch.autograd.grad(shown, leaf, slope)
@@ -112,14 +112,14 @@ def gradient(
     return found
 
 
-def scores(objective: Objective, picture: Tensor, level: NoiseLevel, position: int, lender: Lender) -> Tensor:
+def scores(objective: Objective, picture: Tensor, level: NoiseLevel, position: int, context: GradientContext) -> Tensor:
     """Minus the loss per sample, [B]. picture: [B, C, H, W], or [B, C, T, H, W], whose score is the mean of frames.
 
     No gradient may be taken of it where the guide is an expert bank: see `gradient`.
     """
     shown, rows = _shown(objective, picture, level, position)
     total = torch.zeros(len(rows), dtype=shown.dtype, device=shown.device)
-    for score in _scores(objective, shown, rows, level[rows], lender):
+    for score in _scores(objective, shown, rows, level[rows], context):
         total = total + score
     return total.view(len(picture), -1).mean(1)
 
@@ -149,20 +149,20 @@ def _seen(objective: Objective, picture: Tensor, level: NoiseLevel, position: in
 
 
 def _scores(
-    objective: Objective, picture: Tensor, rows: Tensor, level: NoiseLevel, lender: Lender
+    objective: Objective, picture: Tensor, rows: Tensor, level: NoiseLevel, context: GradientContext
 ) -> Iterator[Tensor]:
     """Minus the loss of every picture, [R], as a sum of one part for each expert that is in charge of any."""
-    wanted = lender.target(objective)
+    wanted = context.target(objective)
     target = None if wanted is None else wanted[rows % len(wanted)]
     if objective.guide is None:
         yield -objective.loss(picture, None if target is None else target.to(picture.device))
         return
-    charge = objective.guide.experts.in_charge(level)
+    charge = objective.guide.experts.gate_weights(level)
     for index, member in enumerate(objective.guide.members):
         mine = charge[:, index].nonzero().squeeze(1)
         if len(mine):
             on_device = mine.to(picture.device)
-            output = member.output(lender.network(objective, index), picture[on_device], level[mine])
+            output = member.output(context.network(objective, index), picture[on_device], level[mine])
             found = objective.loss(output, None if target is None else target[mine].to(output.device))
             share = charge[mine, index].to(found.dtype).to(found.device)
             nothing = torch.zeros(len(picture), dtype=picture.dtype, device=picture.device)

@@ -40,7 +40,7 @@ class Experts:
     def count(self) -> int:
         return len(self.edges) + 1
 
-    def in_charge(self, level: NoiseLevel) -> Tensor:
+    def gate_weights(self, level: NoiseLevel) -> Tensor:
         """How much of each sample's guidance each expert gives: float64 [B, count], rows summing to 1."""
         logs, edges = level.sigma.log(), torch.tensor(self.edges, dtype=torch.float64).log()
         distance = logs[:, None] - edges

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .branch import Branch
 from .noise_level import NoiseLevel
-from .objective import Lender, ScoreWatch
+from .objective import GradientContext, ScoreWatch
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Step:
     cfg: Tensor  # [B] the weight of classifier-free guidance in this call; 1 = none
     position: int = 0  # how many of the sampler's noise levels lie at or above this one
     following: NoiseLevel | None = None  # the level that the sampler goes to next
-    lender: Lender | None = None  # evaluates guides with gradients; None where no rule asks for one
+    gradient_context: GradientContext | None = None  # None where no rule asks for gradients
     watch: StepWatch | None = None  # told what the evaluation is made of; None where nobody looks
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.common.errors import plainly
+from ..host.common.errors import user_error
 from ..host.models.guides import bank_name_problem, fingerprint, guide_names, guide_problem
 from ..host.models.peft_export import export_experts
 from ..host.models.ppap_import import expert_sets, experts_problem, import_experts, sets_fingerprint
@@ -61,7 +61,7 @@ class GuidanceImportExperts(io.ComfyNode):
         return f"{sets_fingerprint(experts)}; {fingerprint(base)}; {name}"
 
     @classmethod
-    @plainly()
+    @user_error()
     def execute(cls, experts, base, name, pictures=None) -> io.NodeOutput:
         guide, report = import_experts(experts, base, name, pictures)
         return io.NodeOutput(guide, report, ui=ui.PreviewText(report))
@@ -95,7 +95,10 @@ class GuidanceExportExperts(io.ComfyNode):
         return (None if name is None else bank_name_problem(name)) or True
 
     @classmethod
-    @plainly()
+    @user_error()
     def execute(cls, guide, name) -> io.NodeOutput:
         folder = str(export_experts(guide, name))
         return io.NodeOutput(folder, ui=ui.PreviewText(f"wrote {folder}"))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceImportExperts, GuidanceExportExperts]

@@ -103,3 +103,6 @@ class GuidanceAPG(io.ComfyNode):
         rule = APG(eta, norm_threshold, momentum, schedule_of(unit, start, end, schedule))
         out = with_rule(model, rule)
         return io.NodeOutput(out, ui=curve(model, out))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceCFG, GuidanceRescale, GuidanceAPG]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.common.errors import plainly
+from ..host.common.errors import user_error
 from ..host.models.convert import average, convert
 from ..host.models.denoisers import denoiser_names
 
@@ -35,7 +35,7 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    @plainly()
+    @user_error()
     def execute(cls, name) -> io.NodeOutput:
         made = convert(name)
         return io.NodeOutput(made, ui=ui.PreviewText(f"wrote {made}"))
@@ -73,7 +73,10 @@ class GuidancePostHocEMA(io.ComfyNode):
         )
 
     @classmethod
-    @plainly()
+    @user_error()
     def execute(cls, first, second, third, fourth, std) -> io.NodeOutput:
         name, shares = average([snapshot for snapshot in (first, second, third, fourth) if snapshot != NONE], std)
         return io.NodeOutput(name, shares, ui=ui.PreviewText(f"wrote {name}\n{shares}"))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceConvertCheckpoint, GuidancePostHocEMA]

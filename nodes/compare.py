@@ -124,3 +124,6 @@ def _which_input(side: str) -> io.Input:
         f"{side}_which", default=1, min=1, max=16, advanced=True,
         tooltip=f"If the MODEL has several components of the kind that {side} varies: which, in chain order.",
     )
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceCompare]

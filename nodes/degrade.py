@@ -65,3 +65,6 @@ KIND_TOOLTIP = (
     "attention: coarse keys and values. skipped layers: left out (SLG, STG). random blocks: others at each step "
     "(S2-Guidance). dropout, input noise: the paper's study; for models that have the same weakness, see the help."
 )
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceDegrade]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.common.errors import plainly
+from ..host.common.errors import user_error
 from ..host.models.adm import with_low_resolution
 from ..host.models.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
 
@@ -53,7 +53,7 @@ class GuidanceLoadDenoiser(io.ComfyNode):
         return fingerprint(name)
 
     @classmethod
-    @plainly()
+    @user_error()
     def execute(cls, name, vae=None) -> io.NodeOutput:
         return io.NodeOutput(*load_denoiser(name, vae))
 
@@ -80,3 +80,6 @@ class GuidanceLowResolution(io.ComfyNode):
     @classmethod
     def execute(cls, conditioning, image) -> io.NodeOutput:
         return io.NodeOutput(with_low_resolution(conditioning, image))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceLoadDenoiser, GuidanceLowResolution]

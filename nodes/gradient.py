@@ -147,3 +147,6 @@ def target_inputs() -> list[io.Input]:
             tooltip="Of the cutouts, and of the noise for noise-aware guides that look at the denoised estimate.",
         ),
     ]
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceClassifier, GuidanceLoss]

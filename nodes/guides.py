@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.common.errors import plainly
+from ..host.common.errors import user_error
 from ..host.engine.page_events import expert_curve
 from ..host.models.expert_switch import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
 from ..host.models.guides import fingerprint, guide_names, guide_problem, load_guide
@@ -47,7 +47,7 @@ class GuidanceLoadGuide(io.ComfyNode):
         return fingerprint(name)
 
     @classmethod
-    @plainly()
+    @user_error()
     def execute(cls, name) -> io.NodeOutput:
         return io.NodeOutput(load_guide(name))
 
@@ -108,3 +108,6 @@ class GuidanceExpertSwitch(io.ComfyNode):
     def execute(cls, guides, edges_from, edges, schedule, handover) -> io.NodeOutput:
         team = expert_switch(list(guides.values()), edges_from, edges, schedule, handover)
         return io.NodeOutput(team, ui=expert_curve(team))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceLoadGuide, GuidanceExpertSwitch]

@@ -85,3 +85,6 @@ class GuidanceInspection(io.ComfyNode):
         seen = show(inspection, run)
         page = {**ui.PreviewImage(seen.preview, cls=cls).as_dict(), **ui.PreviewText(seen.table).as_dict()}
         return io.NodeOutput(seen.plot, seen.strip, seen.table, seen.json, ui=page)
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceInspect, GuidanceInspection]

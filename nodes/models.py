@@ -65,3 +65,6 @@ class GuidanceClassLabel(io.ComfyNode):
     @classmethod
     def execute(cls, model, label) -> io.NodeOutput:
         return io.NodeOutput(class_conditioning(model, label))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceTinyModel, GuidanceClassLabel]

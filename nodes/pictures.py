@@ -142,3 +142,6 @@ def _sampler_inputs() -> list[io.Input]:
             tooltip="Picture i depends on the seed and on i alone.",
         ),
     ]
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceMakePictures, GuidanceLoadPictures]

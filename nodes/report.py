@@ -53,3 +53,6 @@ class GuidanceReport(io.ComfyNode):
         picture = draw(plan)
         shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(plan.text).as_dict()}
         return io.NodeOutput(model, plan.text, picture, ui=shown)
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceReport]

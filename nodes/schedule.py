@@ -68,3 +68,6 @@ class GuidanceSchedule(io.ComfyNode):
     ) -> io.NodeOutput:
         made = make_schedule(shape, unit, start, end, start_strength, end_strength, points)
         return io.NodeOutput(made if schedule is None else made * schedule)
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceSchedule]

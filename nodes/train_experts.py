@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.common.errors import plainly
+from ..host.common.errors import user_error
 from ..host.schema.inputs import GuideSocket, PicturesSocket
 from ..host.training.expert_node import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
 
@@ -47,7 +47,7 @@ class GuidanceTrainExperts(io.ComfyNode):
         return recipe_problem(name, experts, iterations, rank) or True
 
     @classmethod
-    @plainly()
+    @user_error()
     def execute(cls, guide, pictures, name, preview_scale, model=None, **settings) -> io.NodeOutput:
         page = cls.hidden.extra_pnginfo or {}
         trained, curve = run(
@@ -175,3 +175,6 @@ def _rare_inputs() -> list[io.Input]:
             tooltip="With a model connected: the guidance scale of the previews. 0 = none.",
         ),
     ]
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceTrainExperts]

@@ -72,3 +72,6 @@ def _strengths() -> list[io.Input]:
             tooltip="For min-SNR: the signal-to-noise ratio above which x0 counts no more. The paper: 5.",
         ),
     ]
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceLossWeighting]

@@ -117,3 +117,6 @@ class GuidanceMix(io.ComfyNode):
         if auto != 1.0:
             out = with_autoguidance(out, guide_model, Autoguidance(auto, where), guide_positive)
         return io.NodeOutput(out, ui=curve(model, out))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceAutoguidance, GuidanceMix]

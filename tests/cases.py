@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, get_args
 
 import torch
-from lender import Lent
+from gradient_context import Lent
 from torch import Tensor
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
@@ -43,7 +43,7 @@ class Bowl(Loss):
         return 20 * ((1 + output.square()).sqrt() - 1).flatten(1).mean(1)
 
 
-LENDER = Lent(denoiser=lambda x: x.sin() + 0.2 * x)
+GRADIENT_CONTEXT = Lent(denoiser=lambda x: x.sin() + 0.2 * x)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Case:
     def guide(self, rule: Rule | Guidance, memory: Memory | None = None) -> Tensor:
         """The guided estimate; a branch that is not there raises KeyError."""
         guidance = rule if isinstance(rule, Guidance) else Guidance((rule,))
-        return guidance.denoise(lambda b: self.predictions[b], self.x, self.level, CFG_WEIGHT, memory, lender=LENDER)
+        evaluate, context = self.predictions.__getitem__, GRADIENT_CONTEXT
+        return guidance.denoise(evaluate, self.x, self.level, CFG_WEIGHT, memory, gradient_context=context)
 
     def change(self, how: Callable[[Tensor], Tensor], sigmas: NoiseLevel | None = None) -> Case:
         """The same with all tensors changed alike."""
@@ -130,7 +131,7 @@ def case(rule: Rule, sigmas: tuple[float, ...] = SIGMAS, shape=SHAPE, dtype=torc
 def step_of(rule: Rule, given: Case) -> Step:
     """What the law hands to the rule in this case, with every branch there."""
     cfg = Guidance((rule,)).cfg(given.level, CFG_WEIGHT)
-    return Step(given.x, given.level, given.predictions, cfg, lender=LENDER)
+    return Step(given.x, given.level, given.predictions, cfg, gradient_context=GRADIENT_CONTEXT)
 
 
 def apply(rule: Rule, denoised: Tensor, step: Step, state: Any = None) -> tuple[Tensor, Any]:

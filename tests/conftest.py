@@ -32,6 +32,17 @@ def load_pack():
 load_pack()
 
 
+def pytest_collection_modifyitems(items):
+    """Every test is marked by the most that it needs: browser, server, host or core."""
+    for item in items:
+        if "test_browser" in item.path.name:
+            item.add_marker("browser")
+        elif "server" in item.fixturenames:
+            item.add_marker("server")
+        else:
+            item.add_marker("host" if {"comfy", "comfyui_root"} & {*item.fixturenames} else "core")
+
+
 @dataclass(frozen=True)
 class ComfyUI:
     """Where the host's source lies and the base directory (models/, output/, user/) that these tests give it."""

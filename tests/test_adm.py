@@ -10,7 +10,7 @@ from host_models import fill
 
 from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError
 from guidance_pack.guidance.networks.adm import detect as adm_shapes
-from guidance_pack.guidance.networks.adm.blocks import attend, waves
+from guidance_pack.guidance.networks.adm.blocks import attend, timestep_embedding
 from guidance_pack.guidance.networks.adm.config import DENOISERS, AdmConfig
 from guidance_pack.guidance.networks.adm.unet import AdmUNet
 
@@ -256,7 +256,7 @@ def test_the_timestep_may_lie_between_two():
 
 
 def test_the_first_waves_are_cosines():
-    found = waves(torch.tensor([0.0, 3.0], dtype=torch.float64), 6)
+    found = timestep_embedding(torch.tensor([0.0, 3.0], dtype=torch.float64), 6)
     rates = [1.0, 10000 ** (-1 / 3), 10000 ** (-2 / 3)]
     wanted = [[1, 1, 1, 0, 0, 0], [math.cos(3 * r) for r in rates] + [math.sin(3 * r) for r in rates]]
     torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64))

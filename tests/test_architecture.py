@@ -42,7 +42,7 @@ ARROWS = {
     },
     "host": set(),
     "host/common": {CORE},
-    "host/lora": {"guidance/networks"},
+    "host/lora": {"host/common", "guidance/networks"},
     "host/degrade": {"host/common", CORE},
     "host/models": {
         "host/common", CORE, "guidance/networks/adm", "guidance/networks/edm2", "guidance/networks/tiny",
@@ -234,11 +234,20 @@ def test_nodes_are_literal():
         assert ids == [cls.name] and cls.name.startswith("Guidance"), f"{cls.name} has node_id {ids}"
 
 
-def test_every_node_is_listed():
-    listing = (ROOT / "nodes" / "__init__.py").read_text("utf-8")
-    nodes = next(n.value for n in ast.parse(listing).body if isinstance(n, ast.AnnAssign))
-    classes = [n.name for p in NODES for n in ast.parse(p.read_text("utf-8")).body if isinstance(n, ast.ClassDef)]
-    assert sorted(e.id for e in nodes.elts) == sorted(classes)
+def test_every_module_lists_its_nodes():
+    for path in NODES:
+        assigned = [n for n in tree(path).body if isinstance(n, ast.AnnAssign)]
+        listed = next(n.value for n in assigned if ast.unparse(n.target) == "NODES")
+        classes = [n.name for n in tree(path).body if isinstance(n, ast.ClassDef)]
+        assert sorted(node.id for node in listed.elts) == sorted(classes), name(path)
+
+
+def test_a_class_has_a_name_of_its_own():
+    owners: dict[str, list[str]] = {}
+    for path in LIBRARY:
+        for cls in (n for n in tree(path).body if isinstance(n, ast.ClassDef)):
+            owners.setdefault(cls.name, []).append(name(path))
+    none([f"{cls} is {' and '.join(places)}" for cls, places in owners.items() if len(places) > 1])
 
 
 def test_the_entry_point_imports_nothing():

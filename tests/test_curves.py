@@ -181,7 +181,7 @@ def test_experts_are_the_same(models, monkeypatch):
         handover = generator.choice([0.0, generator.uniform(0, min([1.0, *gaps]) * 0.99)])
         edges, percents = [math.exp(log) for log in logs], percents_of(generator)
         asked.append({"table": table, "percents": percents, "make": "inCharge", "args": [edges, handover]})
-        python.append(Experts(tuple(edges), handover).in_charge(levels_of(models["karras"], percents)))
+        python.append(Experts(tuple(edges), handover).gate_weights(levels_of(models["karras"], percents)))
     for question, page, ours in zip(asked, in_the_page(asked), python, strict=True):
         assert torch.allclose(torch.tensor(page, dtype=torch.float64), ours, rtol=0, atol=1e-6), question["args"]
 

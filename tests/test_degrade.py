@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from host_models import MODELS
 
-from guidance_pack.guidance.damage import key_of, uniform
+from guidance_pack.guidance.perturbation import key_of, uniform
 
 UNETS = ("sd15", "sd20_v", "sdxl", "sdxl_zsnr", "sdxl_edm")
 JOINT = {"sd3": "modules.diffusionmodules.mmdit", "flux": "flux.math", "qwen_image": "qwen_image.model",
@@ -304,7 +304,7 @@ def test_attention_of_a_transformer_by_hand(scene, name, kind, strength, monkeyp
 @pytest.mark.parametrize("name", MODELS)
 def test_input_noise_is_more_noise_and_the_level_is_told(scene, name):
     """By hand: x and sigma after adding noise, given to the undamaged model."""
-    from guidance_pack.guidance.damage import normal
+    from guidance_pack.guidance.perturbation import normal
 
     model, setting, calls = scene(name)
     sampling = model.get_model_object("model_sampling")

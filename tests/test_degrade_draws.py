@@ -6,22 +6,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from guidance_pack.guidance.damage import (
-    alone,
+from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.perturbation import (
     as_flow,
     blurred,
     chance,
     drop,
+    identity_attention,
     key_of,
-    leave_out,
     noisier,
     normal,
     partly,
     pooled,
+    skip_block,
     uniform,
     with_noise,
 )
-from guidance_pack.guidance.noise_level import NoiseLevel
 
 GRID = (2, 4, 6)
 
@@ -86,12 +86,12 @@ def test_dropout_keeps_the_mean_of_what_a_block_adds():
 
 def test_a_block_is_left_out_exactly_or_in_part():
     before, after = tokens(1), tokens(2)
-    out = leave_out(before, after, torch.tensor([1.0, 0.0]))
+    out = skip_block(before, after, torch.tensor([1.0, 0.0]))
     assert torch.equal(out[0], before[0]) and torch.equal(out[1], after[1])
-    half = leave_out(before, after, torch.tensor([0.25, 0.25]))
+    half = skip_block(before, after, torch.tensor([0.25, 0.25]))
     torch.testing.assert_close(half, 0.75 * after + 0.25 * before)
     small = before[:, :3]
-    for damage in (lambda: leave_out(small, after, torch.ones(2)), lambda: drop(small, after, 0.1, after)):
+    for damage in (lambda: skip_block(small, after, torch.ones(2)), lambda: drop(small, after, 0.1, after)):
         with pytest.raises(ValueError, match=r"\(2, 3, 3\) into \(2, 48, 3\).*other layers"):
             damage()
 
@@ -157,7 +157,7 @@ def test_lone_tokens_see_themselves_and_the_text(text):
     for extra in (None, own[None, None]):
         full = mask if extra is None else mask + own
         expected = F.scaled_dot_product_attention(q, k, v, attn_mask=full)[..., text:, :]
-        torch.testing.assert_close(alone(q, k, v, text, extra), expected, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(identity_attention(q, k, v, text, extra), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_partly_runs_from_whole_to_damaged():

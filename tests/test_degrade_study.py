@@ -12,9 +12,9 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from degraded import Damaged  # noqa: E402
 
-from guidance_pack.guidance.damage import key_of, normal  # noqa: E402
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser  # noqa: E402
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition  # noqa: E402
+from guidance_pack.guidance.perturbation import key_of, normal  # noqa: E402
 
 FILE = read_denoiser(ROOT / "assets" / "shapes-edm.safetensors")
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -152,11 +152,11 @@ def test_one_base_and_the_loras_are_all_that_is_resident(pack, auto):
 
 
 def test_what_the_guide_needed_is_let_go_after_the_run(pack, auto, base):
-    from guidance_pack.host.lora.adapter_switch import ChangedLayer, Toggle
+    from guidance_pack.host.lora.adapter_switch import AdapterSwitch, ChangedLayer
 
     run(pack.with_autoguidance(loaded(base, lora_file(base, 1)), base, auto))
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if isinstance(thing, ChangedLayer | Toggle)]
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, ChangedLayer | AdapterSwitch)]
 
 
 # --- how the network is loaded --------------------------------------------------------------------------------------

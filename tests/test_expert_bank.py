@@ -128,7 +128,7 @@ def test_the_guide_takes_turns_at_the_edges(tmp_path):
     edges = [edge**-0.5 for edge in (5.0, 0.25)]
     around = [edges[0] * 0.999, edges[0], edges[1] * 0.999, edges[1]]
     at = NoiseLevel.variance_exploding(torch.tensor(around, dtype=torch.float64))
-    assert guide.experts.in_charge(at).argmax(1).tolist() == [0, 1, 1, 2]
+    assert guide.experts.gate_weights(at).argmax(1).tolist() == [0, 1, 1, 2]
     assert team.active is None and not team.training
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from bank_parts import by_hand, random_part, small, spec
-from lender import Lent
+from gradient_context import Lent
 
 from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_names
 from guidance_pack.guidance.guide import Guide
@@ -31,7 +31,7 @@ def bank() -> ExpertBank:
     return ExpertBank(base, PARTS, own_tensors(base, part_names(PARTS))).eval()
 
 
-def lenders(wanted):
+def contexts(wanted):
     team, separate = bank(), [by_hand(small(), part) for part in PARTS]
     lent = BankLent([team], wanted)
     lent.bank = team
@@ -45,7 +45,7 @@ def test_a_mixed_batch_equals_separate_networks(at, handover):
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     level = NoiseLevel.variance_exploding(torch.tensor([3.0, 0.2, 0.5, 1.9], dtype=torch.float64))
     objective = Objective(CrossEntropy(), at, guide)
-    mine, theirs = lenders(WANTED[[0, 1, 2, 0]])
+    mine, theirs = contexts(WANTED[[0, 1, 2, 0]])
     mine.denoiser = theirs.denoiser = lambda leaf: torch.tanh(leaf) * leaf.roll(1, -1)
     found = gradient(objective, x, 0.5 * x, level, 0, mine)
     torch.testing.assert_close(found, gradient(objective, x, 0.5 * x, level, 0, theirs), rtol=1e-9, atol=1e-12)
@@ -59,8 +59,8 @@ def test_each_sample_is_as_if_it_were_alone():
     x = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     level = NoiseLevel.variance_exploding(torch.tensor([3.0, 0.2, 1.0], dtype=torch.float64))
     objective = Objective(CrossEntropy(), "noisy input", guide)
-    together = gradient(objective, x, x, level, 0, lenders(WANTED)[0])
+    together = gradient(objective, x, x, level, 0, contexts(WANTED)[0])
     for index in range(3):
         one = slice(index, index + 1)
-        alone = gradient(objective, x[one], x[one], level[torch.tensor([index])], 0, lenders(WANTED[one])[0])
+        alone = gradient(objective, x[one], x[one], level[torch.tensor([index])], 0, contexts(WANTED[one])[0])
         torch.testing.assert_close(together[one], alone, rtol=1e-9, atol=1e-12)

@@ -40,7 +40,7 @@ def test_a_switch_keeps_members_and_patchers_in_order(guides):
     team = guides.switch([clean, noisy], Experts((2.0,)))
     assert team.guide.members == (clean.guide.first, noisy.guide.first) and team.guide.sees_noise
     assert team.patchers == (*clean.patchers, *noisy.patchers) and team.get_models() == list(team.patchers)
-    charge = team.guide.experts.in_charge(level(1.9, 2.0, 50.0))
+    charge = team.guide.experts.gate_weights(level(1.9, 2.0, 50.0))
     assert charge.tolist() == [[1, 0], [0, 1], [0, 1]]
     assert guides.switch([clean], Experts()).guide.members == clean.guide.members
 

@@ -9,8 +9,8 @@ from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_na
 from guidance_pack.guidance.guide import noised
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.training.distillation import lesson, scale_and_shift, soft_labels
-from guidance_pack.guidance.training.experts import TeamTraining
+from guidance_pack.guidance.training.distillation import distillation_loss, scale_and_shift, soft_labels
+from guidance_pack.guidance.training.experts import ExpertsTraining
 from guidance_pack.guidance.training.lora_targets import Adaptation, low_rank_layers, whole_tensors
 from guidance_pack.guidance.training.recipe import ExpertRecipe, level_weights
 from guidance_pack.guidance.training.student import Student
@@ -34,8 +34,8 @@ def recipe(**changed) -> ExpertRecipe:
     return ExpertRecipe(**{**given, **changed})
 
 
-def trained(norm: str = "batch", base=None, seen=unlabelled, **changed) -> TeamTraining:
-    training = TeamTraining(base or small(norm), spec(), recipe(**changed))
+def trained(norm: str = "batch", base=None, seen=unlabelled, **changed) -> ExpertsTraining:
+    training = ExpertsTraining(base or small(norm), spec(), recipe(**changed))
     for _ in training.steps(seen, COUNT):
         pass
     return training
@@ -71,7 +71,7 @@ def test_the_first_loss_is_the_lesson_by_hand():
         seen.append(found[0])
         return found
 
-    base, training = small("group"), TeamTraining(small("group"), spec(), recipe(flip=False, weighting="p2"))
+    base, training = small("group"), ExpertsTraining(small("group"), spec(), recipe(flip=False, weighting="p2"))
     levels = []
     output = training.student.network.forward
     training.student.network.forward = lambda x, t: levels.append(x) or output(x, t)
@@ -129,12 +129,12 @@ def test_the_same_seed_gives_the_same_experts_whatever_else_draws():
 )
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stop, changed):
     whole = trained(**changed)
-    first = TeamTraining(small(), spec(), recipe(**changed))
+    first = ExpertsTraining(small(), spec(), recipe(**changed))
     steps = first.steps(unlabelled, COUNT)
     for _ in range(stop):
         next(steps)
     saved = {name: tensor.clone() for name, tensor in first.tensors().items()}
-    second = TeamTraining(small(), spec(), recipe(**changed))
+    second = ExpertsTraining(small(), spec(), recipe(**changed))
     second.restore(saved)
     rest = list(second.steps(unlabelled, COUNT))
     assert len(rest) == 9 - stop and second.losses == whole.losses
@@ -142,7 +142,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stop, changed):
 
 
 def test_the_parts_fit_and_give_what_the_student_gave():
-    training = TeamTraining(small(), spec(), recipe(experts=1, iterations=4))
+    training = ExpertsTraining(small(), spec(), recipe(experts=1, iterations=4))
     student = training.student.network
     for _ in training.steps(unlabelled, COUNT):
         pass
@@ -175,7 +175,7 @@ def test_full_training_changes_every_weight_and_low_rank_only_what_it_says():
 
 def test_an_expert_goes_on_from_the_one_before_or_starts_anew():
     def start_of_the_second(**changed):
-        training = TeamTraining(small("group"), spec(), recipe(**changed))
+        training = ExpertsTraining(small("group"), spec(), recipe(**changed))
         begun = []
         for report in training.steps(unlabelled, COUNT):
             if report.expert == 0 and report.step == training.recipe.steps:
@@ -195,7 +195,7 @@ def test_learning_lowers_the_loss():
 
 def test_accumulated_batches_are_one_larger_batch():
     """Without BatchNorm, whose statistics are those of one forward. The draws differ, so the pictures do as well."""
-    training = TeamTraining(small("group"), spec(), recipe(accumulate=2, flip=False))
+    training = ExpertsTraining(small("group"), spec(), recipe(accumulate=2, flip=False))
     calls = []
     next(iter(training.steps(lambda i: calls.append(len(i)) or unlabelled(i), COUNT)))
     assert calls == [4, 4] and training.step == 1
@@ -209,10 +209,11 @@ def test_lessons_by_hand():
     maps, target = torch.randn(2, 4, 3, 3, generator=generator), torch.randn(2, 4, 3, 3, generator=generator)
     pixels = [soft_labels(maps[:, :, y, x], target[:, :, y, x], 1.0) for y in range(3) for x in range(3)]
     torch.testing.assert_close(soft_labels(maps, target, 1.0), torch.stack(pixels).mean(0))
-    found = lesson("labels", "classification", 1.0)(output, torch.tensor([0, 1, 3]))
+    found = distillation_loss("labels", "classification", 1.0)(output, torch.tensor([0, 1, 3]))
     torch.testing.assert_close(found, -output.log_softmax(1)[torch.arange(3), torch.tensor([0, 1, 3])])
-    torch.testing.assert_close(lesson("mse", "depth", 1.0)(maps, target), (maps - target).square().mean((1, 2, 3)))
-    found = lesson("task", "embedding", 1.0)(output, aim)
+    found = distillation_loss("mse", "depth", 1.0)(maps, target)
+    torch.testing.assert_close(found, (maps - target).square().mean((1, 2, 3)))
+    found = distillation_loss("task", "embedding", 1.0)(output, aim)
     torch.testing.assert_close(found, 1 - (F.normalize(output) * F.normalize(aim)).sum(1))
     assert float(soft_labels(aim / 0.25, aim, 0.25).abs().max()) < 1e-6
 
@@ -277,24 +278,24 @@ def test_recipes_that_cannot_be_are_refused_in_words(changed, words):
 
 def test_trainings_that_cannot_be_are_refused_in_words():
     with pytest.raises(ValueError, match="sees noisy pictures; experts are made of a network that sees clean"):
-        TeamTraining(small(), spec(sees="noisy"), recipe())
+        ExpertsTraining(small(), spec(sees="noisy"), recipe())
     with pytest.raises(ValueError, match="no pictures"):
-        next(iter(TeamTraining(small(), spec(), recipe()).steps(unlabelled, 0)))
+        next(iter(ExpertsTraining(small(), spec(), recipe()).steps(unlabelled, 0)))
     with pytest.raises(ValueError, match="no labels"):
         trained(learn_from="labels")
     with pytest.raises(ValueError, match="Labels are for classification"):
-        TeamTraining(small(), spec(task="depth", labels=()), recipe(learn_from="labels"))
+        ExpertsTraining(small(), spec(task="depth", labels=()), recipe(learn_from="labels"))
     with pytest.raises(ValueError, match="temperature is 0"):
-        TeamTraining(small(), spec(), recipe(temperature=0.0))
+        ExpertsTraining(small(), spec(), recipe(temperature=0.0))
     with pytest.raises(ValueError, match="layers has 'nothing.*'.*first, mix, inner, head"):
-        TeamTraining(small(), spec(), recipe(adaptation=Adaptation(layers="nothing.*")))
+        ExpertsTraining(small(), spec(), recipe(adaptation=Adaptation(layers="nothing.*")))
     with pytest.raises(ValueError, match="rank is 0"):
         Adaptation(rank=0)
     assert low_rank_layers(small(), Adaptation(layers="mix, he*")) == ["mix", "head"]
 
 
 def test_a_loss_that_overflows_stops_and_leaves_the_weights():
-    training = TeamTraining(small(), spec(), recipe())
+    training = ExpertsTraining(small(), spec(), recipe())
     steps = training.steps(lambda i: (torch.full((len(i), 3, 8, 8), float("inf")), None), COUNT)
     before = {name: tensor.detach().clone() for name, tensor in training.student.tensors().items()}
     with pytest.raises(FloatingPointError, match="lower learning_rate"):

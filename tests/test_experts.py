@@ -16,7 +16,7 @@ def levels(*sigmas):
 
 def chosen(experts, sigmas):
     """The expert in charge of each sigma; each has exactly one."""
-    charge = experts.in_charge(NoiseLevel.variance_exploding(sigmas))
+    charge = experts.gate_weights(NoiseLevel.variance_exploding(sigmas))
     assert charge.dtype == torch.float64 and charge.shape == (len(sigmas), experts.count)
     assert bool((charge.sum(1) == 1).all()) and bool(((charge == 0) | (charge == 1)).all())
     return charge.argmax(1)
@@ -40,7 +40,7 @@ def test_every_whole_timestep_has_the_expert_that_was_trained_on_it(count, name)
     assert chosen(experts, schedule.sigmas.float().double()).tolist() == expected
     flow = (schedule.sigmas / (1 + schedule.sigmas)).float()
     if name != "cosine":  # a flow's t near 1 does not tell cosine's last sigmas apart in float32
-        assert experts.in_charge(NoiseLevel.flow(flow)).argmax(1).tolist() == expected
+        assert experts.gate_weights(NoiseLevel.flow(flow)).argmax(1).tolist() == expected
 
 
 def test_the_timesteps_on_the_edges_belong_to_the_noisier_expert():
@@ -80,21 +80,21 @@ def test_the_expert_depends_on_the_noise_not_on_the_coordinates():
     expected = chosen(experts, sigmas)
     vp = NoiseLevel.variance_preserving(1 / (1 + sigmas**2))
     away = torch.tensor([0, 3])  # where no rounding decides
-    assert torch.equal(experts.in_charge(vp).argmax(1)[away], expected[away])
+    assert torch.equal(experts.gate_weights(vp).argmax(1)[away], expected[away])
 
 
 def test_a_hand_over_is_continuous_and_shared_by_neighbours():
     experts = Experts((0.5, 5.0), handover=0.8)
     logs = torch.linspace(math.log(0.1), math.log(30), 4001, dtype=torch.float64)
-    charge = experts.in_charge(NoiseLevel.variance_exploding(logs.exp()))
+    charge = experts.gate_weights(NoiseLevel.variance_exploding(logs.exp()))
     torch.testing.assert_close(charge.sum(1), torch.ones(4001).double(), rtol=0, atol=1e-12)
     assert bool((charge >= 0).all())
     step = float(logs[1] - logs[0])
     assert float(charge.diff(dim=0).abs().max()) <= step / 0.8 + 1e-9, "it jumps"
     assert bool(((charge > 0).sum(1) <= 2).all()), "more than two experts share"
-    at_edges = experts.in_charge(levels(0.5, 5.0))
+    at_edges = experts.gate_weights(levels(0.5, 5.0))
     torch.testing.assert_close(at_edges, torch.tensor([[0.5, 0.5, 0], [0, 0.5, 0.5]]).double(), rtol=0, atol=1e-9)
-    outside = experts.in_charge(levels(0.5 * math.exp(-0.401), 0.5 * math.exp(0.401)))
+    outside = experts.gate_weights(levels(0.5 * math.exp(-0.401), 0.5 * math.exp(0.401)))
     assert outside.tolist() == [[1, 0, 0], [0, 1, 0]]
 
 
@@ -102,11 +102,11 @@ def test_a_narrow_hand_over_is_the_half_open_switch():
     sharp, smooth = Experts((0.5, 5.0)), Experts((0.5, 5.0), handover=1e-6)
     sigmas = karras(100, 0.01, 50.0)
     level = NoiseLevel.variance_exploding(sigmas)
-    torch.testing.assert_close(sharp.in_charge(level), smooth.in_charge(level))
+    torch.testing.assert_close(sharp.gate_weights(level), smooth.gate_weights(level))
 
 
 def test_one_expert_is_always_in_charge():
-    assert Experts().in_charge(levels(0.0, 1.0, math.inf)).tolist() == [[1.0], [1.0], [1.0]]
+    assert Experts().gate_weights(levels(0.0, 1.0, math.inf)).tolist() == [[1.0], [1.0], [1.0]]
 
 
 @pytest.mark.parametrize("edges", [(1.0, 1.0), (2.0, 1.0), (0.0, 1.0), (-1.0,), (math.nan,)])

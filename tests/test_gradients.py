@@ -1,6 +1,7 @@
 """Classifier and loss guidance on a mixture of Gaussians, where classifier, denoiser and posterior are known exactly.
 
-Everything goes through `Guidance.denoise` with a lender, as in the host. Formulas: 2105.05233 Algorithms 1 and 2.
+Everything goes through `Guidance.denoise` with a gradient context, as in the host. Formulas: 2105.05233,
+Algorithms 1 and 2.
 """
 
 import math
@@ -9,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from lender import Lent
+from gradient_context import Lent
 from oracle import FIVE, points
 
 from guidance_pack.guidance.branch import POSITIVE
@@ -70,12 +71,12 @@ def lent(**settings):
     return Lent(**{"networks": [classify], "wanted": CLASS_0, **settings})
 
 
-def guide(x, level, guidance, lender, **place):
+def guide(x, level, guidance, context, **place):
     """D and D', with the mixture as the denoiser. x: in the coordinates of the level."""
     ve = NoiseLevel.variance_exploding(level.sigma)
     denoised = FIVE.denoised(change_coordinates(x, level, ve), level.sigma)
     rules = guidance if isinstance(guidance, tuple) else (guidance,)
-    return denoised, Guidance(rules).denoise(lambda branch: denoised, x, level, lender=lender, **place)
+    return denoised, Guidance(rules).denoise(lambda branch: denoised, x, level, gradient_context=context, **place)
 
 
 def posterior_slope(x, sigma, label=0):
@@ -163,8 +164,8 @@ def test_through_the_denoiser_the_step_is_the_posterior_covariance(coordinates):
     """D' = D + s (b^2/a) J^T g = D + s Cov[x0 | x] g for a pull g at the denoised estimate."""
     x_ve, sigma, x, level = scene(coordinates)
     target = torch.tensor([[0.3, -1.2]], dtype=torch.float64)
-    lender = Lent(wanted=target, denoiser=through(sigma, level))
-    denoised, guided = guide(x, level, rule(Objective(MeanSquared(), "through denoiser"), 1.5), lender)
+    context = Lent(wanted=target, denoiser=through(sigma, level))
+    denoised, guided = guide(x, level, rule(Objective(MeanSquared(), "through denoiser"), 1.5), context)
     pull = -(denoised - target)  # of - mean over 2 elements of (D - t)^2
     expected = denoised + 1.5 * torch.einsum("bij,bj->bi", FIVE.covariance(x_ve, sigma), pull)
     torch.testing.assert_close(guided, expected, **EXACT)
@@ -270,8 +271,8 @@ def test_the_mean_shift_without_a_following_level_is_the_score_shift():
 
 def test_several_classes_with_weights():
     x, sigma, _, level = scene("ve")
-    lender = lent(wanted=torch.tensor([[0.7, 0.3]], dtype=torch.float64))
-    denoised, guided = guide(x, level, rule(), lender)
+    context = lent(wanted=torch.tensor([[0.7, 0.3]], dtype=torch.float64))
+    denoised, guided = guide(x, level, rule(), context)
     slope = 0.7 * posterior_slope(x, sigma, 0) + 0.3 * posterior_slope(x, sigma, 1)
     torch.testing.assert_close(guided, denoised + sigma[:, None] ** 2 * slope, rtol=0, atol=1e-10)
 
@@ -282,8 +283,8 @@ def test_several_targets_are_dealt_to_the_samples_in_turn():
     slopes = [posterior_slope(x, sigma, label) for label in (0, 1)]
     expected = torch.stack([slopes[i % 2][i] for i in range(5)]) * sigma[:, None] ** 2
     for objective in (CLASSIFY, TWO):
-        lender = lent(networks=[classify, classify], wanted=torch.eye(2, dtype=torch.float64))
-        denoised, guided = guide(x, IN_VE(sigma), rule(objective), lender)
+        context = lent(networks=[classify, classify], wanted=torch.eye(2, dtype=torch.float64))
+        denoised, guided = guide(x, IN_VE(sigma), rule(objective), context)
         torch.testing.assert_close(guided, denoised + expected, rtol=1e-9, atol=1e-9)
 
 
@@ -308,8 +309,8 @@ def test_a_batch_of_three_is_three_of_one(at, settings, coordinates):
 
     def run(rows):
         mine = level[rows]
-        lender = lent(networks=[classify, other], denoiser=through(mine.sigma, mine))
-        return guide(x[rows], mine, acting, lender, position=4, following=after[rows])[1]
+        context = lent(networks=[classify, other], denoiser=through(mine.sigma, mine))
+        return guide(x[rows], mine, acting, context, position=4, following=after[rows])[1]
 
     alone = torch.cat([run(torch.tensor([i])) for i in range(3)])
     torch.testing.assert_close(run(torch.arange(3)), alone, **EXACT)
@@ -317,10 +318,10 @@ def test_a_batch_of_three_is_three_of_one(at, settings, coordinates):
 
 def test_only_the_expert_in_charge_is_evaluated():
     x, _ = points(4)
-    lender = lent(networks=[classify, other])
+    context = lent(networks=[classify, other])
     sigma = torch.tensor([6.0, 0.3, 1.0, 2.0], dtype=torch.float64)
-    denoised, guided = guide(x, IN_VE(sigma), rule(TWO), lender)
-    assert lender.asked == [(0, 1), (1, 3)]
+    denoised, guided = guide(x, IN_VE(sigma), rule(TWO), context)
+    assert context.asked == [(0, 1), (1, 3)]
     low = x.clone().requires_grad_()
     opinion = torch.tensor([[0.5], [1.0], [0.5], [0.5]], dtype=torch.float64)
     logits = opinion * torch.stack([FIVE.log_posterior(low, sigma, label) for label in (0, 1)], 1)
@@ -350,11 +351,11 @@ def test_a_smooth_hand_over_is_continuous_and_a_hard_one_is_not():
 def test_during_a_hand_over_both_experts_share():
     x, sigma = points(8, 1.0)
     both = replace(TWO, guide=replace(TWO.guide, experts=Experts((1.0,), 0.6)))
-    lender = lent(networks=[classify, other])
-    denoised, guided = guide(x, IN_VE(sigma), rule(both), lender)
+    context = lent(networks=[classify, other])
+    denoised, guided = guide(x, IN_VE(sigma), rule(both), context)
     single = [guide(x, IN_VE(sigma), rule(), lent(networks=[network]))[1] for network in (classify, other)]
     torch.testing.assert_close(guided, (single[0] + single[1]) / 2, **EXACT)
-    assert lender.asked == [(0, 8), (1, 8)]
+    assert context.asked == [(0, 8), (1, 8)]
 
 
 RENOISED = replace(CLASSIFY, at="denoised", seed=11)
@@ -392,12 +393,12 @@ def test_a_video_s_score_is_the_mean_of_its_frames():
     x = torch.randn(2, 3, 4, 5, 6, generator=generator, dtype=torch.float64)
     target = torch.randn(2, 3, 5, 6, generator=generator, dtype=torch.float64)
     level = IN_VE(torch.tensor([2.0, 0.5], dtype=torch.float64))
-    objective, lender = Objective(MeanSquared(), "denoised"), Lent(wanted=target)
-    found = gradient(objective, x, x, level, 0, lender)
-    frames = [gradient(objective, x[:, :, i], x[:, :, i], level, 0, lender) for i in range(4)]
+    objective, context = Objective(MeanSquared(), "denoised"), Lent(wanted=target)
+    found = gradient(objective, x, x, level, 0, context)
+    frames = [gradient(objective, x[:, :, i], x[:, :, i], level, 0, context) for i in range(4)]
     torch.testing.assert_close(found, torch.stack(frames, 2) / 4, **EXACT)
-    score = torch.stack([scores(objective, x[:, :, i], level, 0, lender) for i in range(4)]).mean(0)
-    torch.testing.assert_close(scores(objective, x, level, 0, lender), score, **EXACT)
+    score = torch.stack([scores(objective, x[:, :, i], level, 0, context) for i in range(4)]).mean(0)
+    torch.testing.assert_close(scores(objective, x, level, 0, context), score, **EXACT)
 
 
 def pictures(batch=2, size=10):
@@ -425,15 +426,15 @@ def test_the_gradient_equals_finite_differences(at, sees, cutouts):
     x = pictures()
     denoise = lambda at: torch.tanh(at) * at.roll(1, -1)  # noqa: E731
     decode = lambda latent: 1.5 * latent + 0.1 * latent.roll(1, -2) ** 2  # noqa: E731
-    lender = Lent([embed], WORDS, denoise, decode)
+    context = Lent([embed], WORDS, denoise, decode)
     held = pictures().flip(0)
-    found = gradient(objective, x, held, level, 2, lender)
+    found = gradient(objective, x, held, level, 2, context)
     assert not found.requires_grad
 
     def score(leaf):
         if at == "noisy input":
-            return scores(objective, leaf, level, 2, lender)
-        return scores(objective, decode(denoise(leaf) if at == "through denoiser" else leaf), level, 2, lender)
+            return scores(objective, leaf, level, 2, context)
+        return scores(objective, decode(denoise(leaf) if at == "through denoiser" else leaf), level, 2, context)
 
     start, step = held if at == "denoised" else x, 1e-5
     for where in ((0, 0, 3, 3), (1, 2, 5, 4), (1, 1, 4, 6)):
@@ -449,12 +450,12 @@ def test_cutouts_are_averaged_and_shared_by_the_batch():
     objective = Objective(Embedding(), "denoised", Guide((EMBEDDER,)), cutouts)
     level = IN_VE(torch.tensor([1.0, 1.0]))
     words = torch.cat([WORDS, WORDS.flip(1)])
-    lender = Lent([embed], words)
-    found = scores(objective, pictures(), level, 7, lender)
+    context = Lent([embed], words)
+    found = scores(objective, pictures(), level, 7, context)
     crops = EMBEDDER.prepare(cutouts(pictures(), 7))
     each = -Embedding()(embed(crops, None), words.repeat_interleave(3, 0)).view(2, 3)
     torch.testing.assert_close(found, each.mean(1), **EXACT)
-    assert lender.asked == [(0, 6)]
+    assert context.asked == [(0, 6)]
     alone = scores(objective, pictures()[1:], level[torch.tensor([1])], 7, Lent([embed], words[1:]))
     torch.testing.assert_close(alone, found[1:], **EXACT)
 
@@ -502,17 +503,17 @@ def test_normalised_pushes_have_the_length_of_the_noise_left(coordinates):
 @pytest.mark.parametrize("settings", [{}, {"normalise": True}, {"cap": 0.1}, {"normalise": True, "cap": 0.1}], ids=str)
 def test_a_gradient_of_zero_moves_nothing(settings):
     _, _, x, level = scene("ve")
-    lender = Lent(wanted=torch.zeros(1, 2, dtype=torch.float64))
-    denoised, guided = guide(x, level, rule(Objective(Pull(), "denoised"), 3.0, **settings), lender)
+    context = Lent(wanted=torch.zeros(1, 2, dtype=torch.float64))
+    denoised, guided = guide(x, level, rule(Objective(Pull(), "denoised"), 3.0, **settings), context)
     assert torch.equal(guided, denoised)
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
 def test_a_gradient_that_is_not_finite_stops_in_words(value):
     _, _, x, level = scene("ve")
-    lender = lent(networks=[lambda picture, timestep: classify(picture, timestep) * value])
+    context = lent(networks=[lambda picture, timestep: classify(picture, timestep) * value])
     with pytest.raises(FloatingPointError, match="gradient of class 0 is not finite at noise level 0.7.*fp32"):
-        guide(x, level, rule(), lender)
+        guide(x, level, rule(), context)
 
 
 @pytest.mark.parametrize(
@@ -522,9 +523,9 @@ def test_a_gradient_that_is_not_finite_stops_in_words(value):
 )
 def test_off_asks_for_nothing(quiet):
     _, _, x, level = scene("ve")
-    lender = lent()
-    denoised, guided = guide(x, level, quiet, lender)
-    assert torch.equal(guided, denoised) and lender.asked == []
+    context = lent()
+    denoised, guided = guide(x, level, quiet, context)
+    assert torch.equal(guided, denoised) and context.asked == []
     assert quiet.needs(level, torch.ones(64)) == frozenset()
     assert rule().needs(level, torch.ones(64)) == {POSITIVE}
 
@@ -532,10 +533,10 @@ def test_off_asks_for_nothing(quiet):
 def test_where_no_signal_is_left_nothing_is_asked():
     """A flow starts at t = 1, where x is noise alone."""
     x = points(2)[0]
-    lender = lent()
+    context = lent()
     level = NoiseLevel.flow(torch.tensor([1.0, 1.0]))
-    guided = Guidance((rule(),)).denoise(lambda branch: x, x, level, lender=lender)
-    assert torch.equal(guided, x) and lender.asked == []
+    guided = Guidance((rule(),)).denoise(lambda branch: x, x, level, gradient_context=context)
+    assert torch.equal(guided, x) and context.asked == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"cap": 0.1}, {"normalise": True}, {"mean_shift": True}], ids=str)
@@ -543,9 +544,9 @@ def test_a_batch_in_which_one_sample_has_no_signal(settings):
     x = points(2)[0]
     level, after = NoiseLevel.flow(torch.tensor([1.0, 0.4])), NoiseLevel.flow(torch.tensor([0.9, 0.2]))
     guidance = Guidance((rule(**settings),))
-    guided = guidance.denoise(lambda branch: x, x, level, lender=lent(), following=after)
+    guided = guidance.denoise(lambda branch: x, x, level, gradient_context=lent(), following=after)
     one = torch.tensor([1])
-    alone = guidance.denoise(lambda branch: x[1:], x[1:], level[one], lender=lent(), following=after[one])
+    alone = guidance.denoise(lambda branch: x[1:], x[1:], level[one], gradient_context=lent(), following=after[one])
     assert torch.equal(guided[0], x[0])
     torch.testing.assert_close(guided[1:], alone, **EXACT)
 
@@ -562,6 +563,6 @@ def test_the_evaluations_that_each_place_costs():
     _, sigma, x, level = scene("ve")
     for at, denoised in (("noisy input", 0), ("denoised", 0), ("through denoiser", 1)):
         calls = []
-        lender = lent(denoiser=lambda at, calls=calls: calls.append(1) or through(sigma, level)(at))
-        guide(x, level, rule(replace(CLASSIFY, at=at)), lender)
-        assert (lender.asked, len(calls)) == ([(0, 64)], denoised)
+        context = lent(denoiser=lambda at, calls=calls: calls.append(1) or through(sigma, level)(at))
+        guide(x, level, rule(replace(CLASSIFY, at=at)), context)
+        assert (context.asked, len(calls)) == ([(0, 64)], denoised)

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from cases import LENDER, Bowl
-from lender import Lent
+from cases import GRADIENT_CONTEXT, Bowl
+from gradient_context import Lent
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance
@@ -38,11 +38,11 @@ def level(batch=3):
     return NoiseLevel.variance_exploding(torch.tensor([6.0, 2.0, 0.4])[:batch])
 
 
-def look(guidance, found, at=None, lender=None):
+def look(guidance, found, at=None, gradient_context=None):
     """The guided estimate, the watch, and the figures by name."""
     watch = Watch()
     x = torch.zeros_like(found[POSITIVE])
-    out = guidance.denoise(found.__getitem__, x, at or level(), lender=lender, watch=watch)
+    out = guidance.denoise(found.__getitem__, x, at or level(), gradient_context=gradient_context, watch=watch)
     return out, watch, by_name(watch)
 
 
@@ -98,7 +98,7 @@ def test_samples_stay_apart_in_every_shape(shape):
 def test_evaluations_that_saw_different_things_are_read_together():
     objective = Objective(Bowl(), "denoised")
     guidances = (GUIDANCE, Guidance(), Guidance((GradientGuidance(2.0, objective=objective),)))
-    looks = [look(guidance, predictions(), lender=LENDER) for guidance in guidances]
+    looks = [look(guidance, predictions(), gradient_context=GRADIENT_CONTEXT) for guidance in guidances]
     together = figures([watch.kept() for _, watch, _ in looks])
     assert together == [figures([watch.kept()])[0] for _, watch, _ in looks]
     assert len({frozenset(seen) for seen in together}) == len(guidances)
@@ -133,7 +133,7 @@ def test_outside_its_interval_a_component_is_not_seen():
 def test_a_loss_is_what_the_guide_found():
     objective = Objective(Bowl(), "denoised")
     found = predictions()
-    _, _, seen = look(Guidance((GradientGuidance(2.0, objective=objective),)), found, lender=LENDER)
+    _, _, seen = look(Guidance((GradientGuidance(2.0, objective=objective),)), found, gradient_context=GRADIENT_CONTEXT)
     torch.testing.assert_close(-seen[objective], Bowl()(found[POSITIVE], None), rtol=1e-6, atol=0)
     assert 0 in seen
 
@@ -141,8 +141,8 @@ def test_a_loss_is_what_the_guide_found():
 def test_the_score_of_a_video_is_the_mean_of_its_frames():
     objective = Objective(Bowl(), "denoised")
     found = {POSITIVE: tensors(1, (2, 3, 4, 5, 5))[0]}
-    lender = Lent()
-    _, _, seen = look(Guidance((GradientGuidance(2.0, objective=objective),)), found, level(2), lender)
+    gradient_context = Lent()
+    _, _, seen = look(Guidance((GradientGuidance(2.0, objective=objective),)), found, level(2), gradient_context)
     frames = found[POSITIVE].transpose(1, 2)
     wanted = torch.stack([Bowl()(sample, None).mean() for sample in frames])
     torch.testing.assert_close(-seen[objective], wanted, rtol=1e-6, atol=0)

@@ -205,7 +205,7 @@ def test_sampling_after_a_training_and_after_a_failed_one(pack, monkeypatch):
         patch.setattr(TrainSampler, "fwd_bwd", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             training.run(ours)
-    assert pack.KEY not in ours.model_options
+    assert pack.LOSS_WEIGHTING not in ours.model_options
     assert torch.equal(drawn(ours, "flux")[0], plain)
     assert gradients_differ(training.run(ours), first) == 0.0
 
@@ -215,7 +215,8 @@ def test_clones_carry_it_and_the_original_does_not(pack):
     ours = weighted(pack, model)
     first, second = training.run(ours), training.run(ours.clone().clone())
     assert gradients_differ(first, second) == 0.0
-    assert model.get_attachment(pack.KEY) is None and not any(pack.KEY in w for w in model.wrappers.values())
+    assert model.get_attachment(pack.LOSS_WEIGHTING) is None
+    assert not any(pack.LOSS_WEIGHTING in w for w in model.wrappers.values())
 
 
 def test_the_estimate_itself_is_the_same_and_other_holders_get_their_own_gradient(pack):
@@ -283,7 +284,7 @@ EXPECTED = {"p2": P2(2.0, 0.5), "min-SNR": MinSNR(3.0)} | {target: Plain(target)
 def test_the_node_gives_the_model_and_a_picture(pack, node, name, family):
     model = MODELS[family].build()
     out, picture = run(node, model, weighting=name, k=2.0, gamma=0.5, min_snr_gamma=3.0, normalise=False)
-    assert out.get_attachment(pack.KEY) == pack.LossWeighting(EXPECTED[name], False)
+    assert out.get_attachment(pack.LOSS_WEIGHTING) == pack.LossWeighting(EXPECTED[name], False)
     assert picture.shape == (1, 440, 960, 3) and 0 <= picture.min() < picture.max() <= 1
     assert (bool(out.wrappers)) == (name != "x0")
 

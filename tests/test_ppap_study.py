@@ -13,7 +13,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from ppap import BANKS, MAIN, best
 from ppap_measure import Cell, Wanted, map_error
-from ppap_train import ASSETS, Base, base, copies, facts, readings, recipe_key
+from ppap_train import ASSETS, Base, base, calibrations, copies, facts, recipe_key
 from ppap_transformer import shares
 from ppap_variants import ITERATIONS, VARIANTS, again
 from sampling import ancestral, noise_levels
@@ -168,7 +168,7 @@ def test_embedded_banks_are_those_of_the_study_and_fit_their_bases(variant, name
 
 def test_embedded_experts_read_noise_that_the_clean_classifier_cannot():
     clean = base("shapes-classifier")
-    alone = readings(clean.network, Guide((clean.spec,)))
+    alone = calibrations(clean.network, Guide((clean.spec,)))
     file = read_bank(ASSETS / "shapes-experts.safetensors")
-    team = readings(*bank_guide(file, clean.network, clean.spec, clean.sha256, copies))
+    team = calibrations(*bank_guide(file, clean.network, clean.spec, clean.sha256, copies))
     assert team[0] > 0.95 and team[3] > alone[3] + 0.2 and sum(team) > sum(alone)

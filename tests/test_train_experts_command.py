@@ -18,7 +18,7 @@ from world import LABELS, render
 from devtools.server import free_port
 from guidance_pack.guidance.experts.bank import part_tensors
 from guidance_pack.guidance.experts.file import read_bank
-from guidance_pack.guidance.training.distributed import mean_gradients, share_statistics
+from guidance_pack.guidance.training.distributed import mean_gradients, sync_batch_norm
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(ROOT / "tools" / "train_experts.py")
@@ -141,7 +141,7 @@ def test_shared_statistics_are_those_of_all_pictures():
     def work(rank):
         network, workers = networks[rank], Threads(rank, shared)
         network.norm.train()
-        share_statistics(network, workers)
+        sync_batch_norm(network, workers)
         network(pictures[3 * rank : 3 * rank + 3]).square().mean().backward()
         mean_gradients(network.parameters(), workers)
 

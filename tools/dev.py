@@ -3,7 +3,8 @@
 
     python3 tools/dev.py demo     run the pack's workflows and keep their pictures under output/
     python3 tools/dev.py serve    leave ComfyUI running with the pack and print its address
-    python3 tools/dev.py test     the whole suite; arguments after -- go to pytest (test -- tests/test_dev.py -x)
+    python3 tools/dev.py test     the whole suite; arguments after -- go to pytest (test -- tests/test_dev.py -x);
+                                  --fast leaves out what needs a server or a browser
     python3 tools/dev.py lint     ruff and the type checker
 
 Needs Python 3.10 or newer and the package registries, nothing else. The first run makes .venv and fetches ComfyUI (or
@@ -32,6 +33,7 @@ CACHE = ROOT / ".cache"
 OUTPUT = ROOT / "output"
 LOGS = CACHE / "logs"
 SERVE_PORT = 8188
+FAST = "core or host"  # what needs neither a server nor a browser
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,10 @@ def test(options: argparse.Namespace) -> int:
         surroundings["CUDA_VISIBLE_DEVICES"] = ""
     # -I keeps the working directory off sys.path: the pack's nodes/ would shadow ComfyUI's nodes.py.
     chosen = any((ROOT / argument.split("::")[0]).exists() for argument in options.rest)
-    if not chosen or any("test_browser" in argument for argument in options.rest):
+    if not chosen and not options.fast or any("test_browser" in argument for argument in options.rest):
         surroundings["GUIDANCE_BROWSER"] = str(browser.provide(prepared.python, CACHE / "browser", LOGS))
-    command = [str(prepared.python), "-I", "-m", "pytest", *([] if chosen else ["tests"]), *options.rest]
+    which = ([] if chosen else ["tests"]) + (["-m", FAST] if options.fast else [])
+    command = [str(prepared.python), "-I", "-m", "pytest", *which, *options.rest]
     return subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode
 
 
@@ -186,6 +189,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where ComfyUI computes")
     parser.add_argument("--port", type=int, help=f"of the server (serve: {SERVE_PORT}, demo: any free one)")
     parser.add_argument("--comfyui", choices=list(RELEASES), help=f"its version (default {DEFAULT_VERSION})")
+    parser.add_argument("--fast", action="store_true", help="test: without the server and the browser")
     options = parser.parse_args(arguments)
     options.rest = rest
     return options

@@ -45,15 +45,15 @@ from guidance_pack.guidance.training.checkpoint import (  # noqa: E402
     differences,
     facts_in,
     facts_of,
-    read_unfinished,
-    write_unfinished,
+    read_checkpoint,
+    write_checkpoint,
 )
 from guidance_pack.guidance.training.distillation import KINDS  # noqa: E402
-from guidance_pack.guidance.training.experts import ExpertReport, Pictures, TeamTraining  # noqa: E402
+from guidance_pack.guidance.training.experts import ExpertReport, ExpertsTraining, Pictures  # noqa: E402
 from guidance_pack.guidance.training.lora_targets import Adaptation  # noqa: E402
 from guidance_pack.guidance.training.recipe import PRECISIONS, WEIGHTINGS, ExpertRecipe  # noqa: E402
 from guidance_pack.guidance.training.team_bank import bank_of  # noqa: E402
-from guidance_pack.host.training.dataset import lessons_of, read_folder  # noqa: E402
+from guidance_pack.host.training.dataset import read_folder, training_pictures  # noqa: E402
 
 SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0
 GUIDES = ("models", "guides")
@@ -81,7 +81,7 @@ HELP = {
 
 
 class Processes:
-    """The processes that accelerate started: `guidance.training.workers.Workers`."""
+    """The processes that accelerate started: `guidance.training.distributed.ProcessGroup`."""
 
     def __init__(self, cpu: bool) -> None:
         from accelerate import Accelerator
@@ -123,18 +123,18 @@ class Stop:
 class Progress:
     """A line now and then, from the first process."""
 
-    def __init__(self, recipe: ExpertRecipe, workers: Processes) -> None:
-        self.recipe, self.workers = recipe, workers
+    def __init__(self, recipe: ExpertRecipe, process_group: Processes) -> None:
+        self.recipe, self.process_group = recipe, process_group
         self.began, self.said, self.steps = time.monotonic(), -SAY_SECONDS, 0
 
     def line(self, words: str) -> None:
-        if self.workers.rank == 0:
+        if self.process_group.rank == 0:
             print(words, flush=True)
 
-    def first(self, training: TeamTraining) -> None:
+    def first(self, training: ExpertsTraining) -> None:
         already = f", {len(training.losses)} of them taken before" if training.losses else ""
         steps = self.recipe.steps * self.recipe.experts
-        self.line(f"{steps} steps of {self.workers.count} process(es) on {self.workers.device}{already}")
+        self.line(f"{steps} steps of {self.process_group.count} process(es) on {self.process_group.device}{already}")
 
     def __call__(self, report: ExpertReport) -> None:
         self.steps += 1
@@ -151,14 +151,14 @@ class Progress:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    workers = Processes(options.cpu)
+    process_group = Processes(options.cpu)
     try:
-        return train(options, workers)
+        return train(options, process_group)
     except (ValueError, OSError, FloatingPointError) as error:
         print(error, file=sys.stderr)
         return 1
     finally:
-        workers.accelerator.end_training()
+        process_group.accelerator.end_training()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -188,7 +188,7 @@ def _add(group: Any, name: str, default: Any) -> None:
         group.add_argument(flag, type=type(default), choices=CHOICES.get(name), default=default, help=words)
 
 
-def train(options: argparse.Namespace, workers: Processes) -> int:
+def train(options: argparse.Namespace, process_group: Processes) -> int:
     """Train, from where it was stopped, and write the bank. Raises ValueError or OSError in words."""
     out = options.out
     waiting = (options.work or out.parent / "unfinished experts") / f"{out.stem}.safetensors"
@@ -197,20 +197,20 @@ def train(options: argparse.Namespace, workers: Processes) -> int:
     recipe = recipe_of(options)
     source = GuideSource(options.guide, options.base or name_of(options.guide))
     pictures = read_folder(options.pictures, *options.size)
-    several = {"processes": workers.count} if workers.count > 1 else {}  # that share a step
+    several = {"processes": process_group.count} if process_group.count > 1 else {}  # that share a step
     facts = facts_of(source, recipe.as_dict(), pictures.fingerprint, len(pictures), **several)
     if out.exists():
-        return finished(out, facts, workers)
+        return finished(out, facts, process_group)
     network, spec = built(source)
-    training = TeamTraining(network.to(workers.device), spec, recipe, workers.device, workers)
+    training = ExpertsTraining(network.to(process_group.device), spec, recipe, process_group.device, process_group)
     if waiting.exists():
-        training.restore(read_unfinished(waiting, facts))
-    if not workers.agree(len(training.losses), len(pictures), int(pictures.fingerprint[:5], 16)):
+        training.restore(read_checkpoint(waiting, facts))
+    if not process_group.agree(len(training.losses), len(pictures), int(pictures.fingerprint[:5], 16)):
         raise ValueError("The processes see different pictures, or different stopped trainings in --work.")
-    shown = lessons_of(pictures, spec, recipe.learn_from)
+    shown = training_pictures(pictures, spec, recipe.learn_from)
     if not follow(training, shown, len(pictures), waiting, facts, options.steps):
         return 0
-    if workers.rank == 0:
+    if process_group.rank == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         base = (source.name, facts["base_sha256"])
         write_bank(out, bank_of(training, out.stem, *base, facts["pictures"], {}))
@@ -219,17 +219,17 @@ def train(options: argparse.Namespace, workers: Processes) -> int:
     return 0
 
 
-def follow(training: TeamTraining, shown: Pictures, count: int, waiting: Path, facts: dict, most: int) -> bool:
+def follow(training: ExpertsTraining, shown: Pictures, count: int, waiting: Path, facts: dict, most: int) -> bool:
     """Take the steps; whether all were taken. The first process saves now and then, and when it is stopped."""
-    workers: Any = training.workers
-    say, saved = Progress(training.recipe, workers), time.monotonic()
+    process_group: Any = training.process_group
+    say, saved = Progress(training.recipe, process_group), time.monotonic()
     say.first(training)
     with Stop() as stop:
         for number, report in enumerate(training.steps(shown, count), 1):
             say(report)
-            leave = workers.any(stop.asked or number >= most) and not training.done
-            if workers.rank == 0 and (leave or time.monotonic() - saved > SAVE_SECONDS):
-                write_unfinished(waiting, training.tensors(), facts)
+            leave = process_group.any(stop.asked or number >= most) and not training.done
+            if process_group.rank == 0 and (leave or time.monotonic() - saved > SAVE_SECONDS):
+                write_checkpoint(waiting, training.tensors(), facts)
                 saved = time.monotonic()
             if leave:
                 say.line(f"stopped; the same command goes on from {waiting}")
@@ -237,11 +237,11 @@ def follow(training: TeamTraining, shown: Pictures, count: int, waiting: Path, f
     return True
 
 
-def finished(out: Path, facts: dict[str, Any], workers: Processes) -> int:
+def finished(out: Path, facts: dict[str, Any], process_group: Processes) -> int:
     differs = differences(facts, facts_in(read_bank(out), facts))
     if differs:
         raise ValueError(f"{out} is there already and was trained otherwise ({differs}). Choose another, or delete it.")
-    if workers.rank == 0:
+    if process_group.rank == 0:
         print(f"{out} is finished already", flush=True)
     return 0
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from train_world import LABELS, ROOT, Recipe, describe, follow
 from world import Pictures, render
 
-from guidance_pack.guidance.checkpoints.atomic import save_whole
+from guidance_pack.guidance.checkpoints.atomic import atomic_save
 from guidance_pack.guidance.guide import noised
 from guidance_pack.guidance.networks.tiny import files
 from guidance_pack.guidance.networks.tiny.guide import TinyGuide
@@ -135,7 +135,7 @@ def train(name: str, options: argparse.Namespace) -> None:
         print(f"{name}: continues after step {training.step}")
 
     def save() -> None:
-        save_whole(waiting, training.tensors(), {})
+        atomic_save(waiting, training.tensors(), {})
         network, path = training.network, options.out / f"{name}.safetensors"
         facts = describe(name, training.recipe, network, training.step) | guide_facts(network)
         files.write_network(path, files.GUIDE, network.config.as_dict(), facts, network.state_dict())

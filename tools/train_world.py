@@ -37,7 +37,7 @@ from world.judge import CLASSIFIER, JUDGE, Classifier  # noqa: E402
 from world.loop import Settings, State, train  # noqa: E402
 from world.noise import LogitNormal, LogNormal, NoiseSampler  # noqa: E402
 
-from guidance_pack.guidance.checkpoints.atomic import save_whole  # noqa: E402
+from guidance_pack.guidance.checkpoints.atomic import atomic_save  # noqa: E402
 from guidance_pack.guidance.networks.tiny import files  # noqa: E402
 from guidance_pack.guidance.networks.tiny.unet import TinyUNet  # noqa: E402
 from guidance_pack.guidance.training.weighting import VelocityWeight  # noqa: E402
@@ -132,7 +132,7 @@ def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: fl
         print(f"{name}: continues from the weights of step {state.step}")
 
     def save() -> None:
-        save_whole(waiting, {key: tensor.contiguous() for key, tensor in state.tensors().items()}, {})
+        atomic_save(waiting, {key: tensor.contiguous() for key, tensor in state.tensors().items()}, {})
         facts = {"prediction": settings.prediction, "sigma_data": settings.sigma_data}
         facts |= describe(name, recipe, network, state.step)
         files.write_network(

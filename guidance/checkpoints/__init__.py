@@ -1,4 +1,4 @@
 """Files from strangers, read as plain tensors and never unpickled, and files of ours, written whole or not at all.
 
-From outside: `open_checkpoint`, `GuideSource`, `save_whole` and the errors that they raise.
+From outside: `open_checkpoint`, `GuideSource`, `atomic_save` and the errors that they raise.
 """

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def save_whole(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+def atomic_save(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """A safetensors file that is there as a whole or not at all, and that those may read who may read new files.
 
     Raises:

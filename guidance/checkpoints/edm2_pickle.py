@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .inert_pickle import PERSISTENT, Blob, CheckpointError, Machine, Record, Source
+from .inert_pickle import PERSISTENT, Blob, CheckpointError, Machine, PickleRecord, PickleSource
 
 STORAGE, TENSOR, PARAMETER = (
     "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
@@ -89,10 +89,10 @@ def read_edm2_pickle(path: str | Path) -> EDM2Pickle:
     if size > MAX_BYTES:
         raise CheckpointError(f"{path.name} has {size} bytes; an EDM2 snapshot has at most {MAX_BYTES}.")
     with open(path, "rb") as file:
-        top = Machine(Source(file, 0, size, path.name), ALLOWED).run()
+        top = Machine(PickleSource(file, 0, size, path.name), ALLOWED).run()
         reader = _Reader(file, path.name)
         network = reader.entries(top, "the file").get("ema") if _is_mapping(top) else None
-        if not isinstance(network, Record):
+        if not isinstance(network, PickleRecord):
             raise CheckpointError(
                 f"{path.name} is a pickle without a network under the name 'ema'; an EDM2 snapshot has one."
             )
@@ -117,11 +117,11 @@ class _Reader:
         """The entries of a dict or of a record of one."""
         if not _is_mapping(value):
             raise self.fail(f"{what} is not a dict")
-        return value.items if isinstance(value, Record) else value
+        return value.items if isinstance(value, PickleRecord) else value
 
     def module(self, record: Any) -> tuple[str, Mapping[Any, Any]]:
         """Class name and state of a module's record."""
-        if not isinstance(record, Record):
+        if not isinstance(record, PickleRecord):
             raise self.fail("it has a module that is none")
         if str(record.of) == PERSISTENT_OBJECT:
             meta = self.entries(record.args[0] if record.args else None, "a persistent object")
@@ -144,9 +144,9 @@ class _Reader:
 
     def tensor(self, value: Any) -> Place:
         """Where a tensor or parameter lies."""
-        if isinstance(value, Record) and str(value.of) == PARAMETER and value.args:
+        if isinstance(value, PickleRecord) and str(value.of) == PARAMETER and value.args:
             value = value.args[0]
-        if not isinstance(value, Record) or str(value.of) != TENSOR or len(value.args) < 4:
+        if not isinstance(value, PickleRecord) or str(value.of) != TENSOR or len(value.args) < 4:
             raise self.fail("a weight is not a tensor")
         storage, offset, shape, stride = value.args[:4]
         start, length, dtype = self.storage(storage)
@@ -161,17 +161,18 @@ class _Reader:
 
     def storage(self, record: Any) -> tuple[int, int, torch.dtype]:
         """Start in bytes, length in numbers and dtype of a storage, which is a torch file inside the pickle."""
-        blob = record.args[0] if isinstance(record, Record) and str(record.of) == STORAGE and record.args else None
+        known = isinstance(record, PickleRecord) and str(record.of) == STORAGE
+        blob = record.args[0] if known and record.args else None
         if not isinstance(blob, Blob):
             raise self.fail("a tensor has no storage")
         if blob not in self.storages:
-            self.storages[blob] = self._opened(Source(self.file, blob.start, blob.start + blob.size, self.name))
+            self.storages[blob] = self._opened(PickleSource(self.file, blob.start, blob.start + blob.size, self.name))
         return self.storages[blob]
 
-    def _opened(self, source: Source) -> tuple[int, int, torch.dtype]:
+    def _opened(self, source: PickleSource) -> tuple[int, int, torch.dtype]:
         parts = [Machine(source, _DTYPES).run() for _ in range(5)]  # magic, version, system, storage, keys
         system, storage = parts[2], parts[3]
-        whole = isinstance(storage, Record) and storage.of == PERSISTENT and isinstance(storage.args[0], tuple)
+        whole = isinstance(storage, PickleRecord) and storage.of == PERSISTENT and isinstance(storage.args[0], tuple)
         if parts[0] != _TORCH_MAGIC or not isinstance(system, dict) or not whole or len(storage.args[0]) < 5:
             raise self.fail("a tensor's storage is no torch storage")
         if system.get("little_endian") is not True:
@@ -197,7 +198,7 @@ class _Reader:
 
 
 def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, Record) and str(value.of) in _CONTAINERS)
+    return isinstance(value, dict) or (isinstance(value, PickleRecord) and str(value.of) in _CONTAINERS)
 
 
 def _rows_first(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -34,7 +34,7 @@ class Global:
 
 
 @dataclass(eq=False, repr=False)
-class Record:
+class PickleRecord:
     """An object that was not made: `of` would have been called with `args`, then filled with `items` and `state`."""
 
     of: Global
@@ -54,7 +54,7 @@ class Blob:
 PERSISTENT = Global("pickle", "persistent_id")  # what a Record of a persistent id is of
 
 
-class Source:
+class PickleSource:
     """The bytes of a file from `start` to `end`, taken in order."""
 
     def __init__(self, file: BinaryIO, start: int, end: int, name: str) -> None:
@@ -103,7 +103,7 @@ class Machine:
         allowed: the dotted names that may occur.
     """
 
-    def __init__(self, source: Source, allowed: Collection[str]) -> None:
+    def __init__(self, source: PickleSource, allowed: Collection[str]) -> None:
         self.source, self.allowed = source, allowed
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -157,11 +157,11 @@ class Machine:
         of = self.stack.pop()
         if not isinstance(of, Global) or not isinstance(args, tuple):
             raise TypeError("a call of what has no name")
-        self.push(Record(of, args))
+        self.push(PickleRecord(of, args))
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
-        if not isinstance(target, Record) or target.state is not None:
+        if not isinstance(target, PickleRecord) or target.state is not None:
             raise TypeError("a state for what has none")
         target.state = state
 
@@ -172,7 +172,7 @@ class Machine:
 
     def fill(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
-        items = target.items if isinstance(target, Record) else target
+        items = target.items if isinstance(target, PickleRecord) else target
         if not isinstance(items, dict) or len(pairs) % 2:
             raise TypeError("an entry for what is no dict")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
@@ -236,5 +236,5 @@ _INSTRUCTIONS: dict[bytes, Callable[[Machine], Any]] = {
     b"h": _pushes(lambda m: m.memo[m.source.number("<B")]), b"j": _pushes(lambda m: m.memo[m.source.number("<I")]),
     b"c": lambda m: m.name(m.source.line(), m.source.line()), b"\x93": lambda m: m.name(*m.taken(2)),
     b"R": lambda m: m.call(m.stack.pop()), b"\x81": lambda m: m.call(m.stack.pop()), b"b": Machine.build,
-    b"Q": _pushes(lambda m: Record(PERSISTENT, (m.stack.pop(),))),
+    b"Q": _pushes(lambda m: PickleRecord(PERSISTENT, (m.stack.pop(),))),
 }  # fmt: skip

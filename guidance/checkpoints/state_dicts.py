@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .atomic import save_whole
+from .atomic import atomic_save
 from .edm2_pickle import read_edm2_pickle
 from .inert_pickle import CheckpointError as CheckpointError
 
@@ -117,7 +117,7 @@ def convert(checkpoint: Checkpoint, path: str | Path) -> None:
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors as they are, replacing the file only once the new one is complete. Raises OSError."""
-    save_whole(path, {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, metadata)
+    atomic_save(path, {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def _start(path: Path) -> bytes:

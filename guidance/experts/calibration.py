@@ -20,7 +20,7 @@ _CLEARLY = 0.9  # another reading than the likeliest must bring the divergence b
 
 
 @dataclass(frozen=True)
-class Reading:
+class Calibration:
     """One way to run the experts, and how far the first of them then is from the clean network.
 
     divergence: KL(clean network || expert) in nats, the mean over pictures.
@@ -37,10 +37,10 @@ class Reading:
 
 
 @torch.inference_mode()
-def readings(
+def calibrations(
     base: nn.Module, spec: GuideSpec, experts: PpapExperts, ways: Sequence[Preprocessing], pictures: Tensor,
     schedule: NoiseSchedule,
-) -> list[Reading]:
+) -> list[Calibration]:
     """Every scale with every preprocessing, the likeliest first. The base is left as it was, bit for bit.
 
     Args:
@@ -60,12 +60,12 @@ def readings(
         bank.use(index)
         for way in ways:
             said = base(way(seen), None).float().log_softmax(1)
-            found.append(Reading(scale, way, float((aim.exp() * (aim - said)).sum(1).mean())))
+            found.append(Calibration(scale, way, float((aim.exp() * (aim - said)).sum(1).mean())))
     bank.use(None)
     return found
 
 
-def settled(found: Sequence[Reading]) -> Reading:
+def best_calibration(found: Sequence[Calibration]) -> Calibration:
     """The likeliest, which comes first, unless another agrees clearly better."""
     best = min(found, key=lambda reading: reading.divergence)
     return best if best.divergence < _CLEARLY * found[0].divergence else found[0]

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoints.atomic import save_whole
+from ..checkpoints.atomic import atomic_save
 from ..networks.tiny.files import NetworkFileError
 from ..preprocessing import Preprocessing
 from .bank import Part, part_tensors, parts_of
@@ -97,7 +97,7 @@ def write_bank(path: str | Path, bank: BankFile) -> None:
     header = {"format": BANK, "bank": _json(asdict(bank.header)), "training": _json(dict(bank.training))}
     header |= {key: bank.workflow[key] for key in WORKFLOW if key in bank.workflow}
     tensors = part_tensors(bank.parts)
-    save_whole(path, {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, header)
+    atomic_save(path, {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, header)
 
 
 def read_bank(path: str | Path) -> BankFile:
@@ -128,7 +128,7 @@ def read_header(path: str | Path) -> BankHeader:
 
 def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors as views of a file that is written for it: they occupy memory only while they are read."""
-    save_whole(path, {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {})
+    atomic_save(path, {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {})
     with safe_open(path, framework="pt") as file:
         return {key: file.get_tensor(key) for key in tensors}
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.atomic import save_whole
+from ..checkpoints.atomic import atomic_save
 from .bank import ExpertBank, LowRank
 
 CONFIG, ADAPTER, WHOLE = "adapter_config.json", "adapter_model.safetensors", "whole.safetensors"
@@ -46,9 +46,9 @@ def write_adapter(folder: Path, bank: ExpertBank, expert: int) -> None:
         tensors[f"base_model.model.{layer}.lora_B.weight"] = change.up
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(json.dumps(_config(changes), indent=2, sort_keys=True) + "\n", "utf-8")
-    save_whole(folder / ADAPTER, _own(tensors), {"format": "pt"})
+    atomic_save(folder / ADAPTER, _own(tensors), {"format": "pt"})
     if part.whole:
-        save_whole(folder / WHOLE, _own({name[cut:]: t for name, t in part.whole.items()}), {"format": "pt"})
+        atomic_save(folder / WHOLE, _own({name[cut:]: t for name, t in part.whole.items()}), {"format": "pt"})
 
 
 def as_convolutions(change: LowRank, kernel: int) -> LowRank:

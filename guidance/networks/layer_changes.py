@@ -20,7 +20,7 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True, eq=False)
-class LowRank:
+class LowRankChange:
     """dW = scale * up @ down for as many outputs from `start` on as `up` has rows; not for grouped convolutions."""
 
     up: Tensor  # [outputs, rank]
@@ -36,7 +36,7 @@ class LayerChange:
     `weight` and `bias` take a tensor and return the whole change in its dtype and on its device.
     """
 
-    low_rank: tuple[LowRank, ...] = ()
+    low_rank: tuple[LowRankChange, ...] = ()
     weight: Callable[[Tensor], Tensor] | None = None
     bias: Callable[[Tensor], Tensor] | None = None
 
@@ -83,7 +83,7 @@ def _channels(layer: nn.Module, out: Tensor) -> int:
     return -1 - dimensions
 
 
-def _low_rank(layer: nn.Module, part: LowRank, x: Tensor) -> Tensor:
+def _low_rank(layer: nn.Module, part: LowRankChange, x: Tensor) -> Tensor:
     up, down = part.up.to(x.dtype), part.down.to(x.dtype)
     convolve = convolution(layer)
     if convolve is None:

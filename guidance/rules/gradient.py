@@ -55,9 +55,9 @@ class GradientGuidance(Term):
         return super().label if self.objective is None else self.objective.words
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        assert self.objective and step.lender, "a gradient needs an objective and a lender"
+        assert self.objective and step.gradient_context, "a gradient needs an objective and a context"
         at = step.x, step.branches[POSITIVE], step.level, step.position
-        found = gradient(self.objective, *at, step.lender, step.watch)
+        found = gradient(self.objective, *at, step.gradient_context, step.watch)
         push = expand(self.factor(step), step.x) * self._direction(found, step.level)
         if self.cap:
             push = push * ratio(self.cap * noise_left(step.level, push), norm(push), at_zero=1.0).clamp(max=1.0)

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..checkpoints.atomic import save_whole
+from ..checkpoints.atomic import atomic_save
 from ..checkpoints.guide_source import GuideSource
 from ..experts.file import BankFile
 from ..experts.guide import fingerprint
@@ -19,14 +19,14 @@ from ..networks.tiny.files import NetworkFileError
 UNFINISHED = "guidance-components/expert-training/1"
 
 
-def write_unfinished(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write a training, replacing the file only once the new one is whole. Raises OSError if that cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_whole(path, kept, {"format": UNFINISHED, "facts": json.dumps(facts)})
+    atomic_save(path, kept, {"format": UNFINISHED, "facts": json.dumps(facts)})
 
 
-def read_unfinished(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a training of these facts.
 
     Raises:

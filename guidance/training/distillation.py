@@ -16,10 +16,10 @@ from ..guide import Task
 
 Kind = Literal["task", "mse", "labels"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Lesson = Callable[[Tensor, Tensor], Tensor]
+DistillationLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def lesson(kind: Kind, task: Task, temperature: float) -> Lesson:
+def distillation_loss(kind: Kind, task: Task, temperature: float) -> DistillationLoss:
     """The loss of a student against its aim.
 
     task: the knowledge-transfer loss of the task. mse: the plain squared error between the outputs (PPAP's released
@@ -40,12 +40,12 @@ def lesson(kind: Kind, task: Task, temperature: float) -> Lesson:
     if kind == "labels":
         return lambda output, classes: F.cross_entropy(output, classes, reduction="none")
     if kind == "mse":
-        return lambda output, aim: (output - aim).square().flatten(1).mean(1)
+        return lambda output, teacher_output: (output - teacher_output).square().flatten(1).mean(1)
     if task == "depth":
         return scale_and_shift
     if task == "embedding":
-        return lambda output, aim: 1 - F.cosine_similarity(output.flatten(1), aim.flatten(1))
-    return lambda output, aim: soft_labels(output, aim, temperature)
+        return lambda output, teacher_output: 1 - F.cosine_similarity(output.flatten(1), teacher_output.flatten(1))
+    return lambda output, teacher_output: soft_labels(output, teacher_output, temperature)
 
 
 def soft_labels(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -53,18 +53,18 @@ def soft_labels(output: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     The temperature is the teacher's alone, as in PPAP's code; without its division by the number of classes.
     """
-    aim = (teacher / temperature).log_softmax(1)
-    each = (aim.exp() * (aim - output.log_softmax(1))).sum(1)
+    teacher_output = (teacher / temperature).log_softmax(1)
+    each = (teacher_output.exp() * (teacher_output - output.log_softmax(1))).sum(1)
     return each.flatten(1).mean(1) if each.ndim > 1 else each
 
 
-def scale_and_shift(output: Tensor, aim: Tensor) -> Tensor:
+def scale_and_shift(output: Tensor, teacher_output: Tensor) -> Tensor:
     """Mean absolute difference of two maps [B, 1, h, w], each brought to median 0 and mean absolute deviation 1.
 
     Ranftl et al. 2020 (1907.01341, MiDaS), Equations 5 and 6. A map that is inverted is wrong; one that is constant
     has no shape to compare, so it counts as 0 everywhere.
     """
-    return (_standing(output) - _standing(aim)).abs().mean(1)
+    return (_standing(output) - _standing(teacher_output)).abs().mean(1)
 
 
 def _standing(depth: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Workers(Protocol):
+class ProcessGroup(Protocol):
     """The processes of one training: this one's number, how many there are, and how they agree.
 
     `mean` gives every process the mean of all processes' tensors, without a gradient.
@@ -22,7 +22,7 @@ class Workers(Protocol):
     def mean(self, tensor: Tensor) -> Tensor: ...
 
 
-class Alone:
+class SingleProcess:
     """One process."""
 
     rank, count = 0, 1
@@ -31,28 +31,28 @@ class Alone:
         return tensor
 
 
-def share_statistics(network: nn.Module, workers: Workers) -> None:
+def sync_batch_norm(network: nn.Module, process_group: ProcessGroup) -> None:
     """Let every BatchNorm in training take mean and variance over all processes' pictures, with their gradient."""
-    if workers.count == 1:
+    if process_group.count == 1:
         return
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            setattr(module, "forward", _Shared(module, workers))  # noqa: B010 - a method of this module alone
+            setattr(module, "forward", _Shared(module, process_group))  # noqa: B010 - a method of this module alone
 
 
-def mean_gradients(parameters: Iterable[nn.Parameter], workers: Workers) -> None:
+def mean_gradients(parameters: Iterable[nn.Parameter], process_group: ProcessGroup) -> None:
     """Replace every gradient by the mean over all processes."""
-    if workers.count > 1:
+    if process_group.count > 1:
         for parameter in parameters:
             if parameter.grad is not None:
-                parameter.grad = workers.mean(parameter.grad)
+                parameter.grad = process_group.mean(parameter.grad)
 
 
 class _Shared:
     """BatchNorm's forward in training: torch's own formula, its sums taken over all processes."""
 
-    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, workers: Workers) -> None:
-        self.norm, self.workers = norm, workers
+    def __init__(self, norm: nn.modules.batchnorm._BatchNorm, process_group: ProcessGroup) -> None:
+        self.norm, self.process_group = norm, process_group
 
     def __call__(self, x: Tensor) -> Tensor:
         norm, axes = self.norm, [0, *range(2, x.ndim)]
@@ -60,11 +60,11 @@ class _Shared:
             return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
         shape = (1, -1, *[1] * (x.ndim - 2))
         full = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = _Mean.apply(full.mean(axes), self.workers)
+        mean = _Mean.apply(full.mean(axes), self.process_group)
         # The squares of what is left, not E[x^2] - E[x]^2, which loses the digits that a large mean takes.
         centred = full - mean.view(shape)
-        variance = _Mean.apply(centred.square().mean(axes), self.workers)
-        self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1] * self.workers.count)
+        variance = _Mean.apply(centred.square().mean(axes), self.process_group)
+        self._remember(mean.detach(), variance.detach(), x.numel() // x.shape[1] * self.process_group.count)
         out = centred * (variance + norm.eps).rsqrt().view(shape)
         return (out * norm.weight.view(shape) + norm.bias.view(shape) if norm.affine else out).to(x.dtype)
 
@@ -84,10 +84,10 @@ class _Mean(torch.autograd.Function):
     this process's share in it, 1 / count; `mean_gradients` then makes of the sum of the losses their mean."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor, workers: Workers) -> Tensor:
-        ctx.workers = workers
-        return workers.mean(tensor)
+    def forward(ctx, tensor: Tensor, process_group: ProcessGroup) -> Tensor:
+        ctx.process_group = process_group
+        return process_group.mean(tensor)
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
-        return ctx.workers.mean(gradients[0]), None
+        return ctx.process_group.mean(gradients[0]), None

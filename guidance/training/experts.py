@@ -18,8 +18,8 @@ from ..experts.bank import Part, part_tensors, parts_of
 from ..guide import GuideSpec, noised
 from ..noise_level import NoiseLevel
 from ..noise_schedule import named
-from .distillation import lesson
-from .distributed import Alone, Workers, mean_gradients, share_statistics
+from .distillation import distillation_loss
+from .distributed import ProcessGroup, SingleProcess, mean_gradients, sync_batch_norm
 from .recipe import ExpertRecipe, level_weights
 from .student import Student
 
@@ -37,14 +37,14 @@ class ExpertReport:
     learning_rate: float
 
 
-class TeamTraining:
+class ExpertsTraining:
     """What a team's training must remember between two steps.
 
     Args:
         base: the clean network in evaluation mode, the teacher; never changed.
         spec: what it says of itself. It must see clean pictures.
         recipe, device: how and where.
-        workers: the processes that train together; all must be given the same everything.
+        process_group: the processes that train together; all must be given the same everything.
 
     Raises:
         ValueError: a base or a recipe that does not allow it, in words.
@@ -52,7 +52,7 @@ class TeamTraining:
 
     def __init__(
         self, base: nn.Module, spec: GuideSpec, recipe: ExpertRecipe, device: str | torch.device = "cpu",
-        workers: Workers | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         if spec.sees != "clean" or spec.domain != "pixels":
             raise ValueError(
@@ -60,8 +60,8 @@ class TeamTraining:
                 f"made of a network that sees clean pictures."
             )
         self.base, self.spec, self.recipe = base, spec, recipe
-        self.device, self.workers = torch.device(device), workers or Alone()
-        self.lesson = lesson(recipe.learn_from, spec.task, recipe.temperature)
+        self.device, self.process_group = torch.device(device), process_group or SingleProcess()
+        self.distillation_loss = distillation_loss(recipe.learn_from, spec.task, recipe.temperature)
         self.sigmas = named(recipe.schedule).sigmas
         self.parts: list[Part] = []
         self.losses: list[float] = []
@@ -140,7 +140,7 @@ class TeamTraining:
         self.student.network.to(self.device)
         if before is not None:
             self.student.restore(before)
-        share_statistics(self.student.network, self.workers)
+        sync_batch_norm(self.student.network, self.process_group)
         self.optimizer = torch.optim.AdamW(
             self.student.trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -158,13 +158,13 @@ class TeamTraining:
             loss = self._loss(pictures, count, generator) / recipe.accumulate
             mean += loss.detach()
             self.scaler.scale(loss).backward()
-        found = float(self.workers.mean(mean))
+        found = float(self.process_group.mean(mean))
         if not found < float("inf"):
             raise FloatingPointError(
                 f"The loss of expert {self.expert + 1} at step {self.step + 1} is {found}; lower learning_rate "
                 f"({rate:g}), or choose precision fp32."
             )
-        mean_gradients(self.student.trained.values(), self.workers)
+        mean_gradients(self.student.trained.values(), self.process_group)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.scaler.step(self.optimizer)
@@ -173,8 +173,8 @@ class TeamTraining:
 
     def _loss(self, pictures: Pictures, count: int, generator: torch.Generator) -> Tensor:
         """The weighted mean loss of this process's share of one batch, at timesteps and with noise of the generator."""
-        mine = slice(self.workers.rank * self.recipe.batch, (self.workers.rank + 1) * self.recipe.batch)
-        total = self.recipe.batch * self.workers.count
+        mine = slice(self.process_group.rank * self.recipe.batch, (self.process_group.rank + 1) * self.recipe.batch)
+        total = self.recipe.batch * self.process_group.count
         timesteps = self.recipe.timesteps(self.expert)
         rows = torch.randint(len(timesteps), (total,), generator=generator)
         flipped = torch.rand(total, generator=generator) < (0.5 if self.recipe.flip else 0.0)
@@ -186,7 +186,7 @@ class TeamTraining:
         with self._autocast():
             aim = self._aim(shown, classes)
             output = self.student.network(self.spec.prepare(noised(shown, noise, level)), None)
-        each = self.lesson(output.float(), aim)
+        each = self.distillation_loss(output.float(), aim)
         return (self.weights[rows[mine]].to(self.device) * each).mean()
 
     @torch.no_grad()

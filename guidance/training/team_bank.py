@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from ..experts.file import BankFile, BankHeader
-from .experts import TeamTraining
+from .experts import ExpertsTraining
 
 STRETCHES = 100  # at most so many numbers of each expert's loss curve are kept
 
 
 def bank_of(
-    training: TeamTraining, name: str, base_name: str, base_sha256: str, pictures: Mapping[str, Any],
+    training: ExpertsTraining, name: str, base_name: str, base_sha256: str, pictures: Mapping[str, Any],
     workflow: Mapping[str, str],
 ) -> BankFile:
     """The experts with all that is needed to use, judge and repeat them.
@@ -39,12 +39,12 @@ def bank_of(
     )
     facts = {
         "recipe": recipe.as_dict(), "loss": loss_curves(training), "pictures": dict(pictures),
-        "processes": training.workers.count, "torch": torch.__version__,
+        "processes": training.process_group.count, "torch": torch.__version__,
     }
     return BankFile(name, header, tuple(training.parts), facts, dict(workflow))
 
 
-def loss_curves(training: TeamTraining) -> list[list[float]]:
+def loss_curves(training: ExpertsTraining) -> list[list[float]]:
     """For each expert the mean loss of equal stretches of its steps so far, at most 100, in order."""
     steps = training.recipe.steps
     stretches = min(STRETCHES, steps)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def plainly() -> Generator[None]:
+def user_error() -> Generator[None]:
     """Let this pack's own kinds of ValueError leave as ValueError itself; also a decorator.
 
     The page writes an exception's class before its sentence, and for any class but Python's own the whole path of the

@@ -58,7 +58,7 @@ def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: st
     """
     grid = Grid.of(scene.models, first, x, y)
     kept = _kept(scene, node, grid.keys())
-    watch = _Watch(grid, kept, size)
+    watch = _CellProgress(grid, kept, size)
     for settings in grid.to_draw():
         if settings.bare() not in kept:
             kept[settings.bare()] = drawn(scene, settings, watch.step)
@@ -92,7 +92,7 @@ def with_rules(model: ModelPatcher, settings: Settings) -> ModelPatcher:
     return extended(model, replace(plan, guidance=Guidance(settings.rules)))
 
 
-class _Watch:
+class _CellProgress:
     """Progress over all steps of all cells, and the grid as it fills."""
 
     def __init__(self, grid: Grid, kept: dict[Settings, torch.Tensor], size: int):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from ...guidance.damage import Grid, alone, blurred, partly, pooled
+from ...guidance.perturbation import Grid, blurred, identity_attention, partly, pooled
 from .layers import Layer, Layout
 
 ATTENTION_KINDS = ("identity attention", "blurred attention", "pooled attention")
@@ -21,7 +21,7 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None
 
 
 @dataclass
-class Attention:
+class DegradedAttention:
     """The attention damage of one evaluation.
 
     Attributes:
@@ -58,7 +58,7 @@ class Attention:
         """The damaged attention. q, k, v: [B, tokens, heads * channels], the text's tokens first."""
         if self.kind == "identity attention":
             whole = plain(q, k, v, mask)
-            picture = alone(*(_split(part, heads) for part in (q, k, v)), text, mask)
+            picture = identity_attention(*(_split(part, heads) for part in (q, k, v)), text, mask)
             found = partly(whole[..., text:, :], picture.transpose(1, 2).flatten(2), self.strength)
             return torch.cat([whole[..., :text, :], found], -2)
         grid = self._grid(q.shape[-2] - text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...guidance.damage import drop, leave_out
+from ...guidance.perturbation import drop, skip_block
 from .draws import Draws
 from .layers import Layer, Layout
 
@@ -49,7 +49,7 @@ class Blocks:
         if self.kind == "dropout":
             return drop(before, after, self.strength, self.draws.uniform(after, f"{layer}{stream}"))
         share = self.share(layer, len(after))
-        return leave_out(before, after, share) if bool(share.any()) else after
+        return skip_block(before, after, share) if bool(share.any()) else after
 
     def _replacement(self, layer: Layer, inner: Callable | None) -> Callable:
         def replaced(args: dict, extra: dict) -> dict:

@@ -13,9 +13,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
-from ...guidance.damage import as_flow, noisier, with_noise
+from ...guidance.perturbation import as_flow, noisier, with_noise
 from ..common.noise_levels import convertible, level_of
-from .attention import ATTENTION_KINDS, Attention
+from .attention import ATTENTION_KINDS, DegradedAttention
 from .blocks import BLOCK_KINDS, Blocks
 from .draws import Draws
 from .layers import BLOCKS_ALONE, SUPPORTED, Layer, Layout, central, chosen, layout_of
@@ -53,7 +53,7 @@ class Damage:
             Blocks(self.kind, self.strength, self.layers, draws).put_on(options, self.layout)
         else:
             spatial = tuple(x.shape[2:])
-            attention = Attention(self.kind, self.strength, self.layers, self.spread, self.factor, spatial)
+            attention = DegradedAttention(self.kind, self.strength, self.layers, self.spread, self.factor, spatial)
             attention.put_on(options, self.layout)
         return executor(x, t, c_concat, c_crossattn, control, options, **more)
 

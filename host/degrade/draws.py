@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...guidance.damage import chance, key_of, normal, uniform
+from ...guidance.perturbation import chance, key_of, normal, uniform
 
 
 @dataclass(frozen=True)

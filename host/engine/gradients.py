@@ -1,4 +1,4 @@
-"""What a run lends to rules that ask for gradients: guides, decoders and the denoiser, inside the scope of autograd."""
+"""What a run gives to rules that ask for gradients: guides, decoders and the denoiser, inside the scope of autograd."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...guidance.experts.bank import ExpertBank
 from ...guidance.objective import Objective
 from ..common.autograd import Aliases, check_resident, differentiable_options, scope
 from ..common.decoders import VAE, latents_of, own_format, size_of
-from .plan import Asked, plan_of
-from .targets import settled
+from .plan import GradientRequest, plan_of
+from .targets import resolve_target
 
 THROUGH = "through denoiser"
 SMALLER = {
@@ -31,7 +31,7 @@ SMALLER = {
 class Gradients:
     """The gradients of one run: prepared when all networks are on their devices, dropped when the run closes."""
 
-    asked: dict[Objective, Asked]
+    asked: dict[Objective, GradientRequest]
     networks: dict[str, list[ModelPatcher]]  # guides and VAEs by the key under which the MODEL holds them
     aliases: dict[Objective, Aliases] = field(default_factory=dict)
     targets: dict[Objective, torch.Tensor | None] = field(default_factory=dict)
@@ -68,19 +68,19 @@ class Gradients:
         self.aliases.clear()
         self.targets.clear()
 
-    def decoder(self, asked: Asked) -> ModelPatcher | None:
+    def decoder(self, asked: GradientRequest) -> ModelPatcher | None:
         """The VAE's patcher, where this gradient passes through one."""
         return self.networks[asked.decoder.key][0] if asked.decoder.kind == VAE else None
 
-    def guide(self, asked: Asked) -> list[ModelPatcher]:
+    def guide(self, asked: GradientRequest) -> list[ModelPatcher]:
         """The patchers of the guide's members; none without a guide."""
         return self.networks[asked.key] if asked.key else []
 
-    def _patchers(self, asked: Asked) -> list[ModelPatcher]:
+    def _patchers(self, asked: GradientRequest) -> list[ModelPatcher]:
         vae = self.decoder(asked)
         return [*self.guide(asked), *([vae] if vae else [])]
 
-    def _check(self, asked: Asked, guider: CFGGuider) -> None:
+    def _check(self, asked: GradientRequest, guider: CFGGuider) -> None:
         for patcher in self.guide(asked):
             check_resident(patcher, "The guide", SMALLER["guide"])
         vae = self.decoder(asked)
@@ -89,7 +89,7 @@ class Gradients:
         if asked.objective.at == THROUGH:
             check_resident(guider.model_patcher, "The model", SMALLER["model"])
 
-    def _target(self, asked: Asked, shape: tuple[int, ...]) -> torch.Tensor | None:
+    def _target(self, asked: GradientRequest, shape: tuple[int, ...]) -> torch.Tensor | None:
         guide = asked.objective.guide
         with torch.inference_mode(False):
             decoded = (0, 0)
@@ -100,9 +100,9 @@ class Gradients:
             network = patchers[0].model if patchers else None
             if isinstance(network, ExpertBank):
                 network.use(None)  # references are clean
-            return settled(asked.target, guide, network, decoded)
+            return resolve_target(asked.target, guide, network, decoded)
 
-    def _decoded_size(self, asked: Asked, shape: tuple[int, ...]) -> tuple[int, int]:
+    def _decoded_size(self, asked: GradientRequest, shape: tuple[int, ...]) -> tuple[int, int]:
         if asked.decoder.kind == VAE:
             return size_of(self.latents, shape)
         height, width = asked.decoder.picture(torch.zeros(1, *shape[1:]), self.latents, None).shape[-2:]
@@ -110,8 +110,8 @@ class Gradients:
 
 
 @dataclass
-class StepLender:
-    """One step's view of the run: implements `guidance.gradient.Lender`."""
+class StepGradientContext:
+    """One step's view of the run: implements `guidance.objective.GradientContext`."""
 
     gradients: Gradients
     guider: CFGGuider

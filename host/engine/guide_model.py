@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from ...guidance.noise_level import NoiseLevel
 from ..common.compatibility import check_conditioning
 from ..common.noise_levels import carry, same_coordinates
-from ..lora.adapter_switch import Toggle
+from ..lora.adapter_switch import AdapterSwitch
 
 
 @dataclass
@@ -31,7 +31,7 @@ class GuideModel:
     patcher: ModelPatcher
     raw: dict[str, list[dict]]  # conditioning by name, converted but not encoded; "positive" is what it is asked for
     resident: ModelPatcher | None = None  # whose loaded network it is evaluated over, with its own weights switched on
-    toggle: Toggle | None = None
+    toggle: AdapterSwitch | None = None
     options: dict = field(default_factory=dict)
     conds: dict[str, list[dict]] = field(default_factory=dict)
     main_sampling: Any = None  # the main model's model_sampling: the coordinates in which x and sigma arrive
@@ -52,7 +52,7 @@ class GuideModel:
         device = self.patcher.load_device
         comfy.samplers.cast_to_load_options(self.options, device=device, dtype=self.patcher.model_dtype())
         self.options["transformer_options"]["sample_sigmas"] = sigmas
-        self.toggle = Toggle(self.resident, self.patcher) if self.resident is not None else None
+        self.toggle = AdapterSwitch(self.resident, self.patcher) if self.resident is not None else None
         if "context_handler" in main_options and "context_handler" not in self.options:
             self.options["context_handler"] = copy.copy(main_options["context_handler"])
         with self._current(), self._weights():

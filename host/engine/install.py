@@ -15,7 +15,7 @@ from ..common.keys import INSPECTIONS, KEY
 from ..common.noise_levels import ModelPositions
 from ..lora import sharing
 from ..recording.inspection import Inspection, inspections_of
-from .plan import Guide, Plan, check_combines, plan_of
+from .plan import Plan, PlannedGuide, check_combines, plan_of
 from .wrappers import WRAPPERS
 
 
@@ -53,7 +53,7 @@ def with_autoguidance(
         return with_rule(model, replace(rule, guide=known.name))
     residents = [model, *(model.get_additional_models_with_key(g.key)[0] for g in plan.guides)]
     guide = sharing.resident_guide(guide, residents)
-    added = Guide(f"guide {len(plan.guides) + 1}", positive, source)
+    added = PlannedGuide(f"guide {len(plan.guides) + 1}", positive, source)
     rules = Guidance((*plan.guidance.rules, replace(rule, guide=added.name)))
     out = extended(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
     out.set_additional_models(added.key, [guide])

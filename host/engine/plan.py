@@ -22,7 +22,7 @@ from .targets import Target
 
 
 @dataclass(frozen=True, eq=False)
-class Guide:
+class PlannedGuide:
     """A second network of the plan. Its ModelPatcher is held by the host under `key` and looked up at run time."""
 
     name: str
@@ -35,7 +35,7 @@ class Guide:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class GradientRequest:
     """A gradient of the plan: what is asked of which networks. The host holds these; they are looked up at run time."""
 
     objective: Objective
@@ -50,8 +50,8 @@ class Plan:
     """What the engine of a MODEL does, in chain order."""
 
     guidance: Guidance = field(default_factory=Guidance)
-    guides: tuple[Guide, ...] = ()
-    asked: tuple[Asked, ...] = ()
+    guides: tuple[PlannedGuide, ...] = ()
+    asked: tuple[GradientRequest, ...] = ()
 
 
 def plan_of(model: ModelPatcher) -> Plan:
@@ -59,7 +59,7 @@ def plan_of(model: ModelPatcher) -> Plan:
     return model.get_attachment(KEY) or Plan()
 
 
-def guides_of(model: ModelPatcher) -> dict[Guide, ModelPatcher]:
+def guides_of(model: ModelPatcher) -> dict[PlannedGuide, ModelPatcher]:
     """The plan's guides and their ModelPatchers, as this MODEL (perhaps a clone) holds them now."""
     return {guide: model.get_additional_models_with_key(guide.key)[0] for guide in plan_of(model).guides}
 

@@ -22,7 +22,7 @@ from ..common.keys import KEY
 from ..models.guides import LoadedGuide
 from .gradients import SMALLER, THROUGH
 from .install import extended
-from .plan import Asked, plan_of
+from .plan import GradientRequest, plan_of
 from .targets import Target, class_target, picture_target
 
 Place = At | Literal["auto"]
@@ -48,7 +48,7 @@ def with_gradient(
         model = resident(model, "The model", SMALLER["model"])
         check_weights(model, "The model", SMALLER["model"])
     objective = Objective(loss, place, guide.guide if guide else None, cutouts, seed, words)
-    asked = Asked(objective, target, seen, held.guide(guide) if guide else "", guide)
+    asked = GradientRequest(objective, target, seen, held.guide(guide) if guide else "", guide)
     plan = plan_of(model)
     guidance = replace(plan.guidance, rules=(*plan.guidance.rules, replace(rule, objective=objective)))
     out = extended(model, replace(plan, guidance=guidance, asked=(*plan.asked, asked)))

@@ -138,7 +138,7 @@ def _text_target(guide: Guide | None, text: str) -> Target:
     return Target(texts=(text.strip(),))
 
 
-def settled(target: Target, guide: Guide | None, network, decoded: tuple[int, int]) -> torch.Tensor | None:
+def resolve_target(target: Target, guide: Guide | None, network, decoded: tuple[int, int]) -> torch.Tensor | None:
     """The target as a tensor that the loss compares with; the guide's first network does what has to be computed.
 
     network: the first member of the guide, on its device. decoded: height and width of the pictures that the loss will

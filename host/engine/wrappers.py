@@ -18,7 +18,7 @@ from ...guidance.compose import uniform
 from ...guidance.step import Step
 from ..common.keys import KEY
 from .branches import Observer, evaluate
-from .gradients import StepLender
+from .gradients import StepGradientContext
 from .page_events import announce
 from .run import Run, host_weights, is_plain, open_run, run_of, weight_names
 
@@ -107,14 +107,14 @@ def _guided(executor, run: Run, guider: CFGGuider, x, timestep, model_options, s
 
 
 def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[str, Any]:
-    """Where the run is, and what it lends there: the rest of a Step."""
+    """Where the run is, and what rules with gradients get there: the rest of a Step."""
     position = run.position(float(timestep[0]))
     run.memory.move_to(position)
     here = {"position": position, "watch": run.watch}
     if run.gradients is None:
         return here
-    lender = StepLender(run.gradients, guider, timestep, model_options)
-    return {**here, "following": run.following(position, level), "lender": lender}
+    gradient_context = StepGradientContext(run.gradients, guider, timestep, model_options)
+    return {**here, "following": run.following(position, level), "gradient_context": gradient_context}
 
 
 def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:

@@ -22,9 +22,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...guidance.networks.layer_changes import LayerChange, changed
+from ..common.keys import WEIGHTS
 from .difference import Patches, bytes_of, difference, layer_changes, obstacle
 
-KEY = "guidance-components/weights"
 COMPILED = "torch.compile"  # comfy_api/torch_helpers/torch_compile.py
 
 
@@ -38,13 +38,13 @@ class Weights:
 
 
 def weights_of(model: ModelPatcher) -> Weights:
-    """The weights that a MODEL shall have when it is evaluated, a toggled guide's or any other's."""
-    return model.get_attachment(KEY) or Weights(model.patches, model.patches_uuid, model.injections)
+    """The weights that a MODEL shall have when it is evaluated, a switched guide's or any other's."""
+    return model.get_attachment(WEIGHTS) or Weights(model.patches, model.patches_uuid, model.injections)
 
 
-def is_toggled(model: ModelPatcher) -> bool:
+def is_switched(model: ModelPatcher) -> bool:
     """Whether this is a guide over another MODEL's resident network."""
-    return model.get_attachment(KEY) is not None
+    return model.get_attachment(WEIGHTS) is not None
 
 
 def weight_patches(resident: ModelPatcher, guide: ModelPatcher) -> Patches:
@@ -53,7 +53,7 @@ def weight_patches(resident: ModelPatcher, guide: ModelPatcher) -> Patches:
     return {} if first.uuid == second.uuid else difference(first.patches, second.patches)
 
 
-def why_not(resident: ModelPatcher, guide: ModelPatcher) -> str:
+def unsupported_reason(resident: ModelPatcher, guide: ModelPatcher) -> str:
     """Why a guide cannot be evaluated over the resident's network, in words; empty if it can."""
     names = {**resident.object_patches, **guide.object_patches}
     replaced = [n for n in names if resident.object_patches.get(n) is not guide.object_patches.get(n)]
@@ -67,21 +67,21 @@ def why_not(resident: ModelPatcher, guide: ModelPatcher) -> str:
     return obstacle(resident, weight_patches(resident, guide))
 
 
-def over(resident: ModelPatcher, guide: ModelPatcher) -> ModelPatcher:
+def switched_over(resident: ModelPatcher, guide: ModelPatcher) -> ModelPatcher:
     """A clone of the guide that the host loads with the resident's weights; `Toggle` gives it its own."""
     out = guide.clone()
-    out.set_attachments(KEY, weights_of(guide))
-    follow(out, [resident])
+    out.set_attachments(WEIGHTS, weights_of(guide))
+    sync_weights(out, [resident])
     return out
 
 
-def follow(guide: ModelPatcher, residents: Iterable[ModelPatcher]) -> ModelPatcher | None:
-    """Give a toggled guide the weights of the first MODEL over its network, and return that MODEL.
+def sync_weights(guide: ModelPatcher, residents: Iterable[ModelPatcher]) -> ModelPatcher | None:
+    """Give a switched guide the weights of the first MODEL over its network, and return that MODEL.
 
     Without one (the main MODEL was moved to another device, say) the guide gets its own and is loaded for itself.
     """
     own = weights_of(guide)
-    resident = next((model for model in residents if model.model is guide.model and not is_toggled(model)), None)
+    resident = next((model for model in residents if model.model is guide.model and not is_switched(model)), None)
     loaded = weights_of(resident) if resident is not None else own
     guide.patches = {key: patches[:] for key, patches in loaded.patches.items()}
     guide.patches_uuid = loaded.uuid
@@ -114,7 +114,7 @@ def same_lists(first: dict, second: dict) -> bool:
     )
 
 
-class Toggle:
+class AdapterSwitch:
     """Gives a guide its own weights in the resident's network, for as long as `on` is entered."""
 
     def __init__(self, resident: ModelPatcher, guide: ModelPatcher):

@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.utils import get_attr
 from comfy.weight_adapter import LoHaAdapter, LoKrAdapter, LoRAAdapter, WeightAdapterBase
 
-from ...guidance.networks.layer_changes import LayerChange, LowRank, can_change, convolution, is_linear
+from ...guidance.networks.layer_changes import LayerChange, LowRankChange, can_change, convolution, is_linear
 
 Patch = tuple[float, Any, float, Any, Any]  # the host's: strength, data, strength_model, offset, function
 Patches = dict[str, list[Patch]]
@@ -105,7 +105,7 @@ def _change(layer: Any, path: str, found: Patches, device: torch.device) -> Laye
     )
 
 
-def _low_rank(layer: Any, patch: Patch, device: torch.device, dtype: torch.dtype | None) -> LowRank | None:
+def _low_rank(layer: Any, patch: Patch, device: torch.device, dtype: torch.dtype | None) -> LowRankChange | None:
     """The patch as a low-rank change, where it is a LoRA of whole rows of a linear layer's or convolution's weight."""
     strength, data, _, offset, function = patch
     if type(data) is not LoRAAdapter or function is not None or getattr(layer, "groups", 1) != 1:
@@ -119,7 +119,7 @@ def _low_rank(layer: Any, patch: Patch, device: torch.device, dtype: torch.dtype
     if middle is not None or not fits or (offset is not None and offset[0] != 0):
         return None
     scale = strength * (1.0 if alpha is None else alpha / shape[0])
-    return LowRank(up.flatten(1).to(device, dtype), down.reshape(shape).to(device, dtype), scale, start)
+    return LowRankChange(up.flatten(1).to(device, dtype), down.reshape(shape).to(device, dtype), scale, start)
 
 
 def _whole(key: str, patches: list[Patch], shape: torch.Size, device: torch.device):

@@ -12,7 +12,7 @@ import logging
 
 from comfy.model_patcher import ModelPatcher
 
-from . import adapter_switch as toggled
+from . import adapter_switch as adapter_switch
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +34,13 @@ def resident_guide(guide: ModelPatcher, residents: list[ModelPatcher]) -> ModelP
     resident = next((model for model in residents if model.model is guide.model), None)
     if resident is None:
         return guide
-    reason = toggled.why_not(resident, guide)
+    reason = adapter_switch.unsupported_reason(resident, guide)
     if reason:
         return independent(guide, reason)
     if conflict(resident, guide):
         log.info("Guidance Components: model and guide_model share one network, which stays loaded once; switched "
-                 "around the guide's evaluations: %s.", toggled.words(resident, guide))
-    return toggled.over(resident, guide)
+                 "around the guide's evaluations: %s.", adapter_switch.words(resident, guide))
+    return adapter_switch.switched_over(resident, guide)
 
 
 def independent(guide: ModelPatcher, reason: str) -> ModelPatcher:
@@ -73,9 +73,9 @@ def describe_sharing(model: ModelPatcher, guide: ModelPatcher) -> str:
     reason = guide.get_attachment(COPIED)
     if reason:
         return f", an independent copy because it differs in {reason}"
-    if not toggled.is_toggled(guide) or model.model is not guide.model:
+    if not adapter_switch.is_switched(guide) or model.model is not guide.model:
         return ""
-    return f", over the MODEL's own network, not loaded twice; switched: {toggled.words(model, guide)}"
+    return f", over the MODEL's own network, not loaded twice; switched: {adapter_switch.words(model, guide)}"
 
 
 def check_at_run(
@@ -85,13 +85,13 @@ def check_at_run(
 
     Raises ValueError if networks that will be evaluated in this run exclude each other.
     """
-    over: dict[str, ModelPatcher] = {}
+    switched_over: dict[str, ModelPatcher] = {}
     seen = {"the MODEL": main}
     for name, guide in guides.items():
-        followed = toggled.follow(guide, seen.values()) if toggled.is_toggled(guide) else None
+        followed = adapter_switch.sync_weights(guide, seen.values()) if adapter_switch.is_switched(guide) else None
         for other, patcher in [*seen.items(), *(("the guider's second model", o) for o in others)]:
             if patcher is followed:
-                reason = toggled.why_not(patcher, guide)
+                reason = adapter_switch.unsupported_reason(patcher, guide)
             else:
                 reason = "" if not conflict(patcher, followed or guide) else "their weights"
             if reason:
@@ -103,16 +103,16 @@ def check_at_run(
         if followed is None:
             seen[name] = guide
         else:
-            over[name] = followed
-    return over
+            switched_over[name] = followed
+    return switched_over
 
 
 def _same_weights(first: ModelPatcher, second: ModelPatcher) -> bool:
     return (
-        not toggled.weight_patches(first, second)
+        not adapter_switch.weight_patches(first, second)
         and first.object_patches.keys() == second.object_patches.keys()
         and all(value is second.object_patches[name] for name, value in first.object_patches.items())
-        and toggled.same_lists(first.weight_wrapper_patches, second.weight_wrapper_patches)
-        and toggled.same_lists(toggled.weights_of(first).injections, toggled.weights_of(second).injections)
+        and adapter_switch.same_lists(first.weight_wrapper_patches, second.weight_wrapper_patches)
+        and adapter_switch.same_lists(*(adapter_switch.weights_of(model).injections for model in (first, second)))
         and first.forced_hooks == second.forced_hooks
     )

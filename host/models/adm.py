@@ -22,7 +22,7 @@ from ...guidance.networks.adm.config import AdmConfig
 from ...guidance.networks.adm.detect import Recognised, denoiser, is_denoiser
 from ...guidance.networks.adm.unet import AdmUNet
 from ..common.labels import LABELS_KEY
-from .comfy_module import Hosted, managed
+from .comfy_module import ComfyModule, managed
 from .tiny import PixelLatents, pixel_vae
 
 LOW_RES_KEY = "low_res"
@@ -45,7 +45,7 @@ class AdmModelConfig(comfy.supported_models_base.BASE):
         return False
 
 
-class HostedAdm(Hosted, AdmUNet):
+class HostedAdm(ComfyModule, AdmUNet):
     """AdmUNet with the call that BaseModel makes."""
 
     def __init__(self, *, dtype, device, operations, **config):

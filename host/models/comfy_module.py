@@ -14,7 +14,7 @@ import torch
 from comfy.model_patcher import CoreModelPatcher, ModelPatcher
 
 
-class Hosted:
+class ComfyModule:
     """Before a network among the bases: the call that BaseModel makes, open to other packs' DIFFUSION_MODEL wrappers.
 
     The subclass answers it in `_hosted`, with the same arguments, by its network's own forward.

@@ -23,7 +23,7 @@ from ...guidance.networks.edm2.config import EDM2Config, check_shapes, config_of
 from ...guidance.networks.edm2.unet import EDM2
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
 from ..common.labels import LABELS_KEY
-from .comfy_module import Hosted, managed
+from .comfy_module import ComfyModule, managed
 from .tiny import PixelLatents, pixel_vae
 
 # ComfyUI's memory_usage_factor for one channel of the model: twice the 0.0015 that the tensors alive at the peak of a
@@ -75,7 +75,7 @@ class EDM2ModelConfig(comfy.supported_models_base.BASE):
         return False
 
 
-class HostedEDM2(Hosted, EDM2):
+class HostedEDM2(ComfyModule, EDM2):
     """EDM2 with the call that BaseModel makes."""
 
     def __init__(self, *, config: EDM2Config, dtype, device, operations):

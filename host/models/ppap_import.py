@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...guidance.checkpoints.state_dicts import sha256_of
-from ...guidance.experts.calibration import readings, settled
+from ...guidance.experts.calibration import best_calibration, calibrations
 from ...guidance.experts.file import BankFile, BankHeader, is_bank, read_bank, write_bank
 from ...guidance.experts.guide import fingerprint
 from ...guidance.experts.ppap_files import PpapExperts, inputs, read_ppap
@@ -149,8 +149,8 @@ def _reading(
         return (found.scales[0], ways[0]), words
     shown = load_file(PICTURES)["images"] if pictures is None else pictures[..., :3].movedim(-1, 1).float() * 2 - 1
     comfy.model_management.throw_exception_if_processing_interrupted()
-    tried = readings(network, spec, found, ways, shown, named(SCHEDULE))
-    best = settled(tried)
+    tried = calibrations(network, spec, found, ways, shown, named(SCHEDULE))
+    best = best_calibration(tried)
     words.append(f"Run with {best.words} nats from the clean network on {len(shown)} lightly noised pictures, against")
     words += [f"  {other.words}" for other in tried if other is not best]
     return (best.scale, best.preprocessing), words

@@ -20,7 +20,7 @@ from ...guidance.networks.tiny.files import DENOISER, NetworkFile, check_tensors
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
 from ...guidance.networks.tiny.unet import Around, Attend, Run, TinyUNet
 from ..common.labels import LABELS_KEY
-from .comfy_module import Hosted, managed
+from .comfy_module import ComfyModule, managed
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FAMILIES = {"edm": comfy.model_base.ModelType.EDM, "flow": comfy.model_base.ModelType.FLOW}
@@ -49,7 +49,7 @@ class TinyModelConfig(comfy.supported_models_base.BASE):
         return False
 
 
-class HostedTinyUNet(Hosted, TinyUNet):
+class HostedTinyUNet(ComfyModule, TinyUNet):
     """TinyUNet with the call that BaseModel makes."""
 
     def __init__(self, *, dtype, device, operations, **config):

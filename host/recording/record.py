@@ -12,7 +12,7 @@ MOST_SHOWN = 8  # steps with a picture; of longer runs evenly spread ones
 
 
 @dataclass(frozen=True)
-class Term:
+class TermRecord:
     """One component in one evaluation, a number per sample."""
 
     label: str
@@ -36,7 +36,7 @@ class Evaluation:
     step: int  # how many of the sampler's noise levels lie at or above this one
     sigma: list[float]  # the model's own
     branches: tuple[Branch, ...]
-    terms: tuple[Term, ...]  # CFG first, then the chain
+    terms: tuple[TermRecord, ...]  # CFG first, then the chain
     total: list[float]  # all pushes together
     cosine: list[float] | None  # between D_positive and D_negative
     scores: tuple[Score, ...]

@@ -23,7 +23,7 @@ from ..common.decoders import latents_of
 from .inspection import Inspection
 from .live import Live
 from .previews import Lens
-from .record import Evaluation, Record, Score, Term, shown_steps
+from .record import Evaluation, Record, Score, TermRecord, shown_steps
 from .timer import Meter, held
 
 PAUSE = 0.5  # seconds between two readings: each costs about half a millisecond, and nobody reads faster
@@ -115,7 +115,7 @@ class Recorder:
 
     def _evaluation(self, seen: Seen, values, strengths: list[list[float]], memory: int) -> Evaluation:
         names, nothing = (("CFG", HOST), *((label, index) for index, label, _ in self.rules)), [0.0] * len(seen.sigma)
-        terms = [Term(label, s, values.get(n, nothing)) for (label, n), s in zip(names, strengths, strict=True)]
+        terms = [TermRecord(label, s, values.get(n, nothing)) for (label, n), s in zip(names, strengths, strict=True)]
         return Evaluation(
             seen.step, seen.sigma, tuple(sorted(seen.branches, key=_order)), tuple(terms), values[TOTAL],
             values.get(COSINE), tuple(_score(name, values[name]) for name in seen.kept.scores), seen.meter.seconds(),

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from ...guidance.branch import MAIN
-from .record import Evaluation, Record, Score, Term, mean
+from .record import Evaluation, Record, Score, TermRecord, mean
 
 MB = 2**20
 
@@ -95,7 +95,7 @@ def score_labels(evaluations: list[Evaluation]) -> list[tuple[str, bool]]:
     return list(dict.fromkeys((s.label, s.is_probability) for e in evaluations for s in e.scores))
 
 
-def term_of(evaluation: Evaluation, label: str) -> Term:
+def term_of(evaluation: Evaluation, label: str) -> TermRecord:
     return next(term for term in evaluation.terms if term.label == label)
 
 

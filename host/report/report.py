@@ -18,7 +18,7 @@ from ..common.compatibility import describe
 from ..common.decoders import LINEAR, VAE
 from ..common.noise_levels import ModelPositions, level_of
 from ..engine.gradients import THROUGH
-from ..engine.plan import Asked, guides_of, plan_of
+from ..engine.plan import GradientRequest, guides_of, plan_of
 from ..lora.sharing import describe_sharing
 
 
@@ -132,7 +132,7 @@ def _runs(main: tuple[int, ...], guides: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
-def _asked(asked: Asked, model: ModelPatcher) -> str:
+def _asked(asked: GradientRequest, model: ModelPatcher) -> str:
     """A gradient's networks in words."""
     size = sum(p.model_size() for p in model.get_additional_models_with_key(asked.key)) / 2**20
     by = f"by {asked.objective.guide.name} ({size:.0f} MB)" if asked.objective.guide else "of the picture itself"

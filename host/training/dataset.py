@@ -114,7 +114,7 @@ def picture_files(path: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def lessons_of(pictures: PictureFolder, spec: GuideSpec, learn_from: str) -> Pictures:
+def training_pictures(pictures: PictureFolder, spec: GuideSpec, learn_from: str) -> Pictures:
     """The pictures by index; where labels are learnt, each with the guide's own number of its folder's class.
 
     Raises ValueError where labels are asked for and the folders are not named as the guide names its classes.

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 from ...guidance.training.distillation import KINDS as _KINDS
-from ...guidance.training.experts import ExpertReport, TeamTraining
+from ...guidance.training.experts import ExpertReport, ExpertsTraining
 from ...guidance.training.lora_targets import Adaptation
 from ...guidance.training.recipe import PRECISIONS as _PRECISIONS
 from ...guidance.training.recipe import WEIGHTINGS as _WEIGHTINGS
@@ -67,12 +67,12 @@ def run(
     shown = model if scale > 0 else None
     if shown is not None:
         check_preview(shown)
-    watch = _Watch(recipe, pictures, shown, scale)
+    watch = _TrainingProgress(recipe, pictures, shown, scale)
     trained = train_experts(Request(guide, pictures, name, recipe, kept), watch)
     return trained, watch.picture(trained.curves)
 
 
-class _Watch:
+class _TrainingProgress:
     """Shows how a training goes: called after every step."""
 
     def __init__(
@@ -83,7 +83,7 @@ class _Watch:
         self.shown_at = 0.0
         self.samples: torch.Tensor | None = None
 
-    def __call__(self, training: TeamTraining, report: ExpertReport) -> None:
+    def __call__(self, training: ExpertsTraining, report: ExpertReport) -> None:
         done = len(training.losses)
         if report.step == self.recipe.steps and self.model is not None:
             self.samples = guided_pictures(self.model, training, self.pictures, self.scale)

@@ -26,7 +26,7 @@ from PIL import Image
 
 from .per_sample_noise import ALONE, generators, sampler_for, start_noise
 from .pictures import MADE, PictureFolder, made_root
-from .source import Source, dealt
+from .source import PictureSource, dealt
 
 FORMAT = "guidance-components/pictures/1"
 MANIFEST = "manifest.json"
@@ -87,7 +87,7 @@ def make_pictures(
     sigmas = comfy.samplers.KSampler(
         model, drawing.steps, model.load_device, drawing.sampler_name, drawing.scheduler, 1.0, model.model_options
     ).sigmas
-    source = Source.of(model, positive, negative, vae, (drawing.height, drawing.width), sigmas, drawing.cfg)
+    source = PictureSource.of(model, positive, negative, vae, (drawing.height, drawing.width), sigmas, drawing.cfg)
     made = _Set(made_root() / name, {**vars(drawing), **source.facts})
     made.open()
     files = tuple(f"{index:06d}.png" for index in range(count))
@@ -110,7 +110,7 @@ def _batches(count: int, size: int) -> Iterator[range]:
 
 
 def _drawn(
-    source: Source, drawing: Drawing, sigmas: torch.Tensor, indices: range, bar: _Bar
+    source: PictureSource, drawing: Drawing, sigmas: torch.Tensor, indices: range, bar: _Bar
 ) -> list[Image.Image]:
     """The pictures of these numbers. Raises ValueError if they are none."""
     own = generators(drawing.seed, indices)

@@ -19,12 +19,11 @@ from comfy.samplers import CFGGuider
 
 from ...guidance.noise_level import NoiseLevel, expand
 from ...guidance.training.weighting import P2, TARGETS, LevelWeight, MinSNR, Plain, normalised, on
-from ..common.keys import KEY as ENGINE_KEY
+from ..common.keys import LOSS_WEIGHTING
 from ..common.noise_levels import convertible, level_of
 from ..report.plot import draw_curves
 from ..report.report import Series
 
-KEY = f"{ENGINE_KEY}/loss-weighting"
 WEIGHTINGS = ["p2", "min-SNR", *TARGETS]
 LEVELS = 1000  # of the trainer's distribution, for a mean
 SHOWN = 200  # of them in the plot
@@ -75,17 +74,17 @@ def with_loss_weighting(model: ModelPatcher, weighting: LossWeighting) -> ModelP
     Raises:
         ValueError: the MODEL has a loss weighting already, or its noisy input is not picture plus noise.
     """
-    if model.get_attachment(KEY) is not None:
+    if model.get_attachment(LOSS_WEIGHTING) is not None:
         raise ValueError(
             "This MODEL has a Loss Weighting already, and it is unclear which of the two is meant. Remove one."
         )
     _check(model)
     out = model.clone()
-    out.set_attachments(KEY, weighting)
+    out.set_attachments(LOSS_WEIGHTING, weighting)
     if weighting.matters:
         # Outermost: the loss sees the estimate with whatever other packs' wrappers did to it, in any order of nodes.
         for kind, wrapper in _WRAPPERS.items():
-            out.wrappers[kind] = {KEY: [wrapper], **out.wrappers.get(kind, {})}
+            out.wrappers[kind] = {LOSS_WEIGHTING: [wrapper], **out.wrappers.get(kind, {})}
     return out
 
 
@@ -119,21 +118,21 @@ def outer_sample(executor, *args, **kwargs):
         return executor(*args, **kwargs)
     model = guider.model_patcher
     _check(model)
-    weighting: LossWeighting = model.get_attachment(KEY)
+    weighting: LossWeighting = model.get_attachment(LOSS_WEIGHTING)
     model_sampling = model.get_model_object("model_sampling")
     options: dict[str, Any] = guider.model_options
-    options[KEY] = _Training(weighting.at(model_sampling), model_sampling)
+    options[LOSS_WEIGHTING] = _Training(weighting.at(model_sampling), model_sampling)
     try:
         return executor(*args, **kwargs)
     finally:
-        options.pop(KEY, None)
+        options.pop(LOSS_WEIGHTING, None)
 
 
 def predict_noise(executor, x, timestep, *args, **kwargs):
     """The estimate as it is; in training its gradient is weighted on the way back. timestep: the model's sigma [B]."""
     denoised = executor(x, timestep, *args, **kwargs)
     options: dict[str, Any] = executor.class_obj.model_options
-    training: _Training | None = options.get(KEY)
+    training: _Training | None = options.get(LOSS_WEIGHTING)
     if training is None or not denoised.requires_grad:
         return denoised
     return weighted(denoised, training.weight(level_of(training.model_sampling, timestep)))

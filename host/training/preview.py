@@ -15,7 +15,7 @@ from ...guidance.guide import Guide
 from ...guidance.noise_schedule import named
 from ...guidance.routing import Experts
 from ...guidance.schedule import ALWAYS
-from ...guidance.training.experts import TeamTraining
+from ...guidance.training.experts import ExpertsTraining
 from ..common.compatibility import describe
 from ..common.decoders import LINEAR, is_pixels, latents_of
 from ..common.labels import class_conditioning
@@ -37,7 +37,9 @@ def check_preview(model: ModelPatcher) -> None:
         )
 
 
-def guided_pictures(model: ModelPatcher, training: TeamTraining, pictures: PictureFolder, scale: float) -> torch.Tensor:
+def guided_pictures(
+    model: ModelPatcher, training: ExpertsTraining, pictures: PictureFolder, scale: float
+) -> torch.Tensor:
     """A row of pictures as an IMAGE [1, H, W, 3]: one for each of the first classes, or for each of the first pictures.
 
     The latest expert stands in for those that are still to come.
@@ -55,7 +57,7 @@ def guided_pictures(model: ModelPatcher, training: TeamTraining, pictures: Pictu
     return ((row + 1) / 2).movedim(0, -1)[None]
 
 
-def _guide(training: TeamTraining) -> LoadedGuide:
+def _guide(training: ExpertsTraining) -> LoadedGuide:
     """The experts so far over a copy of the clean network."""
     with torch.inference_mode(False):
         mine = training.parts if training.done else [*training.parts, training.student.part()]

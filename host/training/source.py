@@ -24,7 +24,7 @@ DEALT = (LABELS_KEY, LOW_RES_KEY, "pooled_output")  # entries of a CONDITIONING 
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class PictureSource:
     """Attributes:
     shape: of one picture's latent, [C, h, w].
     facts: what decides the pictures, as far as it is known, for the manifest.
@@ -41,7 +41,7 @@ class Source:
     def of(
         cls, model: ModelPatcher, positive: list | None, negative: list | None, vae: comfy.sd.VAE | None,
         size: tuple[int, int], sigmas: torch.Tensor, cfg: float,
-    ) -> Source:
+    ) -> PictureSource:
         """size: height and width in pixels. Raises ValueError where the parts do not go together, in words."""
         shape = _shape(model, size)
         prompts = _prompts(model, positive, negative, sigmas.cpu(), cfg)

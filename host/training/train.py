@@ -19,15 +19,15 @@ import torch
 
 from ...guidance.experts.file import read_bank, write_bank
 from ...guidance.guide import GuideSpec
-from ...guidance.training.checkpoint import differences, facts_in, facts_of, read_unfinished, write_unfinished
-from ...guidance.training.experts import ExpertReport, TeamTraining
+from ...guidance.training.checkpoint import differences, facts_in, facts_of, read_checkpoint, write_checkpoint
+from ...guidance.training.experts import ExpertReport, ExpertsTraining
 from ...guidance.training.recipe import ExpertRecipe
 from ...guidance.training.team_bank import bank_of, loss_curves
 from ..models.guides import FOLDER, LoadedGuide, bank_path, built, load_bank, source_of
-from .dataset import PictureFolder, lessons_of
+from .dataset import PictureFolder, training_pictures
 
 SAVE_SECONDS = 120.0
-Watch = Callable[[TeamTraining, ExpertReport], None]
+Watch = Callable[[ExpertsTraining, ExpertReport], None]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def train_experts(request: Request, watch: Watch) -> Trained:
     with torch.inference_mode(False), torch.enable_grad():
         network, spec = built(source)
         training = _training(network, spec, request.recipe)
-        lessons = lessons_of(request.pictures, spec, request.recipe.learn_from)
+        lessons = training_pictures(request.pictures, spec, request.recipe.learn_from)
         if waiting.exists():
-            training.restore(read_unfinished(waiting, facts))
+            training.restore(read_checkpoint(waiting, facts))
         with _kept(training, waiting, facts) as keep, _enough_memory():
             for report in training.steps(lessons, len(request.pictures)):
                 watch(training, report)
@@ -93,12 +93,12 @@ def train_experts(request: Request, watch: Watch) -> Trained:
     return Trained(load_bank(path), path, loss_curves(training))
 
 
-def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -> TeamTraining:
+def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -> ExpertsTraining:
     """On the device, which everything else has left."""
     device = comfy.model_management.get_torch_device()
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
-    return TeamTraining(network.to(device), spec, recipe, device)
+    return ExpertsTraining(network.to(device), spec, recipe, device)
 
 
 def _finished(path: Path, facts: dict[str, Any]) -> Trained:
@@ -117,12 +117,12 @@ def _waiting_path(name: str) -> Path:
 
 
 @contextmanager
-def _kept(training: TeamTraining, path: Path, facts: dict[str, Any]) -> Generator[Callable[[], None]]:
+def _kept(training: ExpertsTraining, path: Path, facts: dict[str, Any]) -> Generator[Callable[[], None]]:
     """Saves the training when it is left early, and every so often when the given function is called."""
     last = monotonic()
 
     def save() -> None:
-        write_unfinished(path, training.tensors(), facts)
+        write_checkpoint(path, training.tensors(), facts)
 
     def now_and_then() -> None:
         nonlocal last

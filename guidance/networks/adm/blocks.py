@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import GROUPS, Encoder, Order, Step
+from .config import GROUPS, BlockSpec, Encoder, Order
 
 
 def exact_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -51,7 +51,7 @@ class Layers:
         factory = self.exact if exact else self.fast
         return self.operations.Conv2d(channels, out, size, padding=size // 2, **factory)
 
-    def mix(self, channels: int, out: int, exact: bool = False) -> nn.Module:
+    def pointwise(self, channels: int, out: int, exact: bool = False) -> nn.Module:
         """One linear map of the channels of every place."""
         return self.operations.Conv1d(channels, out, 1, **(self.exact if exact else self.fast))
 
@@ -61,7 +61,7 @@ def normalised(norm: nn.Module, x: Tensor) -> Tensor:
     return norm(x.to(exact_dtype(x.dtype))).to(x.dtype)
 
 
-def waves(timesteps: Tensor, count: int) -> Tensor:
+def timestep_embedding(timesteps: Tensor, count: int) -> Tensor:
     """Cosines, then sines [B, count] of timesteps [B], from 1 to nearly 1/10000 radians per timestep."""
     exact = timesteps.to(exact_dtype(timesteps.dtype))
     half = count // 2
@@ -86,7 +86,7 @@ def attend(qkv: Tensor, heads: int, order: Order) -> Tensor:
 class ResBlock(nn.Module):
     """Residual block, scaled and shifted by the embedding, that may double or halve height and width on both ways."""
 
-    def __init__(self, step: Step, embedding: int, layers: Layers) -> None:
+    def __init__(self, step: BlockSpec, embedding: int, layers: Layers) -> None:
         super().__init__()
         self.resize = step.resize
         # The numbers are the places of these layers in the released files.
@@ -117,8 +117,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.order = config.heads_of(channels), config.order
         self.norm = layers.norm(channels)
-        self.qkv = layers.mix(channels, 3 * channels)
-        self.proj_out = layers.mix(channels, channels)
+        self.qkv = layers.pointwise(channels, 3 * channels)
+        self.proj_out = layers.pointwise(channels, channels)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         places = x.flatten(2)
@@ -136,16 +136,16 @@ class Stem(nn.Module):
         timed = {"0": layers.linear(config.channels, config.embedding)}
         self.time_embed = nn.ModuleDict(timed | {"2": layers.linear(config.embedding, config.embedding)})
         self.input_blocks = nn.ModuleList([nn.ModuleList([layers.conv(config.in_channels, first)])])
-        self.input_blocks.extend(nn.ModuleList(made([step], config, layers)) for step in config.steps())
-        middle = Step(len(config.widths) - 1, last, last, attention=True)
-        self.middle_block = nn.ModuleList(made([middle, Step(middle.level, last, last)], config, layers))
+        self.input_blocks.extend(nn.ModuleList(block_modules([step], config, layers)) for step in config.steps())
+        middle = BlockSpec(len(config.widths) - 1, last, last, attention=True)
+        self.middle_block = nn.ModuleList(block_modules([middle, BlockSpec(middle.level, last, last)], config, layers))
 
     def embed(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         """[B] -> [B, embedding], in float32 at least. dtype: of the pictures."""
-        turned = waves(timesteps, self.config.channels).to(exact_dtype(dtype))
+        turned = timestep_embedding(timesteps, self.config.channels).to(exact_dtype(dtype))
         return self.time_embed["2"](F.silu(self.time_embed["0"](turned)))
 
-    def descend(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The middle's output, and the output of every block on the way."""
         self._check(x)
         stem, *blocks = self.input_blocks
@@ -153,9 +153,9 @@ class Stem(nn.Module):
         hidden = first(x)
         kept = [hidden]
         for block in blocks:
-            hidden = through(block, hidden, embedding)
+            hidden = run_block(block, hidden, embedding)
             kept.append(hidden)
-        return through(self.middle_block, hidden, embedding), kept
+        return run_block(self.middle_block, hidden, embedding), kept
 
     def _check(self, x: Tensor) -> None:
         stride = self.config.stride
@@ -166,7 +166,7 @@ class Stem(nn.Module):
             )
 
 
-def made(steps: list[Step], config: Encoder, layers: Layers) -> Iterator[nn.Module]:
+def block_modules(steps: list[BlockSpec], config: Encoder, layers: Layers) -> Iterator[nn.Module]:
     """The modules of one numbered block of a file."""
     for step in steps:
         yield ResBlock(step, config.embedding, layers)
@@ -174,7 +174,7 @@ def made(steps: list[Step], config: Encoder, layers: Layers) -> Iterator[nn.Modu
             yield Attention(step.out, config, layers)
 
 
-def through(block: Any, x: Tensor, embedding: Tensor) -> Tensor:
+def run_block(block: Any, x: Tensor, embedding: Tensor) -> Tensor:
     """One numbered block after another: [B, C, h, w] -> [B, C', h', w']."""
     for layer in block:
         x = layer(x, embedding)

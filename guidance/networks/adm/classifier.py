@@ -23,8 +23,8 @@ class AttentionPool(nn.Module):
         super().__init__()
         self.heads = config.heads_of(channels)
         self.positional_embedding = nn.Parameter(layers.empty(channels, config.positions))
-        self.qkv_proj = layers.mix(channels, 3 * channels, exact=True)
-        self.c_proj = layers.mix(channels, config.classes, exact=True)
+        self.qkv_proj = layers.pointwise(channels, 3 * channels, exact=True)
+        self.c_proj = layers.pointwise(channels, config.classes, exact=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, K]."""
@@ -64,7 +64,7 @@ class AdmClassifier(Stem):
         """
         if timesteps is None:
             raise ValueError("this classifier was trained on noisy pictures; it needs their timesteps, 0 to 999.")
-        hidden, _ = self.descend(x, self.embed(timesteps, x.dtype))
+        hidden, _ = self.encode(x, self.embed(timesteps, x.dtype))
         hidden = hidden.to(exact_dtype(hidden.dtype))
         pooled = F.silu(self.out["0"](hidden))
         return self.out["2"](pooled)

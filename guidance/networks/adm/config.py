@@ -70,15 +70,15 @@ class Encoder:
         """Attention heads of a layer of that many channels."""
         return self.heads or max(1, width // HEAD_CHANNELS)
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[BlockSpec]:
         """The blocks on the way down, after the first convolution."""
         channels = self.widths[0]
         for level, width in enumerate(self.widths):
             for _ in range(self.res_blocks):
-                yield Step(level, channels, width, attention=level in self.attention)
+                yield BlockSpec(level, channels, width, attention=level in self.attention)
                 channels = width
             if level + 1 < len(self.widths):
-                yield Step(level + 1, channels, channels, resize="down")
+                yield BlockSpec(level + 1, channels, channels, resize="down")
 
     def as_dict(self) -> dict[str, Any]:
         """What the network's class is built with."""
@@ -86,7 +86,7 @@ class Encoder:
 
 
 @dataclass(frozen=True)
-class Step:
+class BlockSpec:
     """One block: a residual block, with attention after it or with a change of size. level: of its output."""
 
     level: int
@@ -102,7 +102,7 @@ class AdmConfig(Encoder):
 
     out_channels: int = 6
 
-    def climb(self) -> Iterator[list[Step]]:
+    def decoder_steps(self) -> Iterator[list[BlockSpec]]:
         """The blocks on the way up: a residual block that is also given a block of the way down, and a change of size.
 
         The first one of each list takes `channels` with the kept ones included.
@@ -112,9 +112,9 @@ class AdmConfig(Encoder):
         for level in reversed(range(len(self.widths))):
             width = self.widths[level]
             for index in range(self.res_blocks + 1):
-                block = [Step(level, channels + kept.pop(), width, attention=level in self.attention)]
+                block = [BlockSpec(level, channels + kept.pop(), width, attention=level in self.attention)]
                 if level and index == self.res_blocks:
-                    block.append(Step(level - 1, width, width, resize="up"))
+                    block.append(BlockSpec(level - 1, width, width, resize="up"))
                 yield block
                 channels = width
 
@@ -126,7 +126,7 @@ class AdmConfig(Encoder):
         kept = [self.widths[0] * height * width]
         kept += [step.out * height * width // 4**step.level for step in self.steps()]
         hidden, most = self.widths[-1] * height * width // 4 ** (len(self.widths) - 1), 0
-        for (first, *larger), beside in zip(self.climb(), reversed(kept), strict=True):
+        for (first, *larger), beside in zip(self.decoder_steps(), reversed(kept), strict=True):
             kept = kept[:-1]
             most = max(most, sum(kept) + hidden + copies * (hidden + beside))
             last = larger[0] if larger else first

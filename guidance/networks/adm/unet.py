@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Layers, Stem, exact_dtype, made, through
+from .blocks import Layers, Stem, block_modules, exact_dtype, run_block
 from .config import AdmConfig
 
 
@@ -30,7 +30,8 @@ class AdmUNet(Stem):
         super().__init__(c, layers)
         if c.classes:
             self.label_emb = operations.Embedding(c.classes, c.embedding, **layers.exact)
-        self.output_blocks = nn.ModuleList(nn.ModuleList(made(steps, c, layers)) for steps in c.climb())
+        blocks = (block_modules(steps, c, layers) for steps in c.decoder_steps())
+        self.output_blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
         last = layers.conv(c.widths[0], c.out_channels, exact=True)
         self.out = nn.ModuleDict({"0": layers.norm(c.widths[0]), "2": last})
 
@@ -67,9 +68,9 @@ class AdmUNet(Stem):
         embedding = self.embed(timesteps, x.dtype)
         if self.config.classes:
             embedding = embedding + self._class(y).to(embedding.dtype)
-        hidden, kept = self.descend(x, embedding)
+        hidden, kept = self.encode(x, embedding)
         for block in self.output_blocks:
-            hidden = through(block, torch.cat([hidden, kept.pop()], dim=1), embedding)
+            hidden = run_block(block, torch.cat([hidden, kept.pop()], dim=1), embedding)
         hidden = hidden.to(exact_dtype(hidden.dtype))
         return self.out["2"](F.silu(self.out["0"](hidden)))
 

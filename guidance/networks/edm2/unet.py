@@ -35,12 +35,12 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x) / SILU_SIZE
 
 
-def mix(a: Tensor, b: Tensor, share: float) -> Tensor:
+def mp_sum(a: Tensor, b: Tensor, share: float) -> Tensor:
     """The weighted sum of two independent signals of unit size, of unit size again; `share` is b's."""
     return a.lerp(b, share) / math.hypot(1 - share, share)
 
 
-def join(a: Tensor, b: Tensor, share: float) -> Tensor:
+def mp_cat(a: Tensor, b: Tensor, share: float) -> Tensor:
     """Both along the channels, scaled so that b contributes `share`, and the size of the whole stays 1."""
     scale = math.sqrt((a.shape[1] + b.shape[1]) / ((1 - share) ** 2 + share**2))
     return torch.cat([a * (scale * (1 - share) / a.shape[1] ** 0.5), b * (scale * share / b.shape[1] ** 0.5)], dim=1)
@@ -70,7 +70,7 @@ def magnitude_preserving(operations: Any) -> type[nn.Module]:
     return MPLayer
 
 
-class Waves(nn.Module):
+class MPFourier(nn.Module):
     """Cosines of random frequencies and phases, of unit size: [B] -> [B, count], in float32."""
 
     freqs: Tensor
@@ -121,7 +121,7 @@ class Block(nn.Module):
         hidden = self.conv_res1(silu(hidden * scale[:, :, None, None].to(hidden.dtype)))
         if not self.encoder and self.conv_skip is not None:
             x = self.conv_skip(x)
-        x = mix(x, hidden, self.config.res_balance)
+        x = mp_sum(x, hidden, self.config.res_balance)
         return self._attend(x).clamp(-self.config.clip_act, self.config.clip_act)
 
     def _attend(self, x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class Block(nn.Module):
         parts = normalise(self.attn_qkv(x).reshape(b, self.heads, c // self.heads, 3, h * w), dim=2)
         q, k, v = parts.permute(3, 0, 1, 4, 2)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, h, w)
-        return mix(x, self.attn_proj(mixed), self.config.attn_balance)
+        return mp_sum(x, self.attn_proj(mixed), self.config.attn_balance)
 
 
 class UNet(nn.Module):
@@ -142,7 +142,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = c = config
         widths = [c.model_channels * factor for factor in c.channel_mult]
-        self.emb_fourier = Waves(c.model_channels, factory["device"])
+        self.emb_fourier = MPFourier(c.model_channels, factory["device"])
         self.emb_noise = layer(c.model_channels, c.embedding, **factory)
         self.emb_label = layer(c.label_dim, c.embedding, **factory) if c.label_dim else None
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
@@ -193,7 +193,7 @@ class UNet(nn.Module):
             skips.append(x)
         for name, block in self.dec.items():
             if "_block" in name:
-                x = join(x, skips.pop(), self.config.concat_balance)
+                x = mp_cat(x, skips.pop(), self.config.concat_balance)
             x = block(x, embedding)
         return self.out_conv(x) * self.out_gain.to(x)
 
@@ -202,7 +202,7 @@ class UNet(nn.Module):
         embedding = self.emb_noise(self.emb_fourier(timesteps))
         if self.emb_label is not None:
             labels = embedding.new_zeros(len(embedding), self.config.label_dim) if y is None else y.to(embedding)
-            embedding = mix(
+            embedding = mp_sum(
                 embedding, self.emb_label(labels * math.sqrt(self.config.label_dim)), self.config.label_balance
             )
         return silu(embedding)
@@ -220,7 +220,7 @@ class EDM2(nn.Module):
         self.config = config
         layer = magnitude_preserving(operations)
         self.unet = UNet(config, layer, device=device, dtype=dtype)
-        self.logvar_fourier = Waves(LOGVAR_WAVES, device)
+        self.logvar_fourier = MPFourier(LOGVAR_WAVES, device)
         self.logvar_linear = layer(LOGVAR_WAVES, 1, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ...checkpoints.atomic import save_whole
+from ...checkpoints.atomic import atomic_save
 from .guide import TinyGuide
 from .unet import TinyUNet
 
@@ -95,7 +95,7 @@ def write_network(
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in tensors.items()
     }
-    save_whole(path, stored, header)
+    atomic_save(path, stored, header)
 
 
 def read_denoiser(path: str | Path) -> NetworkFile:

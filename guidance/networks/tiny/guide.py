@@ -66,7 +66,7 @@ class _Layers:
         return self.operations.GroupNorm(self.config.groups, channels, **self.factory)
 
 
-class _Block(nn.Module):
+class _GuideBlock(nn.Module):
     """Residual block; where there is a timestep, its embedding scales and shifts the second normalisation."""
 
     def __init__(self, channels: int, out: int, layers: _Layers) -> None:
@@ -102,7 +102,7 @@ class TinyGuide(nn.Module):
         layers = _Layers(c, operations, {"device": device, "dtype": dtype})
         widths = (c.width, 2 * c.width, 3 * c.width)
         self.stem = layers.conv(12, c.width)
-        self.encoder = nn.ModuleList(_Block(w, w, layers) for w in widths)
+        self.encoder = nn.ModuleList(_GuideBlock(w, w, layers) for w in widths)
         self.down = nn.ModuleList(layers.conv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.embed = None
         if c.timestep:
@@ -112,7 +112,7 @@ class TinyGuide(nn.Module):
             self.head = layers.linear(widths[-1], c.num_classes)
         else:
             self.up = nn.ModuleList(layers.conv(a, b, 1) for a, b in ((widths[2], widths[1]), (widths[1], widths[0])))
-            self.decoder = nn.ModuleList(_Block(2 * w, w, layers) for w in (widths[1], widths[0]))
+            self.decoder = nn.ModuleList(_GuideBlock(2 * w, w, layers) for w in (widths[1], widths[0]))
             self.norm = layers.norm(c.width)
             self.head = layers.conv(c.width, 4 * (1 if c.task == "depth" else c.num_classes + 1))
 

@@ -49,7 +49,7 @@ class TinyConfig:
         return asdict(self)
 
 
-def _waves(timesteps: Tensor, count: int) -> Tensor:
+def _timestep_embedding(timesteps: Tensor, count: int) -> Tensor:
     """Sines and cosines [B, count] of the timesteps, from an eighth of a turn per unit to eight turns."""
     turns = torch.logspace(-3, 3, count // 2, base=2.0, device=timesteps.device, dtype=torch.float32)
     angles = 2 * math.pi * timesteps.float()[:, None] * turns
@@ -168,7 +168,7 @@ class TinyUNet(nn.Module):
         return straight + F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), 2)
 
     def _embed(self, timesteps: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-        waves = _waves(timesteps * self.config.timestep_scale, self.config.embedding).to(dtype)
+        waves = _timestep_embedding(timesteps * self.config.timestep_scale, self.config.embedding).to(dtype)
         classes = F.one_hot(y.long(), self.config.num_classes + 1).to(dtype)
         return F.silu(self.embed_out(F.silu(self.embed_noise(waves) + self.embed_class(classes))))
 

@@ -1,4 +1,4 @@
-"""A lender without a host: networks, a decoder and a denoiser that are plain functions, and what was asked of them."""
+"""A gradient context without a host: networks, decoder and denoiser are plain functions; it lists what was asked."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def drop(before: Tensor, after: Tensor, rate: float, draws: Tensor) -> Tensor:
     return before + kept * (after - before)
 
 
-def leave_out(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
+def skip_block(before: Tensor, after: Tensor, share: Tensor) -> Tensor:
     """A block that does only 1 - share of its work. share: [B], 1 = the block is skipped."""
     _check_residual(before, after)
     return torch.lerp(after, before, expand(share, after))
@@ -129,7 +129,7 @@ def pooled(tokens: Tensor, grid: Grid, factor: int) -> Tensor:
     return small.reshape(*tokens.shape[:-2], -1, tokens.shape[-1])
 
 
-def alone(q: Tensor, k: Tensor, v: Tensor, text: int, mask: Tensor | None = None) -> Tensor:
+def identity_attention(q: Tensor, k: Tensor, v: Tensor, text: int, mask: Tensor | None = None) -> Tensor:
     """What picture tokens get when they see no other picture token, only themselves and the text.
 
     Args:
