@@ -36,7 +36,9 @@ def run(model, spec=SD15, cfg=1.0, batch=1, **more):
 
 
 def shares(pack, model) -> bool:
-    return all(patcher.model is model.model for patcher in pack.guides_of(model).values())
+    from guidance_pack.host.engine.plan import guides_of
+
+    return all(patcher.model is model.model for patcher in guides_of(model).values())
 
 
 def assert_as_apart(pack, auto, pair, spec=SD15, **more):
@@ -113,6 +115,8 @@ def test_a_lora_on_a_part_of_a_joint_layer(pack, auto):
 
 
 def test_several_guides_over_one_network(pack, auto, base):
+    from guidance_pack.host.engine.plan import guides_of
+
     one, two = lora_file(base, 1), lora_file(base, 2)
 
     def chained(first, second, third):
@@ -120,19 +124,21 @@ def test_several_guides_over_one_network(pack, auto, base):
         return pack.with_autoguidance(model, loaded(third, two), auto)
 
     together = chained(base, base, base)
-    assert len(pack.guides_of(together)) == 2 and shares(pack, together)
+    assert len(guides_of(together)) == 2 and shares(pack, together)
     expected = run(chained(*(SD15.build(0) for _ in range(3))))
     assert far_apart(run(together), expected) < TOLERANCE
 
 
 def test_two_guides_over_a_network_that_is_not_the_main_one(pack, auto, base):
+    from guidance_pack.host.engine.plan import guides_of
+
     other, file = SD15.build(7), lora_file(base, 1)
 
     def chained(first, second):
         return pack.with_autoguidance(pack.with_autoguidance(base, first, auto), loaded(second, file), auto)
 
     together = chained(other, other)
-    assert {id(patcher.model) for patcher in pack.guides_of(together).values()} == {id(other.model)}
+    assert {id(patcher.model) for patcher in guides_of(together).values()} == {id(other.model)}
     assert far_apart(run(together), run(chained(SD15.build(7), SD15.build(7)))) < TOLERANCE
 
 

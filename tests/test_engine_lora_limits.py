@@ -206,10 +206,12 @@ def test_the_guide_takes_the_lora_off_the_rounded_weights(pack, auto, monkeypatc
 
 @pytest.mark.parametrize("kind, named", [("dora", "DoRA"), ("set", "'set'")])
 def test_what_does_not_add_to_weights_gets_a_copy_and_says_so(pack, auto, base, kind, named, caplog):
+    from guidance_pack.host.engine.plan import guides_of
+
     file = lora_file(base, 1, kind)
     with caplog.at_level(logging.INFO):
         model = pack.with_autoguidance(loaded(base, file), base, auto)
-    (patcher,) = pack.guides_of(model).values()
+    (patcher,) = guides_of(model).values()
     assert patcher.model is not base.model
     assert named in caplog.text and "independent copy" in caplog.text
     apart = pack.with_autoguidance(loaded(SD15.build(0), file), SD15.build(0), auto)
@@ -218,9 +220,11 @@ def test_what_does_not_add_to_weights_gets_a_copy_and_says_so(pack, auto, base, 
 
 def test_what_both_have_needs_no_copy_whatever_it_is(pack, auto, base):
     """A DoRA below, a LoRA on top of it in the main model alone."""
+    from guidance_pack.host.engine.plan import guides_of
+
     below = loaded(base, lora_file(base, 1, "dora"))
     model = pack.with_autoguidance(loaded(below, lora_file(base, 2)), below, auto)
-    assert next(iter(pack.guides_of(model).values())).model is base.model
+    assert next(iter(guides_of(model).values())).model is base.model
     other = SD15.build(0)
     apart = loaded(other, lora_file(other, 1, "dora"))
     third = SD15.build(0)

@@ -130,8 +130,10 @@ def test_two_lora_variants_of_one_checkpoint(pack, rules, main, case):
 
 
 def test_a_shared_network_with_equal_weights_needs_no_copy(pack, rules, main):
+    from guidance_pack.host.engine.plan import guides_of
+
     model = pack.with_autoguidance(main, main.clone(), rules["Auto"](2.0), SD15.conditioning(3))
-    (patcher,) = pack.guides_of(model).values()
+    (patcher,) = guides_of(model).values()
     assert patcher.model is main.model
     separate = pack.with_autoguidance(main, SD15.build(0), rules["Auto"](2.0), SD15.conditioning(3))
     assert torch.equal(run(model, cfg=1.0), run(separate, cfg=1.0))
@@ -145,10 +147,12 @@ def test_a_model_as_its_own_guide_is_refused(pack, rules, main):
 
 def test_a_model_with_other_attention_is_a_guide_over_the_same_network(pack, rules, main):
     """Identity attention in the middle block (as in PAG), set as a patch of the guide's own options."""
+    from guidance_pack.host.engine.plan import guides_of
+
     weak = main.clone()
     weak.set_model_attn1_replace(lambda q, k, v, extra, **_: v, "middle", 0)
     model = pack.with_autoguidance(main, weak, rules["Auto"](2.0))
-    (patcher,) = pack.guides_of(model).values()
+    (patcher,) = guides_of(model).values()
     assert patcher.model is main.model
     assert not torch.equal(run(model, cfg=1.0), run(main, cfg=1.0))
 
@@ -181,9 +185,11 @@ def test_a_sampling_patch_on_one_of_two_clones_is_a_difference_too(pack, rules, 
 
 
 def test_a_replaced_part_of_the_network_needs_a_copy(pack, rules, main):
+    from guidance_pack.host.engine.plan import guides_of
+
     block = main.clone()
     block.add_object_patch("diffusion_model.out", torch.nn.Sequential(*main.model.diffusion_model.out, torch.nn.Tanh()))
-    (patcher,) = pack.guides_of(pack.with_autoguidance(main, block, rules["Auto"](2.0))).values()
+    (patcher,) = guides_of(pack.with_autoguidance(main, block, rules["Auto"](2.0))).values()
     assert patcher.model is not main.model
 
 
