@@ -27,8 +27,8 @@ from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.training.checkpoint import bank_of
 from guidance_pack.guidance.training.experts import ExpertsTraining, Pictures
-from guidance_pack.guidance.training.team_bank import bank_of
 
 ASSETS = ROOT / "assets"
 NULL = len(LABELS)

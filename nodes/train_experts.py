@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host.common.errors import user_error
 from ..host.schema.inputs import GuideSocket, PicturesSocket
-from ..host.training.expert_node import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
+from ..host.training.train import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
 
 LossMap = io.Custom("LOSS_MAP")
 

@@ -42,6 +42,7 @@ from guidance_pack.guidance.experts.file import read_bank, write_bank  # noqa: E
 from guidance_pack.guidance.guide import GuideSpec, families  # noqa: E402
 from guidance_pack.guidance.noise_schedule import NAMES  # noqa: E402
 from guidance_pack.guidance.training.checkpoint import (  # noqa: E402
+    bank_of,
     differences,
     facts_in,
     facts_of,
@@ -52,7 +53,6 @@ from guidance_pack.guidance.training.distillation import KINDS  # noqa: E402
 from guidance_pack.guidance.training.experts import ExpertReport, ExpertsTraining, Pictures  # noqa: E402
 from guidance_pack.guidance.training.lora_targets import Adaptation  # noqa: E402
 from guidance_pack.guidance.training.recipe import PRECISIONS, WEIGHTINGS, ExpertRecipe  # noqa: E402
-from guidance_pack.guidance.training.team_bank import bank_of  # noqa: E402
 from guidance_pack.host.training.dataset import read_folder, training_pictures  # noqa: E402
 
 SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0

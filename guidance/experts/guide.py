@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from ..checkpoints.guide_source import GuideSource
+from ..checkpoints.state_dicts import sha256_of
 from ..guide import Guide, GuideSpec
 from ..networks.tiny.files import NetworkFileError
 from ..noise_schedule import named
@@ -18,7 +18,6 @@ from .bank import ExpertBank, part_names, problems, tensors_named
 from .file import BankFile
 
 Keep = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-_CHUNK = 1 << 20
 
 
 def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, keep: Keep) -> tuple[ExpertBank, Guide]:
@@ -53,18 +52,10 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
 
 def fingerprint(source: GuideSource) -> str:
     """The sha256 of a guide's tensors as they lie on disk: of the one file; of several, of their names and sha256s."""
-    sums = [(path.name, _sha256(path)) for path in source.files]
+    sums = [(path.name, sha256_of(path)) for path in source.files]
     if len(sums) == 1:
         return sums[0][1]
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sums).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _guide(file: BankFile, spec: GuideSpec) -> Guide:

@@ -1,11 +1,8 @@
-"""Training experts inside ComfyUI: a clean guide and pictures become a bank in models/guides.
-
-Nothing already made is lost: a training that stops, for whatever reason, leaves a file from which the same settings go
-on; a finished bank of the same settings is loaded instead of trained again, and one of other settings is left alone.
-"""
+"""Train Experts: from its widgets to a recipe, the training with its checkpoint, the live curve, and the bank."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,18 +11,42 @@ from time import monotonic
 from typing import Any
 
 import comfy.model_management
+import comfy.utils
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
+from PIL import Image
 
 from ...guidance.experts.file import read_bank, write_bank
 from ...guidance.guide import GuideSpec
-from ...guidance.training.checkpoint import differences, facts_in, facts_of, read_checkpoint, write_checkpoint
+from ...guidance.training.checkpoint import (
+    STRETCHES,
+    bank_of,
+    differences,
+    facts_in,
+    facts_of,
+    loss_curves,
+    read_checkpoint,
+    write_checkpoint,
+)
+from ...guidance.training.distillation import KINDS as _KINDS
 from ...guidance.training.experts import ExpertReport, ExpertsTraining
+from ...guidance.training.lora_targets import Adaptation
+from ...guidance.training.recipe import PRECISIONS as _PRECISIONS
+from ...guidance.training.recipe import WEIGHTINGS as _WEIGHTINGS
 from ...guidance.training.recipe import ExpertRecipe
-from ...guidance.training.team_bank import bank_of, loss_curves
-from ..models.guides import FOLDER, LoadedGuide, bank_path, built, load_bank, source_of
+from ..models.expert_switch import ADM
+from ..models.guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, built, load_bank, source_of
+from ..report.plot import draw_losses
 from .dataset import PictureFolder, training_pictures
+from .preview import check_preview, guided_pictures
 
+KINDS: list[str] = [*_KINDS]
+PRECISIONS: list[str] = [*_PRECISIONS]
+WEIGHTINGS: list[str] = [*_WEIGHTINGS]
+SCHEDULES = [ADM, "cosine", "stable diffusion"]
+CURVE_SECONDS = 2.0
+LARGEST_PREVIEW = 512
 SAVE_SECONDS = 120.0
 Watch = Callable[[ExpertsTraining, ExpertReport], None]
 
@@ -148,3 +169,77 @@ def _enough_memory() -> Generator[None]:
             "There is not enough memory for this training. Choose a smaller batch_size, with more accumulate for the "
             "same pictures per step, or precision bf16."
         ) from error
+
+
+def recipe_of(settings: dict[str, Any]) -> ExpertRecipe:
+    """The recipe that the node's widgets describe. Raises ValueError for what cannot be, in words."""
+    given = dict(settings)
+    adaptation = Adaptation(**{key: given.pop(key) for key in ("efficient", "rank", "alpha", "layers")})
+    schedule, batch = given.pop("schedule"), given.pop("batch_size")
+    return ExpertRecipe(
+        **given, batch=batch, schedule="linear" if schedule == ADM else schedule, adaptation=adaptation
+    )
+
+
+def recipe_problem(name: str | None, experts: int | None, iterations: int | None, rank: int | None) -> str | None:
+    """What is wrong with the widgets, in words; None if nothing is, or if a value is linked and not known yet."""
+    if name is not None and bank_name_problem(name):
+        return bank_name_problem(name)
+    try:
+        if experts is not None and iterations is not None:
+            ExpertRecipe(experts=experts, iterations=iterations)
+        if rank is not None:
+            Adaptation(rank=rank)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def run(
+    guide: LoadedGuide, pictures: PictureFolder, name: str, recipe: ExpertRecipe, workflow: dict | None,
+    prompt: dict | None, model: ModelPatcher | None, scale: float,
+) -> tuple[Trained, torch.Tensor]:
+    """Train with progress on the page; the bank, and the curve as an IMAGE [1, H, W, 3]."""
+    page = {"workflow": workflow, "prompt": prompt}
+    kept = {key: json.dumps(value, sort_keys=True) for key, value in page.items() if value}
+    shown = model if scale > 0 else None
+    if shown is not None:
+        check_preview(shown)
+    watch = _TrainingProgress(recipe, pictures, shown, scale)
+    trained = train_experts(Request(guide, pictures, name, recipe, kept), watch)
+    return trained, watch.picture(trained.curves)
+
+
+class _TrainingProgress:
+    """Shows how a training goes: called after every step."""
+
+    def __init__(
+        self, recipe: ExpertRecipe, pictures: PictureFolder, model: ModelPatcher | None, scale: float
+    ) -> None:
+        self.recipe, self.pictures, self.model, self.scale = recipe, pictures, model, scale
+        self.bar = comfy.utils.ProgressBar(recipe.steps * recipe.experts)
+        self.shown_at = 0.0
+        self.samples: torch.Tensor | None = None
+
+    def __call__(self, training: ExpertsTraining, report: ExpertReport) -> None:
+        done = len(training.losses)
+        if report.step == self.recipe.steps and self.model is not None:
+            self.samples = guided_pictures(self.model, training, self.pictures, self.scale)
+            self.shown_at = 0.0
+        if monotonic() - self.shown_at < CURVE_SECONDS:
+            self.bar.update_absolute(done)
+            return
+        self.shown_at = monotonic()
+        curve = self.picture(loss_curves(training))
+        shown = Image.fromarray((curve[0] * 255).round().to(torch.uint8).numpy())
+        self.bar.update_absolute(done, preview=("JPEG", shown, LARGEST_PREVIEW))
+
+    def picture(self, curves: list[list[float]]) -> torch.Tensor:
+        """The curves, and below them the last preview."""
+        curve = draw_losses(curves, min(STRETCHES, self.recipe.steps))
+        if self.samples is None:
+            return curve
+        below = self.samples.movedim(-1, 1)
+        height = round(below.shape[2] * curve.shape[2] / below.shape[3])
+        below = torch.nn.functional.interpolate(below, (height, curve.shape[2]), mode="nearest")
+        return torch.cat([curve, below.movedim(1, -1)], 1)
