@@ -6,13 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..guidance.rules.gradient import GradientGuidance
 from ..host.engine.page_events import curve
 from ..host.engine.steer import steer_to_class, steer_to_target
 from ..host.engine.targets import TARGETS, losses_of_pictures
 from ..host.schema.inputs import (
+    MEAN_SHIFT,
     GuideSocket,
     gradient_inputs,
-    gradient_settings,
     interval_inputs,
     interval_problem,
     schedule_of,
@@ -62,8 +63,9 @@ class GuidanceClassifier(io.ComfyNode):
     ) -> io.NodeOutput:
         if scale == 0.0:
             return io.NodeOutput(model)
-        settings = gradient_settings(scale, cap, normalise, form, schedule_of(unit, start, end, schedule))
-        out = steer_to_class(model, guide, label, settings, at=at, decoder=decoder, vae=vae)
+        where = schedule_of(unit, start, end, schedule)
+        rule = GradientGuidance(scale, cap, normalise, form == MEAN_SHIFT, schedule=where)
+        out = steer_to_class(model, guide, label, rule, at=at, decoder=decoder, vae=vae)
         return io.NodeOutput(out, ui=curve(model, out, guide))
 
 
@@ -109,9 +111,10 @@ class GuidanceLoss(io.ComfyNode):
     ) -> io.NodeOutput:
         if scale == 0.0:
             return io.NodeOutput(model)
-        settings = gradient_settings(scale, cap, normalise, form, schedule_of(unit, start, end, schedule))
+        where = schedule_of(unit, start, end, schedule)
+        rule = GradientGuidance(scale, cap, normalise, form == MEAN_SHIFT, schedule=where)
         wanted = {"images": target, "kind": target_is, "text": text, "cutouts": cutouts, "seed": seed}
-        out = steer_to_target(model, loss, guide, wanted, settings, at=at, decoder=decoder, vae=vae)
+        out = steer_to_target(model, loss, guide, wanted, rule, at=at, decoder=decoder, vae=vae)
         return io.NodeOutput(out, ui=curve(model, out, guide))
 
 

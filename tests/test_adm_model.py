@@ -9,6 +9,8 @@ import guide_folder
 import pytest
 import torch
 
+from guidance_pack.guidance.rules.gradient import GradientGuidance
+
 T25 = list(range(960, -1, -40))  # guided-diffusion's "ddim25"
 SIDE = 16
 
@@ -129,7 +131,6 @@ def test_the_hosts_ddim_uniform_scheduler_is_one_timestep_beside_ddim_25(model):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_classifier_guidance_is_condition_score(model, files, tmp_path, monkeypatch, suffix):
-    from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.engine.steer import steer_to_class
     from guidance_pack.host.models.guides import guide_names, load_guide
 
@@ -140,10 +141,10 @@ def test_classifier_guidance_is_condition_score(model, files, tmp_path, monkeypa
         torch.save(network.state_dict(), tmp_path / "small.pt")
     guide_folder.lend(monkeypatch, tmp_path)
     assert f"small{suffix}" in guide_names()
-    settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    rule = GradientGuidance(scale)
     with torch.inference_mode():
         guide = load_guide(f"small{suffix}")
-        guided = steer_to_class(model("plain"), guide, "2, 6", settings, at="noisy input", decoder="vae", vae=None)
+        guided = steer_to_class(model("plain"), guide, "2, 6", rule, at="noisy input", decoder="vae", vae=None)
     state = {key: value.double() for key, value in network.state_dict().items()}
     heads = network.config.heads_of if suffix == ".safetensors" else lambda width: 1
 
@@ -165,13 +166,12 @@ def test_classifier_guidance_is_condition_score(model, files, tmp_path, monkeypa
 def test_a_clean_guide_steers_it_too(model, at):
     import steering
 
-    from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.engine.steer import steer_to_class
 
-    settings = {"scale": 50.0, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    rule = GradientGuidance(50.0)
     guide = steering.loaded(3)
     with torch.inference_mode():
-        guided = steer_to_class(model("plain"), guide, "dog", settings, at=at, decoder="vae", vae=None)
+        guided = steer_to_class(model("plain"), guide, "dog", rule, at=at, decoder="vae", vae=None)
     probed, calls = probe.recorded(guided)
     setting = probe.Setting(sigmas_at(model("plain"), [60, 30]), torch.zeros(1, 3, SIDE, SIDE), start(1))
     nothing = conditioning(model("plain"))

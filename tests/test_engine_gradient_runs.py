@@ -186,7 +186,7 @@ def test_mean_shift_is_weaker_by_its_factor(main, guide):
     for form in ("score shift", "mean shift"):
         from engine_probe import recorded
 
-        probe, calls = recorded(steer(main, guide, form=form, **settings))
+        probe, calls = recorded(steer(main, guide, mean_shift=form == "mean shift", **settings))
         setting = setting_of(main, SD15)
         setting.sigmas = sigmas
         setting.run(cfg_guider(probe, SD15.conditioning(1), SD15.conditioning(2), 1.0))

@@ -6,6 +6,8 @@ import torch
 from engine_probe import alone, cfg_guider, far_apart, recorded, setting_of
 from host_models import MODELS
 
+from guidance_pack.guidance.rules.gradient import GradientGuidance
+
 
 @pytest.fixture(scope="module")
 def pack(comfy):
@@ -19,9 +21,9 @@ def steer(model, guide, label="dog", *, scale=500.0, at="auto", decoder="vae", v
     from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.engine.steer import steer_to_class
 
-    settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": schedule or ALWAYS}
+    rule = GradientGuidance(scale, schedule=schedule or ALWAYS, **more)
     with torch.inference_mode():
-        return steer_to_class(model, guide, label, settings | more, at=at, decoder=decoder, vae=vae)
+        return steer_to_class(model, guide, label, rule, at=at, decoder=decoder, vae=vae)
 
 
 def ab(model, sigma: torch.Tensor) -> tuple[float, float]:

@@ -7,6 +7,8 @@ from engine_probe import far_apart
 from host_models import MODELS
 from test_engine_gradients import ab, check, pushes
 
+from guidance_pack.guidance.rules.gradient import GradientGuidance
+
 RADIANCE, SD15 = MODELS["chroma_radiance"], MODELS["sd15"]
 
 
@@ -53,15 +55,14 @@ def guide_of(task, seed=0):
 
 
 def steer(model, name, guide=None, *, scale=500.0, images=None, kind="picture", text="", cutouts=0, seed=0):
-    from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.engine.steer import steer_to_target
 
-    settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    rule = GradientGuidance(scale)
     wanted = {"images": images, "kind": kind, "text": text, "cutouts": cutouts, "seed": seed}
     with torch.inference_mode():
         images = None if images is None else images.clone()
         return steer_to_target(
-            model, name, guide, wanted | {"images": images}, settings, at="denoised", decoder="vae", vae=None
+            model, name, guide, wanted | {"images": images}, rule, at="denoised", decoder="vae", vae=None
         )
 
 
@@ -163,17 +164,16 @@ def test_cutouts_repeat_by_seed_and_change_by_step(model, pictures):
 
 def test_latents_are_compared_where_their_pictures_lie(comfy):
     """On latents seen in linear colours, a picture of the full size is compared at the size of the latents."""
-    from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.common.decoders import Decoder
     from guidance_pack.host.engine.steer import steer_to_target
 
     latent_model = steering.as_nodes_do(SD15.build, 0)
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
-    settings = {"scale": 100.0, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    rule = GradientGuidance(100.0)
     wanted = {"images": picture, "kind": "picture", "text": "", "cutouts": 0, "seed": 0}
     with torch.inference_mode():
         made = steer_to_target(
-            latent_model, "mse", None, wanted, settings, at="denoised", decoder="linear rgb", vae=None
+            latent_model, "mse", None, wanted, rule, at="denoised", decoder="linear rgb", vae=None
         )
     loss, linear = losses()["mse"](), Decoder("linear rgb")
     small = torch.nn.functional.interpolate(signed(picture), (8, 8), mode="bilinear", antialias=True)
@@ -186,13 +186,12 @@ def test_latents_are_compared_where_their_pictures_lie(comfy):
 
 
 def test_the_cap_limits_every_push(model, pictures):
-    from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.engine.steer import steer_to_target
 
-    settings = {"scale": 9000.0, "cap": 0.1, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    rule = GradientGuidance(9000.0, cap=0.1)
     wanted = {"images": pictures[:1], "kind": "picture", "text": "", "cutouts": 0, "seed": 0}
     with torch.inference_mode():
-        made = steer_to_target(model, "mse", None, wanted, settings, at="denoised", decoder="vae", vae=None)
+        made = steer_to_target(model, "mse", None, wanted, rule, at="denoised", decoder="vae", vae=None)
     for call, own in pushes(model, made, "chroma_radiance"):
         a, b = ab(model, call.sigma)
         limit = 0.1 * b / (a**2 + b**2) ** 0.5 * own.numel() ** 0.5

@@ -7,6 +7,8 @@ from engine_probe import cfg_guider, setting_of
 from host_models import MODELS, count_forwards
 from test_engine_gradients import steer
 
+from guidance_pack.guidance.rules.gradient import GradientGuidance
+
 SD15, FLUX, RADIANCE = MODELS["sd15"], MODELS["flux"], MODELS["chroma_radiance"]
 LINEAR = {"at": "denoised", "decoder": "linear rgb"}
 
@@ -28,13 +30,12 @@ def guide(comfy):
 
 def to_target(model, name, guide=None, *, images=None, kind="picture", text="", cutouts=0, at="denoised", **more):
     """Loss Guidance as its node does it."""
-    from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.engine.steer import steer_to_target
 
-    settings = {"scale": 5.0, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    rule = GradientGuidance(5.0)
     wanted = {"images": images, "kind": kind, "text": text, "cutouts": cutouts, "seed": 0}
     with torch.inference_mode():
-        return steer_to_target(model, name, guide, wanted, settings, at=at, decoder="linear rgb", vae=None, **more)
+        return steer_to_target(model, name, guide, wanted, rule, at=at, decoder="linear rgb", vae=None, **more)
 
 
 def of_task(task, labels=()):

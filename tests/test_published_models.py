@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from guidance_pack.guidance.networks.edm2.config import EDM2Config
 from guidance_pack.guidance.networks.edm2.unet import EDM2
+from guidance_pack.guidance.rules.gradient import GradientGuidance
 
 SMALL_EDM2 = EDM2Config(
     img_resolution=16, img_channels=3, label_dim=5, model_channels=32, channel_mult=(1, 2), num_blocks=1,
@@ -61,19 +62,18 @@ def test_every_component_works_on_it_at_once(models):
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.rules.rescale import Rescale
-    from guidance_pack.guidance.schedule import ALWAYS
     from guidance_pack.host.common.labels import class_conditioning
     from guidance_pack.host.engine.install import with_autoguidance, with_rule
     from guidance_pack.host.engine.steer import steer_to_class
 
     (main, weak), asked = models
     other = class_conditioning(main, "1")
-    settings = {"scale": 50.0, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    gradient = GradientGuidance(50.0)
     with torch.inference_mode():
         out = with_autoguidance(main, weak, Autoguidance(1.5))
         for rule in (CFG(2.0), APG(), Rescale(0.5)):
             out = with_rule(out, rule)
-        out = steer_to_class(out, steering.loaded(2), "dog", settings, at="denoised", decoder="vae", vae=None)
+        out = steer_to_class(out, steering.loaded(2), "dog", gradient, at="denoised", decoder="vae", vae=None)
     latent = {"samples": torch.zeros(2, 3, 16, 16)}
     guided = sample(out, asked, other, latent, seed=3, steps=3, scheduler="karras")
     plain = run(main, asked)

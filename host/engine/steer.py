@@ -14,7 +14,6 @@ from ...guidance.loss import Loss, losses
 from ...guidance.losses.cross_entropy import CrossEntropy
 from ...guidance.objective import At, Objective
 from ...guidance.rules.gradient import GradientGuidance
-from ...guidance.schedule import Schedule
 from ..common.autograd import check_weights, resident
 from ..common.compatibility import describe
 from ..common.decoders import PIXELS, VAE, Decoder, decoder_for, is_pixels, latents_of
@@ -58,10 +57,10 @@ def with_gradient(
 
 
 def steer_to_class(
-    model: ModelPatcher, guide: LoadedGuide, label: str, settings: dict, *, at: Place, decoder: str,
+    model: ModelPatcher, guide: LoadedGuide, label: str, rule: GradientGuidance, *, at: Place, decoder: str,
     vae: comfy.sd.VAE | None,
 ) -> ModelPatcher:
-    """Classifier guidance as its node describes it. settings: the numbers of `rule_of`."""
+    """Classifier guidance as its node describes it."""
     loss = CrossEntropy()
     if guide.guide.first.task not in loss.reads:
         raise ValueError(
@@ -71,13 +70,13 @@ def steer_to_class(
     target = class_target(guide.guide, label)
     words = f"class {label.strip()} by {guide.guide.name}"
     return with_gradient(
-        model, rule_of(**settings), loss, target, guide=guide, at=at, decoder=decoder, vae=vae, words=words
+        model, rule, loss, target, guide=guide, at=at, decoder=decoder, vae=vae, words=words
     )
 
 
 def steer_to_target(
-    model: ModelPatcher, name: str, guide: LoadedGuide | None, wanted: dict, settings: dict, *, at: Place, decoder: str,
-    vae: comfy.sd.VAE | None,
+    model: ModelPatcher, name: str, guide: LoadedGuide | None, wanted: dict, rule: GradientGuidance, *, at: Place,
+    decoder: str, vae: comfy.sd.VAE | None,
 ) -> ModelPatcher:
     """Loss guidance as its node describes it. wanted: images [K, H, W, C] or None, kind, text, cutouts, seed."""
     if name not in losses():
@@ -90,14 +89,9 @@ def steer_to_target(
     cutouts = _cutouts(wanted["cutouts"], seed, core)
     words = loss.title + (f" by {core.name}" if core else "")
     return with_gradient(
-        model, rule_of(**settings), loss, target, guide=guide, at=at, decoder=decoder, vae=vae, cutouts=cutouts,
+        model, rule, loss, target, guide=guide, at=at, decoder=decoder, vae=vae, cutouts=cutouts,
         seed=seed, words=words,
     )
-
-
-def rule_of(scale: float, cap: float, normalise: bool, form: str, schedule: Schedule) -> GradientGuidance:
-    """The rule that a node's settings describe."""
-    return GradientGuidance(scale, cap, normalise, form == "mean shift", schedule=schedule)
 
 
 def _cutouts(count: int, seed: int, guide: Guide | None) -> Cutouts | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import Field, fields
-from typing import Any
 
 from comfy_api.latest import io
 
@@ -19,7 +18,7 @@ ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
 GuideSocket = io.Custom("GUIDE")
 PicturesSocket = io.Custom("GUIDANCE_PICTURES")
 UNITS = ["percent", "sigma"]
-FORMS = ["score shift", "mean shift"]
+SCORE_SHIFT, MEAN_SHIFT = "score shift", "mean shift"
 
 
 def inputs_of(rule: type[Rule]) -> list[io.Input]:
@@ -61,7 +60,7 @@ def gradient_inputs() -> list[io.Input]:
             "normalise", default=False, advanced=True, tooltip=words_of(GradientGuidance, "normalise")
         ),
         io.Combo.Input(
-            "form", options=FORMS, advanced=True,
+            "form", options=[SCORE_SHIFT, MEAN_SHIFT], advanced=True,
             tooltip="score shift: what all samplers need. mean shift: weaker by the exact factor of ADM's DDPM "
             "sampler; use it with ancestral or DDPM samplers to repeat the papers' 250-step scales.",
         ),
@@ -69,11 +68,6 @@ def gradient_inputs() -> list[io.Input]:
             "vae", optional=True, lazy=True, tooltip="Decodes the latents for the guide. Any VAE that fits the model."
         ),
     ]
-
-
-def gradient_settings(scale: float, cap: float, normalise: bool, form: str, schedule: Schedule) -> dict[str, Any]:
-    """The numbers of `gradient_inputs`, and where they act, as `objectives.rule_of` takes them."""
-    return {"scale": scale, "cap": cap, "normalise": normalise, "form": form, "schedule": schedule}
 
 
 def interval_inputs() -> list[io.Input]:

@@ -14,7 +14,7 @@ from ...guidance.experts.bank import ExpertBank, own_tensors, part_names
 from ...guidance.guide import Guide
 from ...guidance.noise_schedule import named
 from ...guidance.routing import Experts
-from ...guidance.schedule import ALWAYS
+from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.training.experts import ExpertsTraining
 from ..common.compatibility import describe
 from ..common.decoders import LINEAR, is_pixels, latents_of
@@ -70,12 +70,12 @@ def _guide(training: ExpertsTraining) -> LoadedGuide:
 
 
 def _steered(model: ModelPatcher, guide: LoadedGuide, pictures: PictureFolder, scale: float) -> ModelPatcher:
-    settings = {"scale": scale, "cap": 0.0, "normalise": False, "form": "score shift", "schedule": ALWAYS}
+    rule = GradientGuidance(scale)
     where = {"at": AUTO, "decoder": LINEAR, "vae": None}
     if guide.guide.first.task == "classification":
         classes = range(min(SHOWN, len(guide.guide.first.labels)))
-        return steer_to_class(model, guide, ", ".join(map(str, classes)), settings, **where)
+        return steer_to_class(model, guide, ", ".join(map(str, classes)), rule, **where)
     first, _ = pictures.batch(torch.arange(min(SHOWN, len(pictures))))
     images = ((first + 1) / 2).movedim(1, -1)
     wanted = {"images": images, "kind": REFERENCE, "text": "", "cutouts": 0, "seed": SEED}
-    return steer_to_target(model, LOSSES[guide.guide.first.task], guide, wanted, settings, **where)
+    return steer_to_target(model, LOSSES[guide.guide.first.task], guide, wanted, rule, **where)
