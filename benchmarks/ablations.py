@@ -10,7 +10,6 @@ AVX-512 server CPU). All are measured over weights, from the same noise and labe
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,12 @@ import torch
 from quality import COLUMNS, ROOT, Judge, sample
 from sampling import Guided, Setting
 from torch import nn
+from train_world import RECIPES, train_denoiser
 from world import LABELS
 from world.judge import JUDGE
 
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
-
-sys.path.append(str(ROOT / "tools"))
-from train_world import RECIPES, train_denoiser  # noqa: E402
 
 WORK = ROOT / ".cache" / "ablations"
 MAIN, WEAK = RECIPES["shapes-edm"], RECIPES["shapes-edm-weak"]

@@ -29,6 +29,7 @@ if "guidance_pack" not in sys.modules:
     spec = ModuleSpec("guidance_pack", None, is_package=True)
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
+sys.path.append(str(ROOT / "tools"))  # world/
 
 from sampling import Guided, Setting, heun, noise_levels  # noqa: E402
 from world import LABELS, render  # noqa: E402

@@ -27,6 +27,7 @@ if "guidance_pack" not in sys.modules:
     spec = ModuleSpec("guidance_pack", None, is_package=True)
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
+sys.path.append(str(ROOT / "tools"))  # world/
 
 from toy2d_network import Recipe, read, train, untrained, write  # noqa: E402
 from toy2d_picture import draw  # noqa: E402
