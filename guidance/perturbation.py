@@ -1,4 +1,4 @@
-"""Damage: what makes a network worse on purpose, on plain tensors. Draws depend on a key alone.
+"""Perturbation: what makes a network worse on purpose, on plain tensors. Draws depend on a key alone.
 
 Sources: dropout and input noise 2406.02507 section 5.1; identity attention 2403.17377 Eq. 8; blurred queries 2408.00760
 Eq. 12; blocks left out 2508.12880. Attention tensors are [..., tokens, channels], tokens row by row of a grid
@@ -101,9 +101,9 @@ def as_flow(x: Tensor, level: NoiseLevel, noise_scale: float) -> tuple[Tensor, T
     return x * expand(1.0 / total, x), level.b / noise_scale / total
 
 
-def partly(whole: Tensor, damaged: Tensor, strength: float) -> Tensor:
-    """Between the undamaged (strength 0) and the damaged (1)."""
-    return damaged if strength == 1.0 else torch.lerp(whole, damaged.to(whole.dtype), strength)
+def partly(whole: Tensor, perturbed: Tensor, strength: float) -> Tensor:
+    """Between the unperturbed (strength 0) and the perturbed (1)."""
+    return perturbed if strength == 1.0 else torch.lerp(whole, perturbed.to(whole.dtype), strength)
 
 
 def blurred(tokens: Tensor, grid: Grid, spread: float) -> Tensor:

@@ -3,7 +3,7 @@
 The header's strings: "format"; "bank", a JSON object of what is needed to use it (the fields of `BankHeader`);
 "training", a JSON object of how it was made (recipe and loss); and, where it was made in ComfyUI, "workflow" and
 "prompt", which the page opens when the file is dropped on it.
-The tensors are those of `expert_bank.part_tensors`.
+The tensors are those of `bank.part_tensors`.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def bank_of(
 
     Args:
         name: of the bank, for people.
-        base_name, base_sha256: of the clean network, as Load Guide names it, and its `bank_guide.fingerprint`.
+        base_name, base_sha256: of the clean network, as Load Guide names it, and its `experts.guide.fingerprint`.
         pictures: what the experts learnt from, as JSON: for people alone.
         workflow: the strings "workflow" and "prompt" of ComfyUI; empty where it was not made there.
 

@@ -4,3 +4,4 @@ KEY = "guidance-components"  # the plan, the engine's wrappers, and the open run
 INSPECTIONS = f"{KEY}/inspections"
 LOSS_WEIGHTING = f"{KEY}/loss-weighting"
 WEIGHTS = f"{KEY}/weights"  # those that a guide over a resident network shall have
+DEGRADED = f"{KEY}/degraded"

@@ -1,6 +1,6 @@
-"""Damage to self-attention: identity, blurred queries, or keys and values at a lower resolution.
+"""Perturbation of self-attention: identity, blurred queries, or keys and values at a lower resolution.
 
-A U-Net asks a replacement under patches_replace["attn1"]; inside a transformer's block the damage rides on
+A U-Net asks a replacement under patches_replace["attn1"]; inside a transformer's block the perturbation rides on
 `optimized_attention_override` while that block runs. What other packs put at the same points is called by ours.
 """
 
@@ -22,7 +22,7 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None
 
 @dataclass
 class DegradedAttention:
-    """The attention damage of one evaluation.
+    """The attention perturbation of one evaluation.
 
     Attributes:
         spread: of the blur, in tokens.
@@ -55,7 +55,7 @@ class DegradedAttention:
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, text: int,
         heads: int, plain: Attend,
     ) -> torch.Tensor:
-        """The damaged attention. q, k, v: [B, tokens, heads * channels], the text's tokens first."""
+        """The perturbed attention. q, k, v: [B, tokens, heads * channels], the text's tokens first."""
         if self.kind == "identity attention":
             whole = plain(q, k, v, mask)
             picture = identity_attention(*(_split(part, heads) for part in (q, k, v)), text, mask)

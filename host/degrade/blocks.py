@@ -1,4 +1,4 @@
-"""Damage to whole blocks: left out, left out at random, or with dropout on what they add.
+"""Perturbation of whole blocks: left out, left out at random, or with dropout on what they add.
 
 A transformer's block is called by a replacement under patches_replace["dit"]; around a U-Net's block there is a patch
 point before and after. Replacements and patches of other packs stay: they run inside ours, as part of the block.
@@ -20,7 +20,7 @@ BLOCK_KINDS = ("skipped layers", "random blocks", "dropout")
 
 @dataclass
 class Blocks:
-    """The block damage of one evaluation."""
+    """The block perturbation of one evaluation."""
 
     kind: str
     strength: float
@@ -44,7 +44,7 @@ class Blocks:
             return self.draws.hits(self.strength, f"{layer}", rows)
         return torch.full((rows,), self.strength)
 
-    def damaged(self, layer: Layer, before: torch.Tensor, after: torch.Tensor, stream: str = "") -> torch.Tensor:
+    def perturbed(self, layer: Layer, before: torch.Tensor, after: torch.Tensor, stream: str = "") -> torch.Tensor:
         """What comes out of the block, from what went in and what would have come out."""
         if self.kind == "dropout":
             return drop(before, after, self.strength, self.draws.uniform(after, f"{layer}{stream}"))
@@ -62,7 +62,7 @@ class Blocks:
             out = extra["original_block"](args) if inner is None else inner(args, extra)
             for name in (name for name in kept if out.get(name) is not None):
                 pairs = zip(_streams(kept[name]), _streams(out[name]), strict=True)
-                done = tuple(self.damaged(layer, a, b, f"{name}{i}") for i, (a, b) in enumerate(pairs))
+                done = tuple(self.perturbed(layer, a, b, f"{name}{i}") for i, (a, b) in enumerate(pairs))
                 out[name] = done if isinstance(out[name], tuple) else done[0]
             return out
 
@@ -84,7 +84,7 @@ class Blocks:
         return h
 
     def _leave(self, layer: Layer, h: torch.Tensor) -> torch.Tensor:
-        return self.damaged(layer, self.before["h"], h) if layer in self.layers else h
+        return self.perturbed(layer, self.before["h"], h) if layer in self.layers else h
 
     def _leave_output(self, options: dict, h: torch.Tensor) -> torch.Tensor:
         part, number = options["block"]

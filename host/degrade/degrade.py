@@ -14,6 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...guidance.perturbation import as_flow, noisier, with_noise
+from ..common.keys import DEGRADED
 from ..common.noise_levels import convertible, level_of
 from .attention import ATTENTION_KINDS, DegradedAttention
 from .blocks import BLOCK_KINDS, Blocks
@@ -22,12 +23,11 @@ from .layers import BLOCKS_ALONE, SUPPORTED, Layer, Layout, central, chosen, lay
 
 INPUT_NOISE = "input noise"
 KINDS = (*ATTENTION_KINDS, *BLOCK_KINDS, INPUT_NOISE)
-KEY = "guidance-components/degraded"
 HIGHEST = 0.9  # of what is drawn at random: at 1 nothing would be left
 
 
 @dataclass(frozen=True, eq=False)
-class Damage:
+class Perturbation:
     """What is done to the network, and the wrapper that does it."""
 
     kind: str
@@ -72,14 +72,14 @@ def degraded(
     if strength == 0.0:
         return model
     layout = layout_of(model)
-    damage = Damage(kind, strength, layers_for(model, kind, layers, layout), layout, seed, blur, pooling)
+    perturbation = Perturbation(kind, strength, layers_for(model, kind, layers, layout), layout, seed, blur, pooling)
     out = model.clone()
-    add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, damage, out.model_options, is_model_options=True)
+    add_wrapper_with_key(WrappersMP.APPLY_MODEL, DEGRADED, perturbation, out.model_options, is_model_options=True)
     return out
 
 
 def layers_for(model: ModelPatcher, kind: str, text: str, layout: Layout) -> tuple[Layer, ...]:
-    """The layers to damage. Raises ValueError if the network does not support the kind, or has no such layers."""
+    """The layers to perturb. Raises ValueError if the network does not support the kind, or has no such layers."""
     if kind == INPUT_NOISE:
         if not convertible(model.get_model_object("model_sampling")):
             raise ValueError("This model's input is not a picture with noise, so kind = input noise cannot be used.")

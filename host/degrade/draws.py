@@ -13,7 +13,7 @@ from ...guidance.perturbation import chance, key_of, normal, uniform
 class Draws:
     """What is drawn depends on the seed, the sample's noise level and the place in the network, on nothing else.
 
-    So a sample is damaged alone as it is in a batch, at any position, and the damaged network is a function of its
+    So a sample is perturbed alone as it is in a batch, at any position, and the perturbed network is a function of its
     input like any other.
     """
 

@@ -1,4 +1,4 @@
-"""Which layers of a host's network can be damaged through its public patch points, and how people name them.
+"""Which layers of a host's network can be perturbed through its public patch points, and how people name them.
 
 A layer is a part and a number: ("input", 4), ("middle", 0), ("double", 7). Sources: comfy/ldm/modules/diffusionmodules/
 openaimodel.py and mmdit.py, comfy/ldm/flux, chroma, qwen_image, wan, audio/dit.py and lightricks/av_model.py.
@@ -136,7 +136,7 @@ def _unknown(word: str, layers: tuple[Layer, ...]) -> str:
 
 
 def central(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The usual layers to damage: a U-Net's middle, or an eighth of a transformer from 30 % of its depth on."""
+    """The usual layers to perturb: a U-Net's middle, or an eighth of a transformer from 30 % of its depth on."""
     if ("middle", 0) in layers:
         return (("middle", 0),)
     start = int(0.3 * len(layers))

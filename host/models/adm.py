@@ -52,7 +52,7 @@ class HostedAdm(ComfyModule, AdmUNet):
         super().__init__(operations=operations, device=device, dtype=dtype, **config)
         self.dtype = dtype
 
-    def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def _forward_within(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         if y is None and self.config.classes:
             raise ValueError(
                 f"This MODEL is class-conditional and was never trained without a class, so it needs one here, 0 to "

@@ -17,7 +17,7 @@ from comfy.model_patcher import CoreModelPatcher, ModelPatcher
 class ComfyModule:
     """Before a network among the bases: the call that BaseModel makes, open to other packs' DIFFUSION_MODEL wrappers.
 
-    The subclass answers it in `_hosted`, with the same arguments, by its network's own forward.
+    The subclass answers it in `_forward_within`, with the same arguments, by its network's own forward.
     """
 
     def forward(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
@@ -25,10 +25,10 @@ class ComfyModule:
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
         )
-        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._hosted, self, wrappers)
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward_within, self, wrappers)
         return executor.execute(x, timesteps, context, y, control, options, **kwargs)
 
-    def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def _forward_within(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         raise NotImplementedError
 
 

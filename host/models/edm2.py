@@ -82,7 +82,7 @@ class HostedEDM2(ComfyModule, EDM2):
         super().__init__(config, operations=operations, device=device, dtype=dtype)
         self.dtype = dtype
 
-    def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def _forward_within(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         count = self.config.label_dim
         labels = None
         if y is not None and count:

@@ -56,7 +56,7 @@ class HostedTinyUNet(ComfyModule, TinyUNet):
         super().__init__(operations=operations, device=device, dtype=dtype, **config)
         self.dtype = dtype
 
-    def _hosted(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
+    def _forward_within(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
         labels = torch.full((x.shape[0],), self.config.num_classes, device=x.device) if y is None else y
         around = _patch_points({} if transformer_options is None else transformer_options)
         return TinyUNet.forward(self, x, timesteps, labels.reshape(-1).long(), around)

@@ -37,7 +37,7 @@ class AdmClassifier(Stem):
     """Tells the class of a noisy picture.
 
     Args:
-        operations, device, dtype: as in `adm_blocks.Layers`.
+        operations, device, dtype: as in `blocks.Layers`.
         config: the fields of ClassifierConfig.
     """
 

@@ -19,7 +19,7 @@ class AdmUNet(Stem):
     """ADM's denoiser: it predicts the noise in a picture, and where the variance lies between its two bounds.
 
     Args:
-        operations, device, dtype: as in `adm_blocks.Layers`.
+        operations, device, dtype: as in `blocks.Layers`.
         config: the fields of AdmConfig.
     """
 
