@@ -53,7 +53,7 @@ def test_low_rank_changes(name, rows):
     down = torch.randn(3, *weight.shape[1:]).double()
     weight.zero_()
     weight[rows] = 0.7 * torch.einsum("or,r...->o...", up, down)
-    change = changes.LayerChange((changes.LowRank(up, down, 0.7, rows.start),))
+    change = changes.LayerChange((changes.LowRankChange(up, down, 0.7, rows.start),))
     out = layer(x)
     before = out.clone()
     found = changes.changed(layer, change, x, out)
