@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from world import LABELS, render
 from world.judge import read_judge
 
@@ -163,6 +164,11 @@ def test_the_early_sibling_is_as_large_and_less_trained():
     strong, early = (read_denoiser(asset(name)) for name in EARLY[1:])
     assert early.config == strong.config
     assert early.metadata["pictures_seen"] <= strong.metadata["pictures_seen"] / 16
+
+
+def test_the_embedded_pictures_are_rendered_ones():
+    """To write them anew: save_file({"images": render(16).images}, asset("shapes-pictures"))."""
+    torch.testing.assert_close(load_file(asset("shapes-pictures")), {"images": render(16).images})
 
 
 def test_assets_are_a_few_megabytes_together():

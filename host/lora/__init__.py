@@ -1,4 +1,4 @@
 """One network in two states: a LoRA switched beside its layers, so that a MODEL and its guide share memory.
 
-From outside: `sharing` and the `Toggle` of `adapter_switch`.
+From outside: `sharing` and the `AdapterSwitch` of `adapter_switch`.
 """
