@@ -18,7 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
+
+from devtools.host import load_host  # noqa: E402
 
 CASES = {"tiny": (24, 15), "sd15": (3, 3)}  # steps per run, repeats
 
@@ -50,25 +52,6 @@ def begin(options: argparse.Namespace) -> None:
 
     torch.set_grad_enabled(False)
     print(f"{platform.platform()}, torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads")
-
-
-def load_host(comfyui: Path, device: str) -> None:
-    """ComfyUI importable, and the pack as `guidance_pack`."""
-    import importlib.util
-
-    sys.path.insert(0, str(comfyui))
-    import comfy.options
-
-    comfy.options.enable_args_parsing(False)
-    from comfy.cli_args import args
-
-    args.cpu = device == "cpu"
-    spec = importlib.util.spec_from_file_location(
-        "guidance_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["guidance_pack"] = module
-    spec.loader.exec_module(module)
 
 
 def networks(case: str):

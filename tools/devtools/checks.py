@@ -47,5 +47,6 @@ def types(python: Path, comfyui: Path) -> subprocess.CompletedProcess[str]:
         options = ["--project", str(folder), "--config-file", str(ROOT / "tools" / "ty.toml")]
         options += ["--python", str(python.parent.parent), "--output-format", "concise"]
         options += ["--extra-search-path", str(comfyui), "--extra-search-path", str(ROOT / "tools")]
+        options += ["--extra-search-path", str(ROOT / "tests")]
         parts = [f"guidance_pack/{part}" for part in TYPED]
         return run(python, "ty", "check", *options, *parts, cwd=folder)
