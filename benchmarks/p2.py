@@ -120,7 +120,7 @@ class Pictures:
 def measured(state: State, judge: Judge, samples: int, steps: int) -> float:
     """The Frechet distance of as many samples, by the averaged weights."""
     network = TinyUNet(**CONFIG).eval()
-    state.average.copy_to(network)
+    network.load_state_dict(state.average.module.state_dict())
     denoise = precondition(network, "edm")
     noise = torch.randn(samples, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     labels, levels = torch.arange(samples) % len(LABELS), noise_levels("edm", steps)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from toy2d_world import world
-from world.ema import Average, PowerDecay
+from world.ema import PowerDecay, average_of
 
 SIGMA_DATA = 0.5
 SILU_GAIN = 0.596  # SiLU of a standard normal has this root mean square
@@ -91,7 +91,7 @@ def train(network: LogDensity, recipe: Recipe) -> Iterator[tuple[int, float]]:
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     truth = world(recipe.classes)
-    average = Average(network.named_parameters(), PowerDecay(0.010))
+    average = average_of(network, PowerDecay(0.010))
     optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.99))
     for step in range(1, recipe.steps + 1):
         optimizer.param_groups[0]["lr"] = 1e-2 / max(step / 512, 1) ** 0.5
@@ -105,9 +105,9 @@ def train(network: LogDensity, recipe: Recipe) -> Iterator[tuple[int, float]]:
         optimizer.step()
         for layer in network.layers:
             layer.renormalize()
-        average.update(network, step)
+        average.update_parameters(network)
         yield step, loss.item()
-    average.copy_to(network)
+    network.load_state_dict(average.module.state_dict())
 
 
 def write(path: Path, network: LogDensity, recipe: Recipe, loss: float) -> None:

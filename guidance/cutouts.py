@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .seeds import generator_of
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,11 @@ class Cutouts:
 
     def boxes(self, height: int, width: int, position: int) -> Tensor:
         """Left, top and side of the crops in pixels, all inside the picture: int64 [count, 3]."""
-        draws = torch.rand(self.count, 3, dtype=torch.float64, generator=replayable(self.seed, position))
+        draws = torch.rand(self.count, 3, dtype=torch.float64, generator=generator_of(self.seed, position))
         shorter = min(height, width)
         side = (shorter * (self.smallest + (1 - self.smallest) * draws[:, 0])).round().clamp(1, shorter)
         left, top = (draws[:, 1] * (width - side + 1)).floor(), (draws[:, 2] * (height - side + 1)).floor()
         return torch.stack([left, top, side], 1).long()
-
-
-def replayable(seed: int, position: int) -> torch.Generator:
-    """Random numbers that are the same whenever the seed and the sampler's position are, whatever else was drawn.
-
-    seed: any whole number. PyTorch's CPU generator reads only the lowest 32 bits of a seed, hence the digest.
-    """
-    digest = hashlib.sha256(f"{seed} {position}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
 
 
 def _corners(left: int, top: int, side: int) -> Tensor:

@@ -14,10 +14,11 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from .cutouts import Cutouts, replayable
+from .cutouts import Cutouts
 from .guide import Guide, noised, variance_preserving
 from .loss import Loss
 from .noise_level import NoiseLevel, expand
+from .seeds import generator_of
 
 At = Literal["noisy input", "denoised", "through denoiser"]
 WHOLE = frozenset({"classification", "embedding"})  # what is judged as a whole
@@ -144,7 +145,7 @@ def _seen(objective: Objective, picture: Tensor, level: NoiseLevel, position: in
     if objective.guide is None or not objective.guide.sees_noise:
         return picture
     # One noise for all samples, so that a picture does not depend on the batch it is in.
-    noise = torch.randn(picture.shape[1:], generator=replayable(objective.seed, position)).to(picture)
+    noise = torch.randn(picture.shape[1:], generator=generator_of(objective.seed, position)).to(picture)
     return noised(picture, noise, level)
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from guidance_pack.guidance.cutouts import Cutouts, replayable
+from guidance_pack.guidance.cutouts import Cutouts
+from guidance_pack.guidance.seeds import generator_of
 
 SIZES = [(8, 8), (40, 31), (9, 200)]
 
@@ -80,7 +81,7 @@ def test_steps_and_seeds_give_other_crops():
 
 
 def test_replayable_numbers():
-    draws = {tuple(torch.randn(4, generator=replayable(s, p)).tolist()) for s in range(20) for p in range(20)}
+    draws = {tuple(torch.randn(4, generator=generator_of(s, p)).tolist()) for s in range(20) for p in range(20)}
     assert len(draws) == 400
 
 

@@ -15,7 +15,7 @@ from oracle import FIVE, points
 
 from guidance_pack.guidance.branch import POSITIVE
 from guidance_pack.guidance.compose import Guidance
-from guidance_pack.guidance.cutouts import Cutouts, replayable
+from guidance_pack.guidance.cutouts import Cutouts
 from guidance_pack.guidance.guide import Guide, GuideSpec
 from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
@@ -28,6 +28,7 @@ from guidance_pack.guidance.preprocessing import Preprocessing
 from guidance_pack.guidance.routing import Experts
 from guidance_pack.guidance.rules.gradient import GradientGuidance
 from guidance_pack.guidance.schedule import Constant, Interval
+from guidance_pack.guidance.seeds import generator_of
 
 EXACT = {"rtol": 0.0, "atol": 1e-11}
 COORDINATES = {
@@ -365,7 +366,7 @@ def test_a_noise_aware_guide_sees_the_denoised_estimate_with_noise():
     """g = sqrt(ab) g_vp at sqrt(ab) D + sqrt(1 - ab) n, one n for the whole batch."""
     _, sigma, x, level = scene("flow")
     denoised, guided = guide(x, level, rule(RENOISED, 1.3), lent(), position=5)
-    noise = torch.randn(2, generator=replayable(11, 5)).double()
+    noise = torch.randn(2, generator=generator_of(11, 5)).double()
     # sqrt(ab) D + sqrt(1 - ab) n in VE coordinates is D + sigma n
     slope = posterior_slope(denoised + sigma[:, None] * noise, sigma)
     share = (sigma**2 / (1 + sigma**2))[:, None]

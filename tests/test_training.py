@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from world.ema import Average, PlainDecay, PowerDecay, power_exponent
+from world.ema import PlainDecay, PowerDecay, average_of, power_exponent
 from world.loop import Settings, State, denoising_loss, train
 from world.muon import Muon, orthogonalised
 from world.noise import LogitNormal, LogNormal, Uniform
@@ -43,10 +43,10 @@ def test_impossible_widths_are_refused(width):
 
 def averaged(decay, values):
     module = nn.Linear(1, 1, bias=False)
-    average = Average(module.named_parameters(), decay)
-    for step, value in enumerate(values, start=1):
+    average = average_of(module, decay)
+    for value in values:
         nn.init.constant_(module.weight, value)
-        average.update(module, step)
+        average.update_parameters(module)
     return average, module
 
 
@@ -54,31 +54,31 @@ def test_power_average_has_the_profile_it_promises():
     """Weights w(t) = t and t^2 averaged with the profile t^gamma have known means; their spread is the width."""
     steps, width = 4000, 0.1
     gamma = power_exponent(width)
-    first = averaged(PowerDecay(width), [t / steps for t in range(1, steps + 1)])[0].tensors["weight"].item()
-    second = averaged(PowerDecay(width), [(t / steps) ** 2 for t in range(1, steps + 1)])[0].tensors["weight"].item()
+    first = averaged(PowerDecay(width), [t / steps for t in range(1, steps + 1)])[0].module.weight.item()
+    second = averaged(PowerDecay(width), [(t / steps) ** 2 for t in range(1, steps + 1)])[0].module.weight.item()
     assert first == pytest.approx((gamma + 1) / (gamma + 2), rel=2e-3)
     assert (second - first**2) ** 0.5 == pytest.approx(width, rel=2e-2)
 
 
 def test_power_average_forgets_the_starting_weights():
-    assert averaged(PowerDecay(0.1), [5.0])[0].tensors["weight"].item() == 5.0
+    assert averaged(PowerDecay(0.1), [5.0])[0].module.weight.item() == 5.0
 
 
 def test_plain_average_is_geometric():
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, 1.0)
-    average = Average(module.named_parameters(), PlainDecay(0.9))
+    average = average_of(module, PlainDecay(0.9))
     nn.init.constant_(module.weight, 0.0)
-    for step in range(1, 11):
-        average.update(module, step)
-    assert average.tensors["weight"].item() == pytest.approx(0.9**10)
+    for _ in range(10):
+        average.update_parameters(module)
+    assert average.module.weight.item() == pytest.approx(0.9**10)
 
 
 def test_average_is_copied_into_a_network():
     average, module = averaged(PlainDecay(0.5), [1.0, 2.0])
     other = nn.Linear(1, 1, bias=False)
-    average.copy_to(other)
-    assert other.weight.item() == average.tensors["weight"].item() != module.weight.item()
+    other.load_state_dict(average.module.state_dict())
+    assert other.weight.item() == average.module.weight.item() != module.weight.item()
 
 
 def test_noise_sampler_statistics():

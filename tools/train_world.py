@@ -135,9 +135,8 @@ def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: fl
         atomic_save(waiting, {key: tensor.contiguous() for key, tensor in state.tensors().items()}, {})
         facts = {"prediction": settings.prediction, "sigma_data": settings.sigma_data}
         facts |= describe(name, recipe, network, state.step)
-        files.write_network(
-            out / f"{name}.safetensors", files.DENOISER, network.config.as_dict(), facts, state.average.tensors
-        )
+        averaged = state.average.module.state_dict()
+        files.write_network(out / f"{name}.safetensors", files.DENOISER, network.config.as_dict(), facts, averaged)
 
     def steps() -> Iterator[tuple[int, float]]:
         for phase in phases(recipe, settings):
@@ -150,10 +149,10 @@ def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: fl
 def begin_with(state: State, file: files.NetworkFile) -> None:
     """Continue a training whose state is gone from what it left: its averaged weights. The optimiser starts anew."""
     state.step = file.metadata["steps"]
+    state.average.n_averaged.fill_(state.step + 1)
     state.generator.manual_seed(file.metadata["training_seed"] + state.step)
-    for name, parameter in state.network.named_parameters():
-        parameter.data.copy_(file.tensors[name])
-        state.average.tensors[name].copy_(file.tensors[name])
+    state.network.load_state_dict(file.tensors)
+    state.average.module.load_state_dict(file.tensors)
 
 
 def phases(recipe: Recipe, settings: Settings) -> list[Settings]:

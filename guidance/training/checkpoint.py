@@ -67,21 +67,21 @@ def facts_in(bank: BankFile, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return found | {key: bank.training.get(key) for key in wanted if key not in found}
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """What differs between two nested dicts, in words; empty if nothing does."""
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], longest: int = 24) -> str:
+    """What differs between two nested dicts, in words; empty if nothing does. longest: letters of a value."""
     words = []
     for key in dict.fromkeys([*wanted, *found]):
         mine, theirs = wanted.get(key), found.get(key)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            words += [inner for inner in [differences(mine, theirs)] if inner]
+            words += [inner for inner in [differences(mine, theirs, longest)] if inner]
         elif mine != theirs:
-            words.append(f"{key} {_short(theirs)} instead of {_short(mine)}")
+            words.append(f"{key} {_short(theirs, longest)} instead of {_short(mine, longest)}")
     return ", ".join(words)
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, longest: int) -> str:
     text = "none" if value is None else str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def bank_of(

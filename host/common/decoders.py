@@ -49,7 +49,7 @@ class Decoder:
         if self.kind == PIXELS:
             return denoised
         if self.kind == LINEAR:
-            return _linear(denoised, latents)
+            return linear_rgb(denoised, latents, rgb_factors(latents, denoised))
         assert network is not None, "a VAE decodes with its network"
         decoded = self._decoded(latents.process_out(denoised).to(self.dtype), network).to(denoised.dtype)
         return (decoded - self.black) * (2.0 / (self.white - self.black)) - 1.0
@@ -119,10 +119,20 @@ def size_of(latents: LatentFormat, shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[-2] * ratio, shape[-1] * ratio
 
 
-def _linear(denoised: torch.Tensor, latents: LatentFormat) -> torch.Tensor:
+def rgb_factors(latents: LatentFormat, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The linear RGB factors [3, C] of a latent format that has them, and their offset [3]; dtype and device of `like`.
+
+    A copy to the device waits for it: who looks often keeps them.
+    """
+    factors = torch.tensor(latents.latent_rgb_factors, dtype=like.dtype, device=like.device)
+    bias = latents.latent_rgb_factors_bias
+    return factors.T, None if bias is None else torch.tensor(bias, dtype=like.dtype, device=like.device)
+
+
+def linear_rgb(
+    denoised: torch.Tensor, latents: LatentFormat, factors: tuple[torch.Tensor, torch.Tensor | None]
+) -> torch.Tensor:
+    """[B, C, ...] in the model's own scale -> [B, 3, ...] in about [-1, 1], by the factors of `rgb_factors`."""
     if latents.latent_rgb_factors_reshape is not None:
         denoised = latents.latent_rgb_factors_reshape(denoised)
-    factors = torch.tensor(latents.latent_rgb_factors, dtype=denoised.dtype, device=denoised.device)
-    bias = latents.latent_rgb_factors_bias
-    offset = None if bias is None else torch.tensor(bias, dtype=denoised.dtype, device=denoised.device)
-    return nn.functional.linear(denoised.movedim(1, -1), factors.T, offset).movedim(-1, 1)
+    return nn.functional.linear(denoised.movedim(1, -1), *factors).movedim(-1, 1)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 import comfy.utils
 import torch
 from comfy.latent_formats import LatentFormat
-from torch import nn
 
 from ...guidance.inspection import small_picture
-from ..common.decoders import is_pixels
+from ..common.decoders import is_pixels, linear_rgb, rgb_factors
 
 MOST = 4  # samples that are kept
 
@@ -35,14 +34,8 @@ class Lens:
             return None
         if is_pixels(latents):
             return small_picture(denoised)
-        return None if latents.latent_rgb_factors is None else small_picture(self._coloured(denoised))
-
-    def _coloured(self, denoised: torch.Tensor) -> torch.Tensor:
-        latents = self.latents
-        if self.factors is None:  # made once: a copy to the device waits for it
-            offset = latents.latent_rgb_factors_bias
-            bias = None if offset is None else torch.tensor(offset).to(denoised)
-            self.factors = torch.tensor(latents.latent_rgb_factors).to(denoised).T, bias
-        if latents.latent_rgb_factors_reshape is not None:
-            denoised = latents.latent_rgb_factors_reshape(denoised)
-        return nn.functional.linear(denoised.movedim(1, -1), *self.factors).movedim(-1, 1)
+        if latents.latent_rgb_factors is None:
+            return None
+        if self.factors is None:
+            self.factors = rgb_factors(latents, denoised)
+        return small_picture(linear_rgb(denoised, latents, self.factors))

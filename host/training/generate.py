@@ -24,6 +24,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
+from ...guidance.training.checkpoint import differences
 from .per_sample_noise import ALONE, generators, sampler_for, start_noise
 from .pictures import MADE, PictureFolder, made_root
 from .source import PictureSource, dealt
@@ -152,7 +153,7 @@ class _Set:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.note()
             return
-        differs = _differences(self.settings, _settings_of(manifest))
+        differs = differences(self.settings, _settings_of(manifest), longest=80)  # a prompt says something
         if differs:
             raise ValueError(
                 f"The pictures in {self.folder} were made otherwise ({differs}). Choose another name, or delete that "
@@ -214,16 +215,3 @@ def _settings_of(manifest: Path) -> dict[str, Any]:
     raise ValueError(
         f"{manifest} is damaged or of another version. Choose another name, or delete {manifest.parent}."
     )
-
-
-def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    """In words; empty if nothing differs."""
-    return ", ".join(
-        f"{key} {_short(found.get(key))} instead of {_short(value)}"
-        for key, value in wanted.items() if found.get(key) != value
-    )
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 80 else f"{text[:76]} ..."

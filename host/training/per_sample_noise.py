@@ -6,13 +6,14 @@ each picture has a generator of its own. Source: comfy/k_diffusion/sampling.py (
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 
 import comfy.samplers
 import torch
 from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler
+
+from ...guidance.seeds import seed_of
 
 ALONE = ("dpm_adaptive",)  # its steps depend on all pictures of a batch
 
@@ -23,7 +24,7 @@ def generators(seed: int, indices: Sequence[int]) -> list[torch.Generator]:
     torch's CPU generator knows 2^32 seeds. Counting from a scattered start, the pictures of a set all differ, and the
     sets of neighbouring seeds do not overlap.
     """
-    start = int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "big")
+    start = seed_of(seed)
     return [torch.Generator().manual_seed((start + index) % 2**32) for index in indices]
 
 

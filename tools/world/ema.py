@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from guidance_pack.guidance.networks.edm2.posthoc_ema import power_exponent
 
@@ -44,25 +43,11 @@ class PowerDecay:
         return (1 - 1 / step) ** (power_exponent(self.relative_width) + 1)
 
 
-class Average:
-    """A running average of a network's parameters, kept in float32 beside it.
+def average_of(network: nn.Module, decay: Decay) -> AveragedModel:
+    """A running average of a network's parameters, beside it, its `module`; `update_parameters` takes one step.
 
-    Args:
-        parameters: (name, tensor) pairs, such as `network.named_parameters()`.
-        decay: the share of the old average at each step.
+    The weights that it starts with count as the first, so `n_averaged` is the number of the next step.
     """
-
-    def __init__(self, parameters: Iterable[tuple[str, Tensor]], decay: Decay) -> None:
-        self.decay = decay
-        self.tensors = {name: tensor.detach().float().clone() for name, tensor in parameters}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take in the network's weights after the given step (1 for the first)."""
-        share = 1 - self.decay(step)
-        for name, parameter in network.named_parameters():
-            self.tensors[name].lerp_(parameter.float(), share)
-
-    def copy_to(self, network: nn.Module) -> None:
-        """Overwrite the network's parameters with the average."""
-        network.load_state_dict(self.tensors)
+    average = AveragedModel(network, avg_fn=lambda kept, new, step: kept.lerp(new, 1 - decay(int(step))))
+    average.n_averaged.fill_(1)
+    return average

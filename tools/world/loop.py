@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from guidance_pack.guidance.networks.tiny.preconditioning import SIGMA_DATA, Prediction, add_noise, precondition
 from guidance_pack.guidance.training.weighting import EDMWeight, Weighting
-from world.ema import Average, Decay, PowerDecay
+from world.ema import Decay, PowerDecay, average_of
 from world.muon import Muon
 from world.noise import LogNormal, NoiseSampler
 
@@ -64,13 +64,13 @@ class State:
         self.network = network
         self.step = 0
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.average = Average(network.named_parameters(), settings.average)
+        self.average = average_of(network, settings.average)
         self.optimizer = Muon(network.parameters(), lr=settings.learning_rate)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as named tensors, to be saved and given back to `restore`."""
         saved = {f"network.{name}": p.detach() for name, p in self.network.named_parameters()}
-        saved |= {f"average.{name}": tensor for name, tensor in self.average.tensors.items()}
+        saved |= {f"average.{name}": p.detach() for name, p in self.average.module.named_parameters()}
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 saved[f"optimizer.{key}.{name}"] = value
@@ -84,10 +84,12 @@ class State:
             KeyError: a tensor of this network is not among the saved ones.
         """
         self.step = int(saved["step"])
+        self.average.n_averaged.fill_(self.step + 1)
         self.generator.set_state(saved["generator"].clone())
+        for name, parameter in self.average.module.named_parameters():
+            parameter.copy_(saved[f"average.{name}"])
         for name, parameter in self.network.named_parameters():
             parameter.copy_(saved[f"network.{name}"])
-            self.average.tensors[name].copy_(saved[f"average.{name}"])
             self.optimizer.state[parameter] = {
                 key.split(".")[1]: tensor.clone()
                 for key, tensor in saved.items()
@@ -120,7 +122,7 @@ def train(state: State, data: Data, settings: Settings) -> Iterator[Report]:
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         state.optimizer.step()
-        state.average.update(state.network, step)
+        state.average.update_parameters(state.network)
         state.step = step
         yield Report(step, loss.item(), rate)
 
