@@ -1,10 +1,14 @@
 """Training experts: ranges, lessons, resuming, and that the teacher stays as it was."""
 
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
 from bank_parts import CLASSES, small, spec, state
+from torch import nn
 
+from faulting.operations import FailingOperation
 from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_names, part_tensors, problems
 from guidance_pack.guidance.guide import noised
 from guidance_pack.guidance.noise_level import NoiseLevel
@@ -302,3 +306,95 @@ def test_a_loss_that_overflows_stops_and_leaves_the_weights():
         next(steps)
     assert_same({name: tensor.detach() for name, tensor in training.student.tensors().items()}, before)
     assert training.step == 0 and training.losses == []
+
+
+class Named(nn.Module):
+    """A network whose layers are called as the names that a saved training is made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.scaler, self.expert = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.base_layer, self.lora_A = nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
+        self.student = nn.Linear(8, CLASSES)
+
+    def forward(self, input, timestep=None):
+        return self.student(self.lora_A(self.base_layer(self.expert(self.scaler(input))).mean((2, 3))))
+
+
+def named_otherwise() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Named().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_layers_may_be_called_as_anything(precision):
+    whole = trained(base=named_otherwise(), precision=precision)
+    first = ExpertsTraining(named_otherwise(), spec(), recipe(precision=precision))
+    next(first.steps(unlabelled, COUNT))
+    second = ExpertsTraining(named_otherwise(), spec(), recipe(precision=precision))
+    second.restore(first.tensors())
+    assert len(list(second.steps(unlabelled, COUNT))) == 8
+    assert_same(part_tensors(second.parts), part_tensors(whole.parts))
+    part = whole.parts[0]
+    assert {*part.low_rank} == {"scaler.weight", "base_layer.weight", "lora_A.weight"}
+    assert "expert.running_mean" in part.whole and "base_layer.bias" in part.whole and "expert.weight" in part.whole
+    assert problems(named_otherwise(), whole.parts) == []
+
+
+def broken_off(at: int, error: BaseException, **changed) -> dict[str, torch.Tensor]:
+    """What is saved of a training whose operation number `at` fails: the last that could be saved before or then."""
+    training = ExpertsTraining(small(), spec(), recipe(**changed))
+    kept = training.tensors()
+    try:
+        with FailingOperation(at, error):
+            for _ in training.steps(unlabelled, COUNT):
+                kept = training.tensors()
+    except type(error) as raised:
+        assert raised is error
+        return training.tensors() if training.consistent else kept
+    raise AssertionError(f"there is no operation {at}")
+
+
+@pytest.mark.parametrize("changed", [{}, {"warm_start": False}, {"adaptation": Adaptation(efficient=False)}])
+def test_a_failure_in_any_operation_leaves_a_training_that_goes_on_as_if_it_had_not(changed):
+    small_recipe = {"experts": 2, "iterations": 4, **changed}
+    training = ExpertsTraining(small(), spec(), recipe(**small_recipe))
+    with FailingOperation(None) as counted:
+        for _ in training.steps(unlabelled, COUNT):
+            training.tensors()
+    whole = part_tensors(training.parts)
+    errors = (torch.OutOfMemoryError("full"), KeyboardInterrupt(), RuntimeError("broken"))
+    for number, at in enumerate(random.Random(str(changed)).sample(range(counted.count), 9)):
+        error = errors[number % 3]
+        second = ExpertsTraining(small(), spec(), recipe(**small_recipe))
+        second.restore(broken_off(at, error, **small_recipe))
+        for _ in second.steps(unlabelled, COUNT):
+            pass
+        assert second.losses == training.losses, at
+        assert_same(part_tensors(second.parts), whole)
+
+
+def test_a_step_that_broke_off_in_the_optimiser_is_neither_saved_nor_gone_on_from(monkeypatch):
+    training = ExpertsTraining(small(), spec(), recipe())
+    next(training.steps(unlabelled, COUNT))
+    monkeypatch.setattr(training.optimizer, "step", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(training.steps(unlabelled, COUNT))
+    assert training.work == "the weights" and not training.consistent
+    with pytest.raises(RuntimeError, match="inside the optimiser"):
+        training.tensors()
+    with pytest.raises(RuntimeError, match="restore the training"):
+        next(training.steps(unlabelled, COUNT))
+
+
+def test_an_expert_that_could_not_begin_costs_no_step(monkeypatch):
+    training = ExpertsTraining(small(), spec(), recipe())
+    monkeypatch.setattr(training, "_beginning", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(training.steps(unlabelled, COUNT))
+    assert training.work == "the next expert" and len(training.losses) == 3 and training.parts == []
+    again = ExpertsTraining(small(), spec(), recipe())
+    again.restore(training.tensors())
+    assert len(list(again.steps(unlabelled, COUNT))) == 6
+    assert_same(part_tensors(again.parts), part_tensors(trained().parts))

@@ -162,15 +162,32 @@ def test_a_full_disk_loses_nothing(scene, monkeypatch):
     assert not calls, "all steps were done already"
 
 
-def test_out_of_memory_is_answered_in_words_and_leaves_nothing(scene):
-    def full(training, report):
+@pytest.mark.parametrize(
+    ("place", "words", "left"),
+    [
+        ("base", "for one batch of this training, after 2 steps.*another name.*smaller batch_size", 4),
+        ("optimizer", "for the optimiser, .* after 2 steps.*another name.*smaller rank", 6),  # nothing was saved before
+        ("_beginning", "for the next expert .* after 3 steps", 3),
+        ("watch", "such as the preview, after 3 steps.*with no model connected", 3),
+    ],
+)
+def test_out_of_memory_says_what_for_and_the_next_training_is_as_if_it_had_not_been(scene, place, words, left):
+    def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(RuntimeError, match="smaller batch_size, with more accumulate"):
-        scene.train(watch=full)
+    def watch(training, report):
+        if place == "watch" and len(training.losses) == 3:
+            full()
+        if place != "watch" and len(training.losses) == 2:
+            target = {"base": training.base, "optimizer": training.optimizer}.get(place, training)
+            setattr(target, {"base": "forward", "optimizer": "step"}.get(place, place), full)
+
+    scene.train("whole")
+    with pytest.raises(RuntimeError, match=words):
+        scene.train(watch=watch)
     calls = []
     scene.train(watch=lambda *seen: calls.append(seen))
-    assert len(calls) == 5, "the step that was done is kept"
+    assert len(calls) == left and same(scene.parts("team"), scene.parts("whole"))
 
 
 def test_load_guide_notices_that_the_bank_or_its_base_changed(scene, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from .student import Student
 
 Pictures = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # indices [B] -> [B, 3, H, W] in [-1, 1], classes [B]
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
+SCALER = "scaler."
+Work = Literal["nothing", "a batch", "the weights", "the next expert"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class ExpertsTraining:
         recipe, device: how and where.
         process_group: the processes that train together; all must be given the same everything.
 
+    Attributes:
+        work: what it is at; after an error, what it was at. While it is at the weights they are half changed.
+
     Raises:
         ValueError: a base or a recipe that does not allow it, in words.
     """
@@ -66,11 +72,17 @@ class ExpertsTraining:
         self.parts: list[Part] = []
         self.losses: list[float] = []
         self.expert, self.step = 0, 0
-        self._start()
+        self.work: Work = "nothing"
+        self._take(*self._beginning(0))
 
     @property
     def done(self) -> bool:
         return len(self.parts) == self.recipe.experts
+
+    @property
+    def consistent(self) -> bool:
+        """Whether it can be saved: an error inside the optimiser leaves weights that belong to no step."""
+        return self.work != "the weights"
 
     def steps(self, pictures: Pictures, count: int) -> Iterator[ExpertReport]:
         """Take one step each time a report is asked for, until all experts are trained.
@@ -84,22 +96,26 @@ class ExpertsTraining:
         """
         if count < 1:
             raise ValueError("There are no pictures to learn from; make some, or choose another folder.")
+        if not self.consistent:
+            raise RuntimeError("The last step broke off inside the optimiser; restore the training before the next.")
         while not self.done:
+            if self.step >= self.recipe.steps:  # it was stopped before the next expert was there
+                self._hand_over()
+                continue
             rate = self.recipe.learning_rate * (1 - self.step / self.recipe.steps)
-            with self.student.untouched_if_it_fails():
-                loss = self._step(pictures, count, rate)
+            loss = self._step(pictures, count, rate)
             self.losses.append(loss)
             self.step += 1
+            self.work = "nothing"
             report = ExpertReport(self.expert, self.step, loss, rate)
             if self.step == self.recipe.steps:
-                self.parts.append(self.student.part())
-                self.expert, self.step = self.expert + 1, 0
-                if not self.done:
-                    self._start(self.student.tensors() if self.recipe.warm_start else None)
+                self._hand_over()
             yield report
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it as named tensors, to be saved and given back to `restore`."""
+        """All of it as named tensors, to be saved and given back to `restore`. Raises RuntimeError if inconsistent."""
+        if not self.consistent:
+            raise RuntimeError("The last step broke off inside the optimiser, so there is nothing that could be saved.")
         saved = part_tensors(self.parts)
         saved["at"] = torch.tensor([self.expert, self.step])
         saved["losses"] = torch.tensor(self.losses, dtype=torch.float64)
@@ -110,7 +126,7 @@ class ExpertsTraining:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 saved[f"optimizer.{key}.{name}"] = value.detach().clone()
         scaler = self.scaler.state_dict()
-        return saved | {f"scaler.{key}": torch.tensor(value) for key, value in scaler.items()}
+        return saved | {f"{SCALER}{key}": torch.tensor(value) for key, value in scaler.items()}
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Continue where `tensors()` was taken; the next steps are the same as if it had never stopped.
@@ -118,12 +134,16 @@ class ExpertsTraining:
         Raises:
             KeyError: a tensor is missing: it was taken of another training.
         """
+        self.work = "the weights"
         self.expert, self.step = (int(number) for number in saved["at"])
         self.losses = saved["losses"].tolist()
         self.parts = parts_of(saved, self.expert, self.recipe.adaptation.scale)
-        if self.done:
-            return
-        self._start()
+        if not self.done:
+            self._take(*self._beginning(self.expert))
+            self._restore_student(saved)
+        self.work = "nothing"
+
+    def _restore_student(self, saved: dict[str, Tensor]) -> None:
         self.student.restore({n[len("student."):]: t for n, t in saved.items() if n.startswith("student.")})
         for name, parameter in self.student.trained.items():
             of = {key: saved[f"optimizer.{key}.{name}"] for key in MOMENTS if f"optimizer.{key}.{name}" in saved}
@@ -131,25 +151,54 @@ class ExpertsTraining:
                 key: value.clone() if key == "step" else value.to(parameter, copy=True) for key, value in of.items()
             }
         if self.scaler.is_enabled():
-            self.scaler.load_state_dict({n[len("scaler."):]: t.item() for n, t in saved.items() if "scaler." in n})
+            self.scaler.load_state_dict(
+                {n.removeprefix(SCALER): t.item() for n, t in saved.items() if n.startswith(SCALER)}
+            )
 
-    def _start(self, before: dict[str, Tensor] | None = None) -> None:
-        """Begin the next expert, from the clean network or from the tensors of the expert before."""
+    def _hand_over(self) -> None:
+        """Keep the expert that has taken its steps, and begin the next; nothing changes before both are there."""
+        self.work = "the next expert"
+        parts = [*self.parts, self.student.part()]
+        if len(parts) < self.recipe.experts:
+            self.optimizer.zero_grad(set_to_none=True)  # room for two students at once
+            before = self.student.tensors() if self.recipe.warm_start else None
+            self._take(*self._beginning(self.expert + 1, before))
+        self.parts, self.expert, self.step, self.work = parts, self.expert + 1, 0, "nothing"
+
+    def _beginning(
+        self, expert: int, before: dict[str, Tensor] | None = None
+    ) -> tuple[Student, torch.optim.Optimizer, torch.amp.GradScaler, Tensor]:
+        """What an expert begins with, from the clean network or from the tensors of the expert before."""
         recipe = self.recipe
-        self.student = Student(self.base, recipe.adaptation, _generator(recipe.seed, self.expert, 0))
-        self.student.network.to(self.device)
+        student = Student(self.base, recipe.adaptation, _generator(recipe.seed, expert, 0))
+        student.network.to(self.device)
         if before is not None:
-            self.student.restore(before)
-        sync_batch_norm(self.student.network, self.process_group)
-        self.optimizer = torch.optim.AdamW(
-            self.student.trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay
-        )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
-        timesteps = self.recipe.timesteps(self.expert)
-        weights = level_weights(recipe.weighting, NoiseLevel.variance_exploding(self.sigmas[list(timesteps)]))
-        self.weights = (weights / weights.mean()).float()
+            student.restore(before)
+        sync_batch_norm(student.network, self.process_group)
+        optimizer = torch.optim.AdamW(student.trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.precision == "fp16")
+        levels = NoiseLevel.variance_exploding(self.sigmas[list(recipe.timesteps(expert))])
+        weights = level_weights(recipe.weighting, levels)
+        return student, optimizer, scaler, (weights / weights.mean()).float()
+
+    def _take(
+        self, student: Student, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, weights: Tensor
+    ) -> None:
+        self.student, self.optimizer, self.scaler, self.weights = student, optimizer, scaler, weights
 
     def _step(self, pictures: Pictures, count: int, rate: float) -> float:
+        self.work = "a batch"
+        with self.student.untouched_if_it_fails():
+            found = self._gradients(pictures, count, rate)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.work = "the weights"
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return found
+
+    def _gradients(self, pictures: Pictures, count: int, rate: float) -> float:
+        """Take the gradients of one step; the mean loss."""
         recipe = self.recipe
         self.optimizer.zero_grad(set_to_none=True)
         generator = _generator(recipe.seed, self.expert, self.step + 1)
@@ -165,10 +214,6 @@ class ExpertsTraining:
                 f"({rate:g}), or choose precision fp32."
             )
         mean_gradients(self.student.trained.values(), self.process_group)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         return found
 
     def _loss(self, pictures: Pictures, count: int, generator: torch.Generator) -> Tensor:

@@ -41,11 +41,18 @@ class Student:
             raise ValueError("This network has no layer that an expert could change (Linear, Conv2d, norms, biases).")
         if layers:
             _inject(self.network, layers, adaptation, generator)
+        self._factors = {layer: (_factor(layer, "A"), _factor(layer, "B")) for layer in layers}
+        factors = {name for pair in self._factors.values() for name in pair}
+        # peft puts itself between a layer and its weights; the base's own names may look like peft's.
+        plain = {f"{layer}.base_layer.{kind}": f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
         self.trained: dict[str, nn.Parameter] = {}
+        self._whole: dict[str, str] = {}  # the base's name of what is trained as it is, by the student's
         for name, parameter in self.network.named_parameters():
-            if f".{_ADAPTER}." in name or _plain(name) in parameters:
-                parameter.requires_grad_()
-                self.trained[name] = parameter
+            if name in factors or plain.get(name, name) in parameters:
+                self.trained[name] = parameter.requires_grad_()
+            if name not in factors and name in self.trained:
+                self._whole[name] = plain.get(name, name)
+        self._whole |= {name: name for name in self._buffers}
         for module in self.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
@@ -53,16 +60,11 @@ class Student:
     def part(self) -> Part:
         """What it has of its own by now: copies, on the CPU."""
         mine = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()}
-        ups = {name: tensor for name, tensor in mine.items() if f".lora_B.{_ADAPTER}." in name}
-        downs = {name: tensor for name, tensor in mine.items() if f".lora_A.{_ADAPTER}." in name}
         low_rank = {
-            name.replace(f".lora_A.{_ADAPTER}", ""): LowRank(
-                down, ups[name.replace("lora_A", "lora_B")], self.adaptation.scale
-            )
-            for name, down in downs.items()
+            f"{layer}.weight": LowRank(mine[down], mine[up], self.adaptation.scale)
+            for layer, (down, up) in self._factors.items()
         }
-        whole = {_plain(name): tensor for name, tensor in mine.items() if name not in ups.keys() | downs.keys()}
-        return Part(low_rank, whole)
+        return Part(low_rank, {plain: mine[name] for name, plain in self._whole.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained tensors themselves, by name; `restore` takes the same names."""
@@ -96,12 +98,12 @@ def _inject(network: nn.Module, layers: list[str], adaptation: Adaptation, gener
     )
     with torch.random.fork_rng(devices=[]):  # peft draws first factors from the global generator; they are drawn again
         inject_adapter_in_model(config, network, adapter_name=_ADAPTER)
-    for name, parameter in network.named_parameters():
-        if f".lora_A.{_ADAPTER}." in name:
-            drawn = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
-            parameter.data.copy_(drawn)  # the same numbers on every device
+    for layer in layers:
+        parameter = network.get_parameter(_factor(layer, "A"))
+        drawn = nn.init.kaiming_uniform_(torch.empty(parameter.shape), a=math.sqrt(5), generator=generator)
+        parameter.data.copy_(drawn)  # the same numbers on every device
 
 
-def _plain(name: str) -> str:
-    """The base's own name of a tensor that peft has wrapped."""
-    return name.replace(".base_layer.", ".")
+def _factor(layer: str, which: str) -> str:
+    """The name of a layer's factor as peft gives it: A is down, B is up."""
+    return f"{layer}.lora_{which}.{_ADAPTER}.weight"

@@ -30,7 +30,7 @@ from ...guidance.training.checkpoint import (
     write_checkpoint,
 )
 from ...guidance.training.distillation import KINDS as _KINDS
-from ...guidance.training.experts import ExpertReport, ExpertsTraining
+from ...guidance.training.experts import ExpertReport, ExpertsTraining, Work
 from ...guidance.training.lora_targets import Adaptation
 from ...guidance.training.recipe import PRECISIONS as _PRECISIONS
 from ...guidance.training.recipe import WEIGHTINGS as _WEIGHTINGS
@@ -100,7 +100,7 @@ def train_experts(request: Request, watch: Watch) -> Trained:
         lessons = training_pictures(request.pictures, spec, request.recipe.learn_from)
         if waiting.exists():
             training.restore(read_checkpoint(waiting, facts))
-        with _kept(training, waiting, facts) as keep, _enough_memory():
+        with _kept(training, waiting, facts) as keep, _enough_memory(training):
             for report in training.steps(lessons, len(request.pictures)):
                 watch(training, report)
                 comfy.model_management.throw_exception_if_processing_interrupted()
@@ -156,19 +156,33 @@ def _kept(training: ExpertsTraining, path: Path, facts: dict[str, Any]) -> Gener
         yield now_and_then
         finished = True
     finally:
-        if not finished and training.losses:
+        if not finished and training.losses and training.consistent:
             save()
 
 
 @contextmanager
-def _enough_memory() -> Generator[None]:
+def _enough_memory(training: ExpertsTraining) -> Generator[None]:
+    """Say what the memory was too little for: what is to be made smaller depends on it."""
     try:
         yield
     except torch.OutOfMemoryError as error:
+        what, instead = _TOO_LITTLE_FOR[training.work]
         raise RuntimeError(
-            "There is not enough memory for this training. Choose a smaller batch_size, with more accumulate for the "
-            "same pictures per step, or precision bf16."
+            f"There is not enough memory for {what}, after {len(training.losses)} steps. Run it again when other "
+            f"programs and models have left the memory: it goes on from the last step that is saved. If it never fits, "
+            f"train under another name, which begins anew, with {instead}."
         ) from error
+
+
+_TOO_LITTLE_FOR: dict[Work, tuple[str, str]] = {
+    "a batch": (
+        "one batch of this training",
+        "a smaller batch_size and more accumulate for the same pictures per step, or precision bf16",
+    ),
+    "the weights": ("the optimiser, which keeps two numbers for every trained one", "a smaller rank, or efficient on"),
+    "the next expert": ("the next expert beside the one that is finished", "a smaller rank, or efficient on"),
+    "nothing": ("what comes between two steps, such as the preview", "no model connected"),
+}
 
 
 def recipe_of(settings: dict[str, Any]) -> ExpertRecipe:

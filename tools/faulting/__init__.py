@@ -1,0 +1,1 @@
+"""Faults put into running code, and scenes that they are put into."""
