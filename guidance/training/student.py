@@ -49,7 +49,8 @@ class Student:
         self._whole: dict[str, str] = {}  # the base's name of what is trained as it is, by the student's
         for name, parameter in self.network.named_parameters():
             if name in factors or plain.get(name, name) in parameters:
-                self.trained[name] = parameter.requires_grad_()
+                parameter.requires_grad_()
+                self.trained[name] = parameter
             if name not in factors and name in self.trained:
                 self._whole[name] = plain.get(name, name)
         self._whole |= {name: name for name in self._buffers}

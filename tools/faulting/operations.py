@@ -16,8 +16,8 @@ class FailingOperation(TorchDispatchMode):
         super().__init__()
         self.at, self.error, self.count = at, error, 0
 
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.count += 1
         if self.error is not None and self.count - 1 == self.at:
             raise self.error
-        return operation(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
