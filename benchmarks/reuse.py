@@ -67,11 +67,10 @@ def table(options: argparse.Namespace) -> None:
 def sample(networks: dict, rule: Autoguidance, options: argparse.Namespace) -> tuple[Tensor, int]:
     """Pictures [N, 3, 32, 32], and how often the guide was evaluated for each."""
     levels = noise_levels("edm", options.steps)
-    run = NoiseLevel.variance_exploding(torch.tensor(levels[:-1], dtype=torch.float64))
-    guidance, memory, asked = Guidance((rule,)).over(run), Memory(), 0
+    guidance, memory, asked = Guidance((rule,)), Memory(), 0
     y = torch.arange(options.samples) % len(LABELS)
     x = torch.randn(options.samples, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * levels[0]
-    for position, (sigma, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for position, (sigma, following) in enumerate(zip(levels[:-1], levels[1:], strict=True), 1):
         at = torch.full((len(x),), sigma)
 
         def evaluate(branch: Branch, x: Tensor = x, at: Tensor = at) -> Tensor:

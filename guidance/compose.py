@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from .branch import NEGATIVE, POSITIVE, Branch
 from .noise_level import NoiseLevel
 from .objective import GradientContext
-from .rule import Rule, Term, Transform
+from .rule import Rule, Term, Transform, exactly_one
 from .rules.cfg import CFG
 from .schedule import Positions
 from .step import Step, StepWatch
@@ -24,21 +25,44 @@ Evaluate = Callable[[Branch], Tensor]
 
 @dataclass
 class Memory:
-    """The states of the rules during one run.
+    """The states of the rules during one run, and how often each has acted.
 
     A sampler may evaluate one noise level several times (Heun, SDE). A state therefore moves on only when the run has
     moved on to another position, and every evaluation at one position starts from the same state.
     """
 
-    position: int = -1
+    position: int = 0
     before: dict[int, Any] = field(default_factory=dict)
     after: dict[int, Any] = field(default_factory=dict)
+    turns: Counter[int] = field(default_factory=Counter)  # at how many earlier positions a rule has acted
+    acted: set[int] = field(default_factory=set)  # which rules have acted at this position
 
     def move_to(self, position: int) -> None:
-        """Start (or repeat) the evaluation at a position: the index of the noise level in the sampler's list."""
+        """Start (or repeat) the evaluation at a position: of the noise level in the sampler's list, 1 = the first."""
         if position != self.position:
             self.position = position
             self.before = dict(self.after)
+            self.turns.update(self.acted)
+            self.acted.clear()
+
+    def keep(self, index: int, state: Any) -> None:
+        """A rule has acted at this position, and this is its state."""
+        self.after[index] = state
+        self.acted.add(index)
+
+
+@dataclass(frozen=True)
+class Acting:
+    """A rule that does something in an evaluation."""
+
+    index: int  # its place in the chain
+    rule: Rule
+    strength: Tensor  # [B]
+    needs: frozenset[Branch]
+
+    def sees(self, step: Step) -> Step:
+        """The step as this rule sees it: with its own strength, and the branches that it asked for."""
+        return replace(step, strength=self.strength, branches={b: step.branches[b] for b in self.needs})
 
 
 @dataclass(frozen=True)
@@ -51,10 +75,6 @@ class Guidance:
         """The same guidance with every schedule in VE sigma."""
         return Guidance(tuple(rule.resolve(positions) for rule in self.rules))
 
-    def over(self, levels: NoiseLevel) -> Guidance:
-        """The same (resolved) guidance for a run over these noise levels, noisy to clean."""
-        return Guidance(tuple(rule.over(levels) for rule in self.rules))
-
     @cached_property
     def combines(self) -> tuple[CFG, ...]:
         """The CFG rules: they set the weight with which the positive and the negative branch are combined."""
@@ -66,30 +86,41 @@ class Guidance:
         Rules with intervals of their own add up; where intervals do not overlap, that is the one in charge.
         """
         if not self.combines:
-            return torch.full_like(level.b, sampler)
-        return sum((rule.weights(level, sampler) - 1.0 for rule in self.combines), start=torch.ones_like(level.b))
+            return exactly_one(torch.full_like(level.b, sampler))
+        moves = (rule.weights(level, sampler) - 1.0 for rule in self.combines)
+        return exactly_one(sum(moves, start=torch.ones_like(level.b)))
 
-    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        """The branches that the rules beside CFG need at this level."""
-        return frozenset().union(*(r.needs(level, cfg) for r in self.rules if not isinstance(r, CFG)))
+    def acting(self, level: NoiseLevel, cfg: Tensor, memory: Memory) -> tuple[Acting, ...]:
+        """The rules beside CFG that do something at this level, in chain order, and what they need."""
+        found = []
+        for index, rule in enumerate(self.rules):
+            if isinstance(rule, CFG):
+                continue
+            strength = rule.strength(level)
+            if rule.acts(strength, cfg):
+                needs = rule.needs(memory.turns[index], memory.before.get(index) is not None)
+                found.append(Acting(index, rule, strength, needs))
+        return tuple(found)
 
-    def steer(self, denoised: Tensor, step: Step, memory: Memory) -> Tensor:
-        """The law: add every term's displacement to the combined estimate, then transform. [B, ...]"""
+    def steer(self, denoised: Tensor, step: Step, memory: Memory, acting: tuple[Acting, ...]) -> Tensor:
+        """The law: add every acting term's displacement to the combined estimate, then transform. [B, ...]"""
         total, watch = denoised, step.watch
         if watch is not None:
             watch.combined(denoised, step)
-        for index, rule in enumerate(self.rules):
-            if isinstance(rule, Term) and not isinstance(rule, CFG) and rule.needs(step.level, step.cfg):
-                displacement, memory.after[index] = rule.displacement(step, memory.before.get(index))
+        for one in acting:
+            if isinstance(one.rule, Term):
+                displacement, state = one.rule.displacement(one.sees(step), memory.before.get(one.index))
                 total = total + displacement
+                memory.keep(one.index, state)
                 if watch is not None:
-                    watch.moved(index, displacement)
-        for index, rule in enumerate(self.rules):
-            if isinstance(rule, Transform) and rule.needs(step.level, step.cfg):
+                    watch.moved(one.index, displacement)
+        for one in acting:
+            if isinstance(one.rule, Transform):
                 before = total
-                total, memory.after[index] = rule.transform(total, step, memory.before.get(index))
+                total, state = one.rule.transform(total, one.sees(step), memory.before.get(one.index))
+                memory.keep(one.index, state)
                 if watch is not None:
-                    watch.moved(index, total - before)
+                    watch.moved(one.index, total - before)
         if watch is not None:
             watch.guided_to(total)
         return total
@@ -109,16 +140,23 @@ class Guidance:
         branches = {POSITIVE: evaluate(POSITIVE)}
         if bool((cfg != 1.0).any()):
             branches[NEGATIVE] = evaluate(NEGATIVE)
-        for branch in self.needs(level, cfg) - branches.keys():
+        memory = Memory() if memory is None else memory
+        acting = self.acting(level, cfg, memory)
+        for branch in needs_of(acting) - branches.keys():
             branches[branch] = evaluate(branch)
         step = Step(x, level, branches, cfg, position, following, gradient_context, watch)
-        return self.steer(combine(step), step, Memory() if memory is None else memory)
+        return self.steer(combine(step), step, memory, acting)
+
+
+def needs_of(acting: tuple[Acting, ...]) -> frozenset[Branch]:
+    """All branches that these rules need."""
+    return frozenset().union(*(one.needs for one in acting))
 
 
 def combine(step: Step) -> Tensor:
     """Classifier-free guidance at the step's weight; the positive branch itself, bit for bit, where the weight is 1."""
     rule = CFG()
-    if NEGATIVE not in step.branches or not rule.needs(step.level, step.cfg):
+    if NEGATIVE not in step.branches or not rule.acts(step.strength, step.cfg):
         return step.branches[POSITIVE]
     return step.branches[POSITIVE] + rule.displacement(step, None)[0]
 

@@ -11,9 +11,11 @@ fields with their words beside the default, the branches it needs, and one metho
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from .branch import Branch
@@ -48,23 +50,26 @@ class Rule:
         guide = getattr(self, "guide", None)
         return self.name.replace("_", " ") + (f" ({guide})" if guide else "")
 
-    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        """The branches that must be evaluated at this level; empty when the rule does nothing for every sample.
+    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
+        """Whether the rule does anything for any sample. strength: its own [B]. cfg: the weight of CFG, [B]."""
+        return bool((strength != self.neutral).any())
 
-        cfg: the weight of classifier-free guidance in this call, [B].
+    def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
+        """The branches that must be evaluated where the rule acts.
+
+        turn: at how many positions of the run before this one it has acted. kept: whether it has a state.
         """
-        return self.uses if bool((self.strength(level) != self.neutral).any()) else frozenset()
+        return self.uses
 
     def resolve(self, positions: Positions) -> Rule:
         """The same rule with its schedule in VE sigma."""
         return replace(self, **{"schedule": self.schedule.resolve(positions)})
 
-    def over(self, levels: NoiseLevel) -> Rule:
-        """The same (resolved) rule for a run over these noise levels, noisy to clean; few rules need to know."""
-        return self
-
     def strength(self, level: NoiseLevel) -> Tensor:
-        """The effective weight (1 = off) or scale (0 = off) per sample, float64 [B]: what a plot shows."""
+        """The effective weight (1 = off) or scale (0 = off) per sample, float64 [B]: what a plot shows.
+
+        The law asks it once in an evaluation and hands it over as `Step.strength`.
+        """
         raise NotImplementedError
 
     def explain(self) -> str:
@@ -78,7 +83,7 @@ class Term(Rule):
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         """The displacement [B, ...] and the state after it. `state` is None at the start of a run.
 
-        Asked only where the rule needs something; the law keeps it out everywhere else.
+        Asked only where the rule acts; the law keeps it out everywhere else.
         """
         raise NotImplementedError
 
@@ -89,14 +94,24 @@ class Transform(Rule):
     def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
         """The changed estimate [B, ...] and the state after it. `state` is None at the start of a run.
 
-        Asked only where the rule needs something, as a displacement is.
+        Asked only where the rule acts, as a displacement is.
         """
         raise NotImplementedError
 
 
 def weighted(weight: float, schedule: Schedule, level: NoiseLevel) -> Tensor:
     """1 + (weight - 1) schedule: a weight whose 1 is off, scheduled. float64 [B]."""
-    return 1.0 + (weight - 1.0) * schedule(level)
+    return exactly_one(1.0 + (weight - 1.0) * schedule(level))
+
+
+def is_one(weight: float) -> bool:
+    """Whether a weight is off: 1 up to rounding, by ComfyUI's own measure (comfy/samplers.py, sampling_function)."""
+    return math.isclose(weight, 1.0)
+
+
+def exactly_one(weights: Tensor) -> Tensor:
+    """The same weights with 1 itself where `is_one` says so. float64 [B]."""
+    return torch.where((weights - 1.0).abs() <= 1e-9 * weights.abs().clamp_min(1.0), 1.0, weights)
 
 
 def param(default: Any, doc: str, *, low: float, high: float, step: float = 0.01, advanced: bool = False) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .branch import Branch
@@ -21,10 +22,11 @@ class Step:
     level: NoiseLevel  # one level per sample
     branches: Mapping[Branch, Tensor]  # the denoised estimates that the rule asked for, [B, ...] each
     cfg: Tensor  # [B] the weight of classifier-free guidance in this call; 1 = none
-    position: int = 0  # how many of the sampler's noise levels lie at or above this one
+    position: int = 0  # of the noise level in the sampler's list, 1 = the first
     following: NoiseLevel | None = None  # the level that the sampler goes to next
     gradient_context: GradientContext | None = None  # None where no rule asks for gradients
     watch: StepWatch | None = None  # told what the evaluation is made of; None where nobody looks
+    strength: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))  # [B] of the rule that sees it
 
 
 class StepWatch(ScoreWatch, Protocol):

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..guidance.rule import is_one
 from ..guidance.rules.autoguidance import Autoguidance, split
 from ..guidance.rules.cfg import CFG
 from ..host.engine.install import with_autoguidance, with_rule
@@ -57,13 +58,13 @@ class GuidanceAutoguidance(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, weight, guide_model=None, **others):
-        return ["guide_model"] if weight != 1.0 and guide_model is None else []
+        return ["guide_model"] if not is_one(weight) and guide_model is None else []
 
     @classmethod
     def execute(
         cls, model, weight, reuse, unit, start, end, guide_model: Any = None, schedule=None, guide_positive=None
     ) -> io.NodeOutput:
-        if weight == 1.0:
+        if is_one(weight):
             return io.NodeOutput(model)
         rule = Autoguidance(weight, schedule_of(unit, start, end, schedule), reuse=reuse)
         out = with_autoguidance(model, guide_model, rule, guide_positive)
@@ -105,7 +106,7 @@ class GuidanceMix(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, total, mix, guide_model=None, **others):
-        return ["guide_model"] if split(total, mix)[1] != 1.0 and guide_model is None else []
+        return ["guide_model"] if not is_one(split(total, mix)[1]) and guide_model is None else []
 
     @classmethod
     def execute(
@@ -114,7 +115,7 @@ class GuidanceMix(io.ComfyNode):
         cfg, auto = split(total, mix)
         where = schedule_of(unit, start, end, schedule)
         out = with_rule(model, CFG(cfg, where))
-        if auto != 1.0:
+        if not is_one(auto):
             out = with_autoguidance(out, guide_model, Autoguidance(auto, where), guide_positive)
         return io.NodeOutput(out, ui=curve(model, out))
 

@@ -30,15 +30,15 @@ class Good(Term):
         return step.branches[POSITIVE] - step.branches[NEGATIVE]
 
     def displacement(self, step, state):
-        return expand(self.strength(step.level), step.x) * self.push(step), state
+        return expand(step.strength, step.x) * self.push(step), state
 
     def explain(self):
         return f"Good: {self.scale:g}"
 
 
 class AlwaysAsks(Good):
-    def needs(self, level, cfg):
-        return self.uses
+    def acts(self, strength, cfg):
+        return True
 
 
 class IgnoresItsSchedule(Good):
@@ -64,7 +64,7 @@ class NormOverTheBatch(Good):
 
 class FirstLevelForAll(Good):
     def displacement(self, step, state):
-        return float(self.strength(step.level)[0]) * self.push(step), state
+        return float(step.strength[0]) * self.push(step), state
 
 
 class FirstCfgForAll(Good):
@@ -129,20 +129,20 @@ class AsksForMoreThanItReads(Good):
 class ReadsMoreThanItAsksFor(Good):
     uses = frozenset({POSITIVE, NEGATIVE})
 
-    def needs(self, level, cfg):
-        return frozenset({POSITIVE}) & super().needs(level, cfg)
+    def needs(self, turn, kept):
+        return frozenset({POSITIVE})
 
 
 class HidesWhatItUses(Good):
     uses = frozenset({POSITIVE})
 
-    def needs(self, level, cfg):
-        return frozenset({POSITIVE, NEGATIVE}) if super().needs(level, cfg) else frozenset()
+    def needs(self, turn, kept):
+        return frozenset({POSITIVE, NEGATIVE})
 
 
 class AsksForAnUnnamedNetwork(Good):
-    def needs(self, level, cfg):
-        return super().needs(level, cfg) and frozenset({POSITIVE, Branch("hidden")})
+    def needs(self, turn, kept):
+        return frozenset({POSITIVE, Branch("hidden")})
 
     def push(self, step):
         return step.branches[POSITIVE] - step.branches[Branch("hidden")]
@@ -154,6 +154,17 @@ class RemembersRuns(Good):
     def push(self, step):
         self.seen.append(1)
         return super().push(step) / len(self.seen)
+
+
+class NeedsItsState(Good):
+    """Asks for its difference once, and takes for granted that it is kept."""
+
+    def needs(self, turn, kept):
+        return self.uses if turn == 0 else frozenset()
+
+    def displacement(self, step, state):
+        push = self.push(step) if step.branches else state
+        return expand(step.strength, step.x) * push, push
 
 
 class CountsItsCalls(Good):
@@ -238,6 +249,7 @@ BROKEN = [
     ("it_reads_exactly_what_it_asks_for", AsksForAnUnnamedNetwork),
     ("two_runs_are_identical", RemembersRuns),
     ("the_state_moves_with_the_position", CountsItsCalls),
+    ("a_lost_state_is_no_error", NeedsItsState),
     ("terms_commute_and_add", DependsOnOrder),
     ("it_is_frozen_and_complete", NotFrozen),
     ("it_is_frozen_and_complete", NeverEqual),

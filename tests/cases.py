@@ -91,7 +91,7 @@ def standard(cls: type[Rule], at: At = "denoised") -> Rule:
 def active(cls: type[Rule]) -> Iterator[Rule]:
     """The rule with its defaults, with each number half-way to off, and on schedules that differ over noise.
 
-    Also with each choice that it has taken.
+    Also with each choice that it has taken, and each count one higher.
     """
     usual = standard(cls)
     yield usual
@@ -100,6 +100,8 @@ def active(cls: type[Rule]) -> Iterator[Rule]:
     for field in fields(cls):
         if field.default is False:
             yield replace(usual, **{field.name: True})
+        elif isinstance(field.default, int):
+            yield replace(usual, **{field.name: field.default + 1})
     if asks_a_guide(cls):
         yield from (standard(cls, at) for at in get_args(At) if at != "denoised")
     yield replace(usual, schedule=NOISY_HALF)
@@ -113,7 +115,12 @@ def levels(*sigmas: float) -> NoiseLevel:
 def branches_of(rule: Rule) -> frozenset[Branch]:
     """All branches that a rule may ever read, and those of the host's own step."""
     everywhere = replace(rule, schedule=Constant(1.0))
-    return {POSITIVE, NEGATIVE} | everywhere.needs(levels(1.0), torch.full((1,), CFG_WEIGHT, dtype=torch.float64))
+    return {POSITIVE, NEGATIVE} | asked(everywhere, levels(1.0), torch.full((1,), CFG_WEIGHT, dtype=torch.float64))
+
+
+def asked(rule: Rule, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
+    """What a rule asks for at the first position of a run."""
+    return rule.needs(0, False) if rule.acts(rule.strength(level), cfg) else frozenset()
 
 
 def case(rule: Rule, sigmas: tuple[float, ...] = SIGMAS, shape=SHAPE, dtype=torch.float64, seed: int = 0) -> Case:
@@ -131,7 +138,8 @@ def case(rule: Rule, sigmas: tuple[float, ...] = SIGMAS, shape=SHAPE, dtype=torc
 def step_of(rule: Rule, given: Case) -> Step:
     """What the law hands to the rule in this case, with every branch there."""
     cfg = Guidance((rule,)).cfg(given.level, CFG_WEIGHT)
-    return Step(given.x, given.level, given.predictions, cfg, gradient_context=GRADIENT_CONTEXT)
+    strength = rule.strength(given.level)
+    return Step(given.x, given.level, given.predictions, cfg, gradient_context=GRADIENT_CONTEXT, strength=strength)
 
 
 def apply(rule: Rule, denoised: Tensor, step: Step, state: Any = None) -> tuple[Tensor, Any]:

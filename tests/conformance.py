@@ -20,6 +20,7 @@ from cases import (
     Seen,
     active,
     apply,
+    asked,
     asks_a_guide,
     case,
     levels,
@@ -55,9 +56,10 @@ def off_is_exact_and_asks_for_nothing(cls: type[Rule]) -> None:
         rule = replace(standard(cls), **cls.off)
         given = case(rule)
         cfg = Guidance((rule,)).cfg(given.level, sampler)
-        assert rule.needs(given.level, cfg) == frozenset(), "off, it still asks for branches"
+        assert asked(rule, given.level, cfg) == frozenset(), "off, it still asks for branches"
         step = Step(given.x, given.level, {}, cfg)
-        steered = Guidance((rule,)).steer(given.x, step, Memory())
+        acting = Guidance((rule,)).acting(given.level, cfg, Memory())
+        steered = Guidance((rule,)).steer(given.x, step, Memory(), acting)
         assert torch.equal(steered, given.x), "off, it changes the prediction"
         if isinstance(rule, CFG):
             assert bool((cfg == 1.0).all()), "off, it still combines"
@@ -71,7 +73,7 @@ def a_schedule_of_zero_is_off(cls: type[Rule]) -> None:
         rule = replace(standard(cls), schedule=schedule)
         given = case(rule)
         step = step_of(rule, given)
-        assert not rule.needs(given.level, step.cfg), f"asks for branches where its schedule {schedule} is 0"
+        assert not asked(rule, given.level, step.cfg), f"asks for branches where its schedule {schedule} is 0"
         untouched = given.predictions[POSITIVE] if isinstance(rule, CFG) else given.guide(Guidance())
         assert torch.equal(given.guide(rule), untouched), f"acts where its schedule {schedule} is 0"
 
@@ -175,15 +177,26 @@ def it_reads_exactly_what_it_asks_for(cls: type[Rule]) -> None:
         for sigmas in (SIGMAS, SIGMAS[:1], SIGMAS[2:]):
             given = case(rule, sigmas=sigmas)
             full = step_of(rule, given)
-            asked = rule.needs(full.level, full.cfg)
-            own = {b for b in asked if b.network == MAIN}
+            needs = asked(rule, full.level, full.cfg)
+            own = {b for b in needs if b.network == MAIN}
             assert own <= rule.uses, f"asks for {own - rule.uses}, which `uses` does not name"
             named = {getattr(rule, f.name) for f in fields(rule) if isinstance(getattr(rule, f.name), str)}
-            assert {b.network for b in asked - own} <= named, "asks for a network that none of its fields names"
-            handed = Seen({b: full.branches[b] for b in asked})
-            if asked:
+            assert {b.network for b in needs - own} <= named, "asks for a network that none of its fields names"
+            handed = Seen({b: full.branches[b] for b in needs})
+            if needs:
                 apply(rule, given.x, replace(full, branches=handed))
-                assert handed.read == asked, f"asks for {set(asked)} and reads {handed.read}: {rule}"
+                assert handed.read == needs, f"asks for {set(needs)} and reads {handed.read}: {rule}"
+
+
+@check
+def a_lost_state_is_no_error(cls: type[Rule]) -> None:
+    for rule in active(cls):
+        given = case(rule)
+        full = step_of(rule, given)
+        for turn in range(4):
+            handed = {b: full.branches[b] for b in rule.needs(turn, kept=False)}
+            steered, _ = apply(rule, given.x, replace(full, branches=handed))
+            assert same(steered, apply(rule, given.x, full)[0]), f"without a state it gives something else: {rule}"
 
 
 @check
@@ -215,8 +228,11 @@ def terms_commute_and_add(cls: type[Rule]) -> None:
                 assert same(given.guide(first), given.guide(last)), f"the order of {rule} and {other} matters"
         if isinstance(rule, Term) and not isinstance(rule, CFG):
             step = step_of(rule, given)
-            together = Guidance((rule, others[1], rule)).steer(combine(step), step, Memory())
-            alone = 2 * rule.displacement(step, None)[0] + others[1].displacement(step, None)[0]
+            guidance = Guidance((rule, others[1], rule))
+            acting = guidance.acting(step.level, step.cfg, Memory())
+            together = guidance.steer(combine(step), step, Memory(), acting)
+            other = replace(step, strength=others[1].strength(step.level))
+            alone = 2 * rule.displacement(step, None)[0] + others[1].displacement(other, None)[0]
             assert same(together, combine(step) + alone), f"two of it are not twice its displacement: {rule}"
 
 
@@ -243,7 +259,7 @@ def it_says_what_it_is(cls: type[Rule]) -> None:
     assert " = " in first and cls.paper in first, "the docstring does not start with the equation and its source"
     for field in fields(cls):
         # Numbers are typed into widgets made of their param(); the rest have sockets and words of their own.
-        if field.name not in ("schedule", "guide", "objective", "run") and not isinstance(field.default, bool):
+        if field.name not in ("schedule", "guide", "objective") and not isinstance(field.default, bool):
             assert str(field.metadata.get("doc", "")).endswith("."), f"{field.name} has no words in its param()"
     rule = cls()
     assert rule.explain().strip() and "\n" not in rule.explain(), "explain() is one line"

@@ -120,7 +120,9 @@ def test_steer_leaves_the_combination_to_the_caller():
     network = Network(2.0)
     step = Step(network.x, network.level, {b: network.exact(b) for b in (POSITIVE, NEGATIVE)}, torch.full((1,), 4.0))
     combined = combine(step)
-    assert torch.equal(Guidance((CFG(4.0),)).steer(combined, step, Memory()), combined)
+    guidance = Guidance((CFG(4.0),))
+    acting = guidance.acting(step.level, step.cfg, Memory())
+    assert torch.equal(guidance.steer(combined, step, Memory(), acting), combined)
 
 
 def test_resolve_reaches_every_rule():
@@ -137,16 +139,19 @@ def test_resolve_reaches_every_rule():
 
 def test_memory_moves_when_the_position_moves():
     memory = Memory()
-    memory.move_to(0)
-    assert memory.before == {}
-    memory.after[0] = "first"
-    memory.move_to(0)
-    assert memory.before == {}, "a repeated evaluation starts from the same state"
-    memory.after[0] = "second"
     memory.move_to(1)
+    assert memory.before == {}
+    memory.keep(0, "first")
+    memory.move_to(1)
+    assert memory.before == {} and memory.turns[0] == 0, "a repeated evaluation starts from the same state"
+    memory.keep(0, "second")
+    memory.move_to(2)
+    assert memory.before == {0: "second"} and memory.turns[0] == 1
+    memory.keep(0, "third")
     assert memory.before == {0: "second"}
-    memory.after[0] = "third"
-    assert memory.before == {0: "second"}
+    memory.move_to(3)
+    memory.move_to(4)
+    assert memory.turns[0] == 2, "a turn is a position at which the rule has acted"
 
 
 def test_states_belong_to_their_rules():

@@ -177,13 +177,45 @@ def test_momentum_moves_on_once_per_noise_level(pack, main):
     _, _, APG, _ = rules()
     model = pack.with_rule(main, APG(1.0, 0.0, -0.5))
     positions = []
-    original = engine.Run.position
+    original = engine.Run.move_to
     try:
-        engine.Run.position = lambda self, sigma: positions.append(original(self, sigma)) or positions[-1]
+        engine.Run.move_to = lambda self, sigma: (original(self, sigma), positions.append(self.position))[0]
         run(model, sampler="heun")
     finally:
-        engine.Run.position = original
+        engine.Run.move_to = original
     assert positions == [1, 2, 2, 3, 3, 4, 4]
+
+
+@pytest.mark.parametrize("nearly", [1.0 + 2**-52, 1.0 + 1e-10, 1.0 - 1e-10])
+def test_a_weight_of_one_up_to_rounding_is_off_as_it_is_for_the_host(pack, main, guide, nearly):
+    from guidance_pack.guidance.schedule import Constant
+    from guidance_pack.host.report.report import report, sigmas_of
+
+    CFG, Autoguidance, APG, Rescale = rules()
+    apg = APG(0.0, 1.0, -0.5)
+    plain = run(main, cfg=1.0)
+    models = {
+        "the sampler's": pack.with_rule(pack.with_rule(main, apg), Rescale(0.0)),
+        "its own": pack.with_rule(pack.with_rule(main, CFG(nearly)), apg),
+        "a schedule's": pack.with_rule(pack.with_rule(main, CFG(5.0, Constant((nearly - 1) / 4))), apg),
+        "autoguidance": pack.with_autoguidance(pack.with_rule(main, apg), guide, Autoguidance(nearly)),
+    }
+    for name, model in models.items():
+        with count_forwards(main) as count, count_forwards(guide) as guides:
+            out = run(model, cfg=nearly)
+        assert (count.evaluations, guides.evaluations) == (STEPS, 0), name
+        assert torch.equal(out, plain), name
+        told = report(model, sigmas_of(model, "normal", STEPS), nearly)
+        assert (sum(told.main_evaluations), sum(told.guide_evaluations)) == (STEPS, 0), name
+
+
+def test_a_node_loads_no_guide_for_a_weight_of_one_up_to_rounding(comfy, main):
+    from guidance_pack.nodes.weak_model import GuidanceAutoguidance, GuidanceMix
+
+    assert GuidanceAutoguidance.check_lazy_status(weight=1.0 + 2**-52) == []
+    assert GuidanceMix.check_lazy_status(total=1.0 + 1e-10, mix=0.5) == []
+    (out,) = GuidanceAutoguidance.execute(main, 1.0 - 1e-10, 1, "percent", 0.0, 1.0).args
+    assert out is main
 
 
 def alone(model, x, sigma, conditioning=None):

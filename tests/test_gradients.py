@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from cases import asked
 from gradient_context import Lent
 from oracle import FIVE, points
 
@@ -527,8 +528,8 @@ def test_off_asks_for_nothing(quiet):
     context = lent()
     denoised, guided = guide(x, level, quiet, context)
     assert torch.equal(guided, denoised) and context.asked == []
-    assert quiet.needs(level, torch.ones(64)) == frozenset()
-    assert rule().needs(level, torch.ones(64)) == {POSITIVE}
+    assert asked(quiet, level, torch.ones(64)) == frozenset()
+    assert asked(rule(), level, torch.ones(64)) == {POSITIVE}
 
 
 def test_where_no_signal_is_left_nothing_is_asked():

@@ -2,52 +2,57 @@
 
 import pytest
 import torch
+from cases import levels
 from engine_probe import cfg_guider, guided, recorded, replay, setting_of
 from host_models import MODELS, count_forwards, sample, tensors
 
 from guidance_pack.guidance.branch import POSITIVE, Branch
-from guidance_pack.guidance.noise_level import NoiseLevel
+from guidance_pack.guidance.compose import Guidance, Memory, needs_of
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.schedule import Interval
 from guidance_pack.guidance.step import Step
 
 GUIDE = Branch(network="guide")
-LEVELS = NoiseLevel.variance_exploding(torch.tensor([10.0, 5.0, 2.0, 1.0, 0.5, 0.2], dtype=torch.float64))
+SIGMAS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2)
 NO_CFG = torch.ones(1, dtype=torch.float64)
 
 
 def asked(rule, *sigmas):
-    at = [NoiseLevel.variance_exploding(torch.tensor([sigma], dtype=torch.float64)) for sigma in sigmas]
-    return [GUIDE in rule.needs(level, NO_CFG) for level in at]
+    """At which of these levels, each at a position of its own, the guide is asked."""
+    guidance, memory, found = Guidance((rule,)), Memory(), []
+    for position, sigma in enumerate(sigmas, 1):
+        memory.move_to(position)
+        acting = guidance.acting(levels(sigma), NO_CFG, memory)
+        found.append(GUIDE in needs_of(acting) if acting else None)
+        for one in acting:
+            memory.keep(one.index, "a difference")
+    return found
 
 
 def test_the_guide_is_asked_at_every_second_level_of_its_own_interval():
-    rule = Autoguidance(2.0, reuse=2).over(LEVELS)
-    assert asked(rule, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2) == [True, False] * 3
-    inside = Autoguidance(2.0, Interval(5.0, 0.3, "sigma_ve"), reuse=3).over(LEVELS)
-    assert asked(inside, 5.0, 2.0, 1.0, 0.5) == [True, False, False, True]
-    assert not inside.needs(NoiseLevel.variance_exploding(torch.tensor([10.0])), NO_CFG)
-
-
-def test_evaluations_between_two_levels_belong_to_the_noisier_one_and_more_noise_to_the_first():
-    rule = Autoguidance(2.0, reuse=2).over(LEVELS)
-    assert asked(rule, 7.0, 3.0, 1.5) == [True, False, True]
-    assert asked(rule, 12.0, 5.0 * (1 + 1e-8)) == [True, False]
+    assert asked(Autoguidance(2.0, reuse=2), *SIGMAS) == [True, False] * 3
+    assert asked(Autoguidance(2.0, reuse=2), *reversed(SIGMAS)) == [True, False] * 3, "unsampling"
+    inside = Autoguidance(2.0, Interval(5.0, 0.3, "sigma_ve"), reuse=3)
+    assert asked(inside, *SIGMAS) == [None, True, False, False, True, None]
 
 
 def test_one_is_the_plain_rule():
-    assert asked(Autoguidance(2.0).over(LEVELS), 10.0, 5.0, 2.0) == [True] * 3
+    assert asked(Autoguidance(2.0), *SIGMAS) == [True] * 6
+
+
+def test_where_no_difference_is_kept_the_guide_is_asked():
+    assert all(GUIDE in Autoguidance(2.0, reuse=4).needs(turn, kept=False) for turn in range(8))
 
 
 def test_the_kept_difference_is_added_at_the_weight_of_its_new_level():
-    rule = Autoguidance(3.0, reuse=2).over(LEVELS)
+    rule = Autoguidance(3.0, reuse=2)
     main, guide = torch.randn(1, 4), torch.randn(1, 4)
-    first = Step(main, LEVELS[torch.tensor([0])], {POSITIVE: main, GUIDE: guide}, NO_CFG)
+    first = Step(main, levels(10.0), {POSITIVE: main, GUIDE: guide}, NO_CFG, strength=NO_CFG + 2)
     push, state = rule.displacement(first, None)
     torch.testing.assert_close(push, 2 * (main - guide))
-    later = Step(main, LEVELS[torch.tensor([1])], {POSITIVE: 5 * main}, NO_CFG)
+    later = Step(main, levels(5.0), {POSITIVE: 5 * main}, NO_CFG, strength=NO_CFG + 1)
     kept, again = rule.displacement(later, state)
-    torch.testing.assert_close(kept, 2 * (main - guide))
+    torch.testing.assert_close(kept, main - guide)
     assert again is state
     assert Autoguidance(3.0).displacement(first, None)[1] is None, "nothing is kept where nothing is reused"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import norm, parallel, ratio
-from ..branch import NEGATIVE, POSITIVE, Branch
+from ..branch import NEGATIVE, POSITIVE
 from ..noise_level import NoiseLevel, expand
 from ..rule import Term, param, rule, scheduled
 from ..schedule import Schedule
@@ -51,9 +51,8 @@ class APG(Term):
     def strength(self, level: NoiseLevel) -> Tensor:
         return torch.zeros_like(level.b) if self.inert else self.schedule(level)
 
-    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        active = ((cfg != 1.0) & (self.strength(level) != 0.0)).any()
-        return self.uses if bool(active) else frozenset()
+    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
+        return bool(((cfg != 1.0) & (strength != 0.0)).any())
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         positive = step.branches[POSITIVE]
@@ -65,7 +64,7 @@ class APG(Term):
             limit = torch.full_like(length, self.norm_threshold)
             push = push * ratio(limit, length, at_zero=1.0).clamp(max=1.0).to(push.dtype)
         push = push - (1.0 - self.eta) * parallel(push, positive)
-        return expand((step.cfg - 1.0) * self.strength(step.level), step.x) * (push - delta), average
+        return expand((step.cfg - 1.0) * step.strength, step.x) * (push - delta), average
 
     def explain(self) -> str:
         return f"APG: eta {self.eta:g}, norm threshold {self.norm_threshold:g}, momentum {self.momentum:g}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..branch import POSITIVE, Branch
@@ -38,29 +37,22 @@ class Autoguidance(Term):
         1, "Evaluate the guide at every so many noise levels, and keep its difference in between. 1 = at every one.",
         low=1, high=16, step=1, advanced=True,
     )
-    run: tuple[float, ...] = ()  # where a sampler's run acts, VE sigmas, falling; empty where nobody said
 
     @property
     def branch(self) -> Branch:
         return Branch(network=self.guide)
 
-    def over(self, levels: NoiseLevel) -> Autoguidance:
-        return replace(self, run=tuple(map(float, levels.sigma[self.strength(levels) != 1.0])))
-
     def strength(self, level: NoiseLevel) -> Tensor:
         return weighted(self.weight, self.schedule, level)
 
-    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        if not (main := super().needs(level, cfg)):
-            return main
-        above = (torch.tensor(self.run, dtype=torch.float64) >= level.sigma[:, None] * (1 - 1e-6)).sum(1)
-        fresh = bool(((above - 1).clamp(min=0) % self.reuse == 0).any())
-        return main | {self.branch} if fresh else main
+    def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
+        fresh = turn % self.reuse == 0 or not kept
+        return self.uses | {self.branch} if fresh else self.uses
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        fresh = self.branch in self.needs(step.level, step.cfg)
+        fresh = self.branch in step.branches
         difference = step.branches[POSITIVE] - step.branches[self.branch] if fresh else state
-        push = expand(self.strength(step.level) - 1.0, step.x)
+        push = expand(step.strength - 1.0, step.x)
         return push * difference, difference if self.reuse > 1 else None
 
     def explain(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..branch import NEGATIVE, POSITIVE, Branch
+from ..branch import NEGATIVE, POSITIVE
 from ..noise_level import NoiseLevel, expand
 from ..rule import Term, param, rule, scheduled, weighted
 from ..schedule import Schedule
@@ -44,8 +44,8 @@ class CFG(Term):
     def strength(self, level: NoiseLevel) -> Tensor:
         return self.weights(level, 1.0)
 
-    def needs(self, level: NoiseLevel, cfg: Tensor) -> frozenset[Branch]:
-        return self.uses if bool((cfg != 1.0).any()) else frozenset()
+    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
+        return bool((cfg != 1.0).any())
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         return expand(step.cfg - 1.0, step.x) * (step.branches[POSITIVE] - step.branches[NEGATIVE]), state

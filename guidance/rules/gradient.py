@@ -66,7 +66,7 @@ class GradientGuidance(Term):
     def factor(self, step: Step) -> Tensor:
         """What the gradient is multiplied with, float64 [B]."""
         shift = mean_shift(step.level, step.following) if self.mean_shift else 1.0
-        return self.strength(step.level) * shift * (1.0 if self.normalise else step_size(self.objective, step.level))
+        return step.strength * shift * (1.0 if self.normalise else step_size(self.objective, step.level))
 
     def _direction(self, found: Tensor, level: NoiseLevel) -> Tensor:
         return ratio(noise_left(level, found), norm(found)) * found if self.normalise else found

@@ -38,7 +38,7 @@ class Rescale(Transform):
 
     def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
         change = ratio(std(step.branches[POSITIVE]), std(denoised), at_zero=1.0) - 1.0
-        factor = 1.0 + expand(self.strength(step.level), change) * change
+        factor = 1.0 + expand(step.strength, change) * change
         return denoised * factor.to(denoised.dtype), state
 
     def explain(self) -> str:

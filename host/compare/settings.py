@@ -13,7 +13,7 @@ from typing import Any
 import comfy.samplers
 
 from ...guidance.losses.cross_entropy import CrossEntropy
-from ...guidance.rule import Rule
+from ...guidance.rule import Rule, is_one
 from ...guidance.rule import rules as known_rules
 from ...guidance.rules.autoguidance import Autoguidance, split
 from ...guidance.rules.cfg import CFG
@@ -209,7 +209,7 @@ def _mixed(settings: Settings, name: str, value: Any) -> Settings:
         )
     (cfg_at, cfg), (auto_at, weaker) = weights[0], auto[0]
     total = round(cfg + weaker - 1.0, 6)  # to the digits that people type, so that the weights are those of the node
-    mix = round((weaker - 1.0) / (total - 1.0), 6) if total != 1.0 else 0.5
+    mix = round((weaker - 1.0) / (total - 1.0), 6) if not is_one(total) else 0.5
     cfg, weaker = split(value if name == "total" else total, value if name == "mix" else mix)
     settings = _with(settings, cfg_at, _changed(settings.rules[cfg_at], "weight", cfg))
     return _with(settings, auto_at, _changed(settings.rules[auto_at], "weight", weaker))

@@ -76,8 +76,8 @@ def announce(run: Run, model: ModelPatcher) -> None:
 
 
 def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
-    """A run's noise levels (the model's own sigmas, the final 0 left out) and the strength of every rule there."""
-    sigmas = [sigma for sigma in run.sigmas if sigma > 0.0]
+    """A run's noise levels (the model's own sigmas; no step begins at the last) and the strength of every rule."""
+    sigmas = [sigma for sigma in run.sigmas.values[:-1] if sigma > 0.0]
     level = run.level(torch.tensor(sigmas, dtype=torch.float64))
     cfg = run.host_weights[-1]
     strengths = [r.weights(level, cfg) if isinstance(r, CFG) else r.strength(level) for r in run.guidance.rules]

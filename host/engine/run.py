@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +15,9 @@ from ...guidance.branch import NEGATIVE
 from ...guidance.compose import Guidance, Memory
 from ...guidance.inspection import Watch
 from ...guidance.noise_level import NoiseLevel
+from ...guidance.rule import is_one
 from ...guidance.rules.cfg import CFG
+from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import check_pair
 from ..common.keys import KEY
 from ..common.noise_levels import ModelPositions, level_of
@@ -34,7 +35,7 @@ class Run:
 
     guidance: Guidance
     model_sampling: Any
-    sigmas: list[float]  # the sampler's noise levels, falling
+    sigmas: SigmaList  # the sampler's noise levels
     guides: dict[str, GuideModel]
     latent_shapes: list | None
     own_conds: dict[str, list[dict]]  # conditioning that only guides use, for the host to load what it needs
@@ -45,17 +46,24 @@ class Run:
     watch: Watch | None = None  # on the evaluation that is going on, if it is recorded
 
     def level(self, sigma: torch.Tensor) -> NoiseLevel:
-        """The noise level of this call, on the CPU. sigma: [B]."""
+        """The noise level of the model's own sigma [B], on the CPU."""
         return level_of(self.model_sampling, sigma)
 
-    def position(self, sigma: float) -> int:
-        """How many of the sampler's noise levels lie at or above sigma: the same for every call within a step."""
-        return len(self.sigmas) - bisect_left(self.sigmas[::-1], sigma)
+    def move_to(self, sigma: torch.Tensor) -> NoiseLevel:
+        """An evaluation at sigma [B] begins: the run goes to its position. Its noise level, on the CPU."""
+        here = sigma.cpu()
+        self.memory.move_to(self.sigmas.position(float(here[0]), self.memory.position))
+        return self.level(here)
 
-    def following(self, position: int, level: NoiseLevel) -> NoiseLevel:
-        """The sampler's next noise level after a position, for every sample of `level`."""
-        sigma = self.sigmas[position] if position < len(self.sigmas) else 0.0
-        return self.level(torch.full_like(level.b, sigma))
+    @property
+    def position(self) -> int:
+        """Of the evaluation that is going on, in the sampler's list of noise levels; 1 = the first."""
+        return self.memory.position
+
+    def following(self, level: NoiseLevel) -> NoiseLevel | None:
+        """The sampler's next noise level, for every sample of `level`; None at the last."""
+        sigma = self.sigmas.following(self.position)
+        return None if sigma is None else self.level(torch.full_like(level.b, sigma))
 
     @contextmanager
     def watching(self, timestep: torch.Tensor):
@@ -100,10 +108,11 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
         )
         for g, patcher in patchers.items()
     }
-    guidance = plan.guidance.resolve(positions).over(level_of(model_sampling, sigmas[sigmas > 0].cpu()))
+    guidance = plan.guidance.resolve(positions)
     gradients = gradients_of(model)
     check_latents(gradients, latent_shapes)
-    run = Run(guidance, model_sampling, sigmas.tolist(), guides, latent_shapes, own, host_weights(guider), gradients)
+    levels = SigmaList.of(sigmas.tolist())
+    run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, host_weights(guider), gradients)
     run.recorder = Recorder(model, run, inspections) if inspections else None
     options: dict[str, Any] = guider.model_options
     options[KEY] = run
@@ -144,7 +153,7 @@ def check_guider(guider: CFGGuider, guidance: Guidance) -> None:
     """Raise ValueError if the rules ask of this guider what it does not have."""
     kind = type(guider).__name__
     title = kind.removeprefix("Guider_") + "Guider" if kind.startswith("Guider_") else kind  # the name of its node
-    own_weights = [rule for rule in guidance.combines if rule.weight is not None and rule.weight != 1.0]
+    own_weights = [rule for rule in guidance.combines if rule.weight is not None and not is_one(rule.weight)]
     if own_weights and "negative" not in guider.original_conds:
         raise ValueError(
             f"CFG Combine (or CFG + Autoguidance) needs a negative prompt, and {title} takes none. Use CFGGuider or "

@@ -14,7 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
 
-from ...guidance.compose import uniform
+from ...guidance.compose import needs_of, uniform
 from ...guidance.step import Step
 from ..common.keys import KEY
 from .branches import Observer, evaluate
@@ -89,12 +89,13 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
 
 def _guided(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
     """The host's own step, what else the rules need, and the rules."""
-    level = run.level(timestep)
+    level = run.move_to(timestep)
     weights = [run.guidance.cfg(level, weight) for weight in host_weights(guider)]
     cfg = weights[-1]
     if uniform(cfg) is None:
         return _mixed(run, guider, x, timestep, level, model_options)
-    needs = run.guidance.needs(level, cfg)
+    acting = run.guidance.acting(level, cfg, run.memory)
+    needs = needs_of(acting)
     with _weights(guider, tuple(float(weight[0]) for weight in weights)):
         if not needs and run.watch is None:
             return executor(x, timestep, model_options, seed)
@@ -103,18 +104,16 @@ def _guided(executor, run: Run, guider: CFGGuider, x, timestep, model_options, s
     missing = needs - observer.seen.keys()
     found = {branch: evaluate(run, guider, branch, x, timestep, level, model_options) for branch in missing}
     step = Step(x, level, {**observer.seen, **found}, cfg, **_here(run, guider, timestep, level, model_options))
-    return run.guidance.steer(denoised, step, run.memory)
+    return run.guidance.steer(denoised, step, run.memory, acting)
 
 
 def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[str, Any]:
     """Where the run is, and what rules with gradients get there: the rest of a Step."""
-    position = run.position(float(timestep[0]))
-    run.memory.move_to(position)
-    here = {"position": position, "watch": run.watch}
+    here = {"position": run.position, "watch": run.watch}
     if run.gradients is None:
         return here
     gradient_context = StepGradientContext(run.gradients, guider, timestep, model_options)
-    return {**here, "following": run.following(position, level), "gradient_context": gradient_context}
+    return {**here, "following": run.following(level), "gradient_context": gradient_context}
 
 
 def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:

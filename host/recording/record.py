@@ -33,7 +33,7 @@ class Score:
 class Evaluation:
     """One evaluation of the guided denoiser; lists hold a number per sample."""
 
-    step: int  # how many of the sampler's noise levels lie at or above this one
+    step: int  # of the noise level in the sampler's list, 1 = the first
     sigma: list[float]  # the model's own
     branches: tuple[Branch, ...]
     terms: tuple[TermRecord, ...]  # CFG first, then the chain

@@ -18,6 +18,7 @@ from ...guidance.noise_level import NoiseLevel
 from ...guidance.objective import Objective
 from ...guidance.rule import Rule
 from ...guidance.rules.cfg import CFG
+from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import describe
 from ..common.decoders import latents_of
 from .inspection import Inspection
@@ -47,11 +48,12 @@ class ObservedRun(Protocol):
     """What the recorder asks of a run."""
 
     guidance: Guidance
-    sigmas: list[float]
+    sigmas: SigmaList
     latent_shapes: list | None
 
-    def position(self, sigma: float) -> int:
-        """How many of the sampler's noise levels lie at or above sigma."""
+    @property
+    def position(self) -> int:
+        """Of the evaluation that is going on, in the sampler's list of noise levels; 1 = the first."""
 
 
 class Recorder:
@@ -63,7 +65,7 @@ class Recorder:
         self.lens = Lens(latents_of(model), run.latent_shapes)
         self.live = Live([i.node for i in inspections if i.node]) if context else None
         self.rules = labelled(run.guidance.rules)
-        self.record = Record(describe(model), context.node_id if context else "", max(len(run.sigmas) - 1, 0))
+        self.record = Record(describe(model), context.node_id if context else "", max(len(run.sigmas.values) - 1, 0))
         self.wanted = [index + 1 for index in shown_steps(self.record.levels)]  # steps whose pictures are still to come
         self.pending: list[Seen] = []
         self.written = time.perf_counter()
@@ -82,7 +84,7 @@ class Recorder:
         meter.stop()
         if self.pending and len(sigma) != len(self.pending[-1].sigma):
             self._write()
-        step = min(self.run.position(sigma[0]), self.record.levels)  # some samplers look at the last level too
+        step = min(self.run.position, self.record.levels)  # some samplers look at the last level too
         at, picture = watch.step, self._picture(step, watch.guided)
         self.pending.append(Seen(step, sigma, frozenset(at.branches), at.level, at.cfg, meter, watch.kept(), picture))
 

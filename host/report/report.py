@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...guidance.branch import MAIN, NEGATIVE, Branch
+from ...guidance.branch import MAIN, NEGATIVE, POSITIVE
+from ...guidance.compose import Acting, Guidance, Memory, needs_of
+from ...guidance.noise_level import NoiseLevel
 from ...guidance.rule import Rule
 from ...guidance.rules.cfg import CFG
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import Curve, Interval, Product, Schedule
+from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import describe
 from ..common.decoders import LINEAR, VAE
 from ..common.noise_levels import ModelPositions, level_of
@@ -34,7 +38,7 @@ class Series:
 class Report:
     """The plan over a sampler's noise levels."""
 
-    sigmas: tuple[float, ...]  # the model's own sigmas, the final 0 left out
+    sigmas: tuple[float, ...]  # the model's own sigmas, the last left out: no step begins there
     series: tuple[Series, ...]
     main_evaluations: tuple[int, ...]  # per noise level
     guide_evaluations: tuple[int, ...]
@@ -56,32 +60,34 @@ def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Rep
     """The plan over these sigmas, for a sampler with the cfg `sampler_cfg` that evaluates every level once."""
     model_sampling = model.get_model_object("model_sampling")
     plan = plan_of(model)
-    grid = sigmas[:-1] if float(sigmas[-1]) == 0.0 else sigmas
+    grid = sigmas[:-1].cpu()
     level = level_of(model_sampling, grid)
-    guidance = plan.guidance.resolve(ModelPositions(model_sampling)).over(level)
+    guidance = plan.guidance.resolve(ModelPositions(model_sampling))
     cfg = guidance.cfg(level, sampler_cfg)
     others = [rule for rule in guidance.rules if not isinstance(rule, CFG)]
     series = [Series("CFG", tuple(cfg.tolist()))]
     series += [Series(rule.label, tuple(rule.strength(level).tolist())) for rule in others]
-    needs = [_branches(guidance, sigma, model_sampling, sampler_cfg) for sigma in grid]
+    steps = list(_steps(guidance, SigmaList.of(sigmas.tolist()), level, cfg))
+    needs = [needs_of(acting) | {POSITIVE} | ({NEGATIVE} if w != 1.0 else set())
+             for acting, w in zip(steps, cfg.tolist(), strict=True)]
     main = tuple(sum(branch.network == MAIN for branch in asked) for asked in needs)
     guides = tuple(sum(branch.network != MAIN for branch in asked) for asked in needs)
-    gradients = tuple(_gradients(guidance, sigma, model_sampling) for sigma in grid)
+    gradients = tuple(sum(isinstance(one.rule, GradientGuidance) for one in acting) for acting in steps)
     text = _words(model, plan.guidance.rules, sampler_cfg, main, guides, gradients)
     return Report(tuple(grid.tolist()), tuple(series), main, guides, gradients, text)
 
 
-def _branches(guidance, sigma: torch.Tensor, model_sampling, sampler_cfg: float) -> frozenset[Branch]:
-    level = level_of(model_sampling, sigma.reshape(1))
-    cfg = guidance.cfg(level, sampler_cfg)
-    host = {Branch()} | ({NEGATIVE} if float(cfg[0]) != 1.0 else set())
-    return guidance.needs(level, cfg) | host
-
-
-def _gradients(guidance, sigma: torch.Tensor, model_sampling) -> int:
-    """How many gradients are taken at a noise level."""
-    level, off = level_of(model_sampling, sigma.reshape(1)), torch.ones(1, dtype=torch.float64)
-    return sum(bool(r.needs(level, off)) for r in guidance.rules if isinstance(r, GradientGuidance))
+def _steps(
+    guidance: Guidance, sigmas: SigmaList, level: NoiseLevel, cfg: torch.Tensor
+) -> Iterator[tuple[Acting, ...]]:
+    """What acts in a run that evaluates every level but the last once. level, cfg: one of them in each row."""
+    memory = Memory()
+    for row, position in enumerate(sigmas.walk):
+        memory.move_to(position)
+        acting = guidance.acting(level[torch.tensor([row])], cfg[row : row + 1], memory)
+        for one in acting:
+            memory.keep(one.index, "a state")
+        yield acting
 
 
 def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, main, guides, gradients) -> str:
