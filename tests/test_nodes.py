@@ -232,3 +232,15 @@ def test_losses_fill_their_plot_whatever_their_size(comfy, largest):
     picture = draw_losses([[largest, largest / 2, 0.0]], 3)[0]
     blue = ((picture[..., 2] - picture[..., 0]) > 0.5).any(1).nonzero()
     assert blue.max() - blue.min() > 0.9 * (BOTTOM - TOP)
+
+
+def test_a_panel_of_negative_values_alone_is_drawn(comfy):
+    from guidance_pack.host.report.chart import WIDTH, Axis, Canvas
+    from guidance_pack.host.report.run_plot import Line, Panel, _draw
+
+    canvas = Canvas(120)
+    _draw(canvas, Panel("cosine", 80, (Line("cosine", (-0.75, -0.25, None), "#ff0000"),)), [200.0, 400.0, 600.0], 20.0)
+    picture = canvas.picture()[0]
+    red = (picture[..., 0] - picture[..., 1] > 0.9).nonzero()
+    assert picture.shape == (120, WIDTH, 3) and 195 <= red[:, 1].min() and red[:, 1].max() <= 405
+    assert list(Axis(0.0, 1.0, -0.4, 0.1, 0.25).ticks()) == [-0.25, 0.0]

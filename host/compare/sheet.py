@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..report.plot import GRID, INK, PAPER, QUIET
+from ..report.chart import GRID, INK, PAPER, QUIET
 
 GAP, SEAM = 12, 2  # between cells; between the pictures of one cell
 SMALLEST, LARGEST = 15, 40  # of letters, in pixels

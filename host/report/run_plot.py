@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..recording.record import Evaluation, Record, mean
 from ..recording.text import MB, score_labels, score_of, shown_terms, summary, term_of
-from .plot import (  # fmt: skip
+from .chart import (  # fmt: skip
     COLOURS,
     GRADIENT_BAR,
-    GRID,
     GUIDE_BAR,
     INK,
     LEFT,
@@ -21,13 +19,16 @@ from .plot import (  # fmt: skip
     QUIET,
     RIGHT,
     WIDTH,
+    Axis,
     Canvas,
-    extent,
+    Legend,
+    columns,
+    sigma_labels,
 )
 
 TITLE, CAPTION, ROW, GAP, FOOT = 48, 26, 22, 26, 36  # heights of words and gaps
 TIME = "#c3cad6"
-LONGEST = 60  # letters of a name in the legend
+LEGEND = Legend(line=20, size=14, longest=60)
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,16 @@ def draw_record(record: Record) -> torch.Tensor:
     words = [CAPTION + ROW * len(row) for row in rows]
     canvas = Canvas(TITLE + sum(words) + sum(panel.height + GAP for panel in panels) + FOOT - GAP)
     canvas.text(LEFT, 26, summary(record), INK, 15)
-    width = (WIDTH - RIGHT - LEFT) / len(evaluations)
-    xs = [LEFT + width * (i + 0.5) for i in range(len(evaluations))]
-    top = TITLE
+    xs, top = columns(len(evaluations)), TITLE
     for panel, row, above in zip(panels, rows, words, strict=True):
         canvas.text(LEFT, top + 10, panel.words, QUIET, 14)
-        _legend(canvas, row, top + 10 + ROW, bool(panel.stacks))
+        for place, lines in enumerate(row, 1):
+            names = [(line.label, line.colour) for line in lines]
+            LEGEND.row(canvas, names, top + 10 + ROW * place, boxes=bool(panel.stacks))
         _draw(canvas, panel, xs, top + above)
         top += above + panel.height + GAP
-    _feet(canvas, xs, evaluations, top - GAP)
+    sigma_labels(canvas, xs, [mean(e.sigma) for e in evaluations], top - GAP + 12, most=12)
+    canvas.text(LEFT - 10, top - GAP + 12, "sigma", QUIET, 13, "rm")
     return canvas.picture()
 
 
@@ -123,21 +125,16 @@ def _costs(evaluations: list[Evaluation]) -> list[Panel]:
 
 
 def _draw(canvas: Canvas, panel: Panel, xs: list[float], top: float) -> None:
-    bottom = top + panel.height
-    low, high, step = _axis(panel)
-    for i in range(round((high - low) / step) + 1):
-        value = low + i * step
-        y = bottom - (value - low) / (high - low) * panel.height
-        canvas.line([(LEFT, y), (WIDTH - RIGHT, y)], GRID)
-        canvas.text(LEFT - 10, y, f"{round(value, 9):g}{panel.scale}", QUIET, 13, "rm")
+    axis = _axis(panel, top)
+    axis.grid(canvas, panel.scale, 13)
     for line in panel.lines:
-        ys = [None if v is None else bottom - (v - low) / (high - low) * panel.height for v in line.values]
-        _curve(canvas, xs, ys, line.colour)
-    _stack(canvas, xs, panel.stacks, bottom, panel.height / high)
+        axis.curve(canvas, xs, line.values, line.colour, 3.2, most=60)
+    if panel.stacks:
+        axis.bars(canvas, xs, [(line.values, line.colour) for line in panel.stacks], widest=40.0)
 
 
-def _axis(panel: Panel) -> tuple[float, float, float]:
-    """Where the axis begins and ends, and the step between its lines: 1, 2 or 5 times a power of ten."""
+def _axis(panel: Panel, top: float) -> Axis:
+    """It begins and ends at a line; the step between its lines is 1, 2 or 5 times a power of ten."""
     values = [v for line in panel.lines for v in line.values if v is not None]
     values += [sum(v or 0.0 for v in column) for column in zip(*(s.values for s in panel.stacks), strict=True)]
     values = [v for v in values if math.isfinite(v)]
@@ -147,31 +144,7 @@ def _axis(panel: Panel) -> tuple[float, float, float]:
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return step * first, step * max(last, first + 1), step
-
-
-def _curve(canvas: Canvas, xs: list[float], ys: Sequence[float | None], colour: str) -> None:
-    points: list[tuple[float, float]] = []
-    for x, y in [*zip(xs, ys, strict=True), (0.0, None)]:
-        if y is not None and math.isfinite(y):
-            points.append((x, y))
-        else:
-            if len(points) > 1:
-                canvas.line(points, colour, 2.4)
-            points = []
-    for x, y in zip(xs, ys, strict=True):
-        if y is not None and math.isfinite(y) and len(xs) <= 60:
-            canvas.dot(x, y, 3.2, colour)
-
-
-def _stack(canvas: Canvas, xs: list[float], stacks: tuple[Line, ...], bottom: float, unit: float) -> None:
-    half = min((xs[1] - xs[0]) * 0.38 if len(xs) > 1 else 40.0, 40.0)
-    for x, column in zip(xs, zip(*(s.values for s in stacks), strict=True), strict=True) if stacks else ():
-        y = bottom
-        for value, line in zip(column, stacks, strict=True):
-            if value:
-                canvas.box(x - half, y - value * unit, x + half, y, line.colour)
-                y -= value * unit
+    return Axis(top, top + panel.height, step * first, step * max(last, first + 1), step)
 
 
 def _legend_rows(panel: Panel) -> list[list[Line]]:
@@ -179,40 +152,10 @@ def _legend_rows(panel: Panel) -> list[list[Line]]:
     rows: list[list[Line]] = []
     room = 0.0
     for line in (*panel.lines, *panel.stacks) if panel.named else ():
-        width = _width(line)
+        width = LEGEND.width(line.label)
         if width > room:
             rows.append([])
             room = float(WIDTH - RIGHT - LEFT)
         rows[-1].append(line)
         room -= width
     return rows
-
-
-def _legend(canvas: Canvas, rows: list[list[Line]], y: float, boxes: bool) -> None:
-    for row in rows:
-        x = float(LEFT)
-        for line in row:
-            if boxes:
-                canvas.box(x + 6, y - 7, x + 20, y + 7, line.colour)
-            else:
-                canvas.line([(x, y), (x + 20, y)], line.colour, 3)
-            canvas.text(x + 28, y, _short(line.label), INK, 14)
-            x += _width(line)
-        y += ROW
-
-
-def _width(line: Line) -> float:
-    """What a line takes of its legend's row."""
-    return 28 + extent(_short(line.label), 14) + 26
-
-
-def _feet(canvas: Canvas, xs: list[float], evaluations: list[Evaluation], y: float) -> None:
-    """The noise levels under the columns."""
-    every = max(1, -(-len(xs) // 12))
-    for x, evaluation in list(zip(xs, evaluations, strict=True))[::every]:
-        canvas.text(x, y + 12, f"{mean(evaluation.sigma):.3g}", QUIET, 13, "mm")
-    canvas.text(LEFT - 10, y + 12, "sigma", QUIET, 13, "rm")
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= LONGEST else f"{words[: LONGEST - 3]}..."

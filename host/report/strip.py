@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ..recording.record import Record, mean
-from .plot import INK, QUIET, Canvas
+from .chart import INK, QUIET, Canvas
 
 CELL, GAP, MARGIN, HEAD = 110, 6, 19, 46
 
