@@ -235,7 +235,7 @@ def test_losses_fill_their_plot_whatever_their_size(comfy, largest):
 
 
 def test_a_panel_of_negative_values_alone_is_drawn(comfy):
-    from guidance_pack.host.report.chart import WIDTH, Axis, Canvas
+    from guidance_pack.host.report.chart import WIDTH, Canvas, ValueAxis
     from guidance_pack.host.report.run_plot import Line, Panel, _draw
 
     canvas = Canvas(120)
@@ -243,4 +243,4 @@ def test_a_panel_of_negative_values_alone_is_drawn(comfy):
     picture = canvas.picture()[0]
     red = (picture[..., 0] - picture[..., 1] > 0.9).nonzero()
     assert picture.shape == (120, WIDTH, 3) and 195 <= red[:, 1].min() and red[:, 1].max() <= 405
-    assert list(Axis(0.0, 1.0, -0.4, 0.1, 0.25).ticks()) == [-0.25, 0.0]
+    assert list(ValueAxis(0.0, 1.0, -0.4, 0.1, 0.25).ticks()) == [-0.25, 0.0]

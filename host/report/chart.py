@@ -50,7 +50,7 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class Axis:
+class ValueAxis:
     """A vertical axis from `top` to `bottom` of the canvas, for values from `low` to `high`, a line at every `step`."""
 
     top: float

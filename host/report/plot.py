@@ -15,9 +15,9 @@ from .chart import (  # fmt: skip
     QUIET,
     RIGHT,
     WIDTH,
-    Axis,
     Canvas,
     Legend,
+    ValueAxis,
     columns,
     sigma_labels,
 )
@@ -82,18 +82,18 @@ def _curves(canvas: Canvas, series: tuple[Series, ...], sigmas: tuple[float, ...
     return xs
 
 
-def _axis(values: list[float], least: float = 1.0) -> Axis:
+def _axis(values: list[float], least: float = 1.0) -> ValueAxis:
     """From 0, or below, to `least`, or above, with some room."""
     low, high = min(0.0, *values), max(least, *values) or 1.0
     high += 0.08 * (high - low)
-    return Axis(TOP, BOTTOM, low, high, next(s for s in STEPS if (high - low) / s <= 7))
+    return ValueAxis(TOP, BOTTOM, low, high, next(s for s in STEPS if (high - low) / s <= 7))
 
 
 def _bars(canvas: Canvas, xs: list[float], report: Report) -> None:
     kinds = report.main_evaluations, report.guide_evaluations, report.gradients
     most = max(map(sum, zip(*kinds, strict=True)))
     stacks = list(zip(kinds, (MAIN_BAR, GUIDE_BAR, GRADIENT_BAR), strict=True))
-    Axis(*BARS, 0.0, most, 1.0).bars(canvas, xs, stacks, widest=WIDTH)
+    ValueAxis(*BARS, 0.0, most, 1.0).bars(canvas, xs, stacks, widest=WIDTH)
     canvas.text(LEFT - 10, BARS[1], "0", QUIET, 13, "rm")
     canvas.text(LEFT - 10, BARS[0], f"{most}", QUIET, 13, "rm")
     totals = [sum(kind) for kind in kinds]

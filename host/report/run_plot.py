@@ -19,9 +19,9 @@ from .chart import (  # fmt: skip
     QUIET,
     RIGHT,
     WIDTH,
-    Axis,
     Canvas,
     Legend,
+    ValueAxis,
     columns,
     sigma_labels,
 )
@@ -133,7 +133,7 @@ def _draw(canvas: Canvas, panel: Panel, xs: list[float], top: float) -> None:
         axis.bars(canvas, xs, [(line.values, line.colour) for line in panel.stacks], widest=40.0)
 
 
-def _axis(panel: Panel, top: float) -> Axis:
+def _axis(panel: Panel, top: float) -> ValueAxis:
     """It begins and ends at a line; the step between its lines is 1, 2 or 5 times a power of ten."""
     values = [v for line in panel.lines for v in line.values if v is not None]
     values += [sum(v or 0.0 for v in column) for column in zip(*(s.values for s in panel.stacks), strict=True)]
@@ -144,7 +144,7 @@ def _axis(panel: Panel, top: float) -> Axis:
     power = 10.0 ** math.floor(math.log10(span / most))
     step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return Axis(top, top + panel.height, step * first, step * max(last, first + 1), step)
+    return ValueAxis(top, top + panel.height, step * first, step * max(last, first + 1), step)
 
 
 def _legend_rows(panel: Panel) -> list[list[Line]]:
