@@ -99,7 +99,7 @@ class Transform(Rule):
         raise NotImplementedError
 
 
-def weighted(weight: float, schedule: Schedule, level: NoiseLevel) -> Tensor:
+def weighted(weight: float | Tensor, schedule: Schedule, level: NoiseLevel) -> Tensor:
     """1 + (weight - 1) schedule: a weight whose 1 is off, scheduled. float64 [B]."""
     return exactly_one(1.0 + (weight - 1.0) * schedule(level))
 

@@ -37,8 +37,8 @@ class CFG(Term):
     )  # None = the sampler's own cfg
     schedule: Schedule = scheduled()
 
-    def weights(self, level: NoiseLevel, sampler: float) -> Tensor:
-        """The weight per sample where the sampler's own cfg is `sampler`: float64 [B]."""
+    def weights(self, level: NoiseLevel, sampler: float | Tensor) -> Tensor:
+        """The weight per sample where the sampler's own cfg is `sampler` (or [B]): float64 [B]."""
         return weighted(sampler if self.weight is None else self.weight, self.schedule, level)
 
     def strength(self, level: NoiseLevel) -> Tensor:

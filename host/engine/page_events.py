@@ -7,6 +7,7 @@ of the run. Sampling then says where its steps fall on these lines; both know a 
 from __future__ import annotations
 
 import json
+from math import nan
 from typing import Any
 
 import comfy.model_sampling as families
@@ -20,6 +21,7 @@ from ...guidance.rules.cfg import CFG
 from ...guidance.training.weighting import LevelWeight, normalised, on
 from ..common.noise_levels import ModelPositions, level_of
 from ..models.guides import LoadedGuide
+from .guider_weights import numbers
 from .plan import plan_of
 from .run import Run
 
@@ -79,10 +81,18 @@ def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
     """A run's noise levels (the model's own sigmas; no step begins at the last) and the strength of every rule."""
     sigmas = [sigma for sigma in run.sigmas.values[:-1] if sigma > 0.0]
     level = run.level(torch.tensor(sigmas, dtype=torch.float64))
-    cfg = run.host_weights[-1]
+    cfg = _sampler_weights(run, level)
     strengths = [r.weights(level, cfg) if isinstance(r, CFG) else r.strength(level) for r in run.guidance.rules]
-    keys = _keys(model)
-    return {"sigmas": sigmas, "lines": {key: s.tolist() for key, s in zip(keys, strengths, strict=True)}}
+    found = zip(_keys(model), strengths, strict=True)
+    return {"sigmas": sigmas, "lines": {key: s.tolist() for key, s in found if bool(s.isfinite().all())}}
+
+
+def _sampler_weights(run: Run, level: NoiseLevel) -> torch.Tensor:
+    """The sampler's own weight at every level [B]: one, or of a list one per step; nan where only the guider knows."""
+    known = numbers(run.host_weights[-1])
+    if len(known) == len(level.b):
+        return torch.tensor(known, dtype=level.b.dtype)
+    return torch.full_like(level.b, known[0] if len(known) == 1 else nan)
 
 
 def _line(key: str, rule: Rule, level: NoiseLevel) -> dict[str, Any]:

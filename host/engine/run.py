@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
 import comfy.model_management
@@ -11,12 +12,9 @@ import comfy.sampler_helpers
 import torch
 from comfy.samplers import CFGGuider
 
-from ...guidance.branch import NEGATIVE
 from ...guidance.compose import Guidance, Memory
 from ...guidance.inspection import Watch
 from ...guidance.noise_level import NoiseLevel
-from ...guidance.rule import is_one
-from ...guidance.rules.cfg import CFG
 from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import check_pair
 from ..common.keys import KEY
@@ -26,6 +24,8 @@ from ..recording.inspection import inspections_of
 from ..recording.recorder import Recorder
 from .gradients import Gradients, gradients_of
 from .guide_model import GuideModel
+from .guider_checks import SkippedSteps, check_guider
+from .guider_weights import numbers, stated_weights
 from .plan import check_combines, guides_of, plan_of
 
 
@@ -39,11 +39,12 @@ class Run:
     guides: dict[str, GuideModel]
     latent_shapes: list | None
     own_conds: dict[str, list[dict]]  # conditioning that only guides use, for the host to load what it needs
-    host_weights: tuple[float, ...]  # what the guider combined with before the run
+    host_weights: tuple[Any, ...]  # what the guider combined with before the run
     gradients: Gradients | None = None
     memory: Memory = field(default_factory=Memory)
     recorder: Recorder | None = None  # of an inspected MODEL
     watch: Watch | None = None  # on the evaluation that is going on, if it is recorded
+    skipped: SkippedSteps = field(init=False)
 
     def level(self, sigma: torch.Tensor) -> NoiseLevel:
         """The noise level of the model's own sigma [B], on the CPU."""
@@ -54,6 +55,17 @@ class Run:
         here = sigma.cpu()
         self.memory.move_to(self.sigmas.position(float(here[0]), self.memory.position))
         return self.level(here)
+
+    @property
+    def acts(self) -> bool:
+        """Whether a component does anything at some noise level of the run."""
+        levels = self.level(torch.tensor(self.sigmas.values, dtype=torch.float64))
+        own = [number for weight in self.host_weights for number in numbers(weight)]
+        return (
+            self.recorder is not None
+            or bool(self.guidance.acting(levels, torch.full_like(levels.b, nan), Memory()))
+            or any(bool((self.guidance.cfg(levels, number) != number).any()) for number in own)
+        )
 
     @property
     def position(self) -> int:
@@ -112,8 +124,9 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     gradients = gradients_of(model)
     check_latents(gradients, latent_shapes)
     levels = SigmaList.of(sigmas.tolist())
-    run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, host_weights(guider), gradients)
+    run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, stated_weights(guider), gradients)
     run.recorder = Recorder(model, run, inspections) if inspections else None
+    run.skipped = SkippedSteps(guider, run.acts)
     options: dict[str, Any] = guider.model_options
     options[KEY] = run
     return run
@@ -125,21 +138,6 @@ def run_of(guider: CFGGuider) -> Run | None:
     return options.get(KEY)
 
 
-def weight_names(guider: CFGGuider) -> tuple[str, ...]:
-    """Where the guider keeps the weights that it combines with: one, or the two of a dual-prompt guider."""
-    return ("cfg1", "cfg2") if hasattr(guider, "cfg1") else ("cfg",)
-
-
-def host_weights(guider: CFGGuider) -> tuple[float, ...]:
-    """The guider's weights now."""
-    return tuple(float(getattr(guider, name)) for name in weight_names(guider))
-
-
-def is_plain(guider: CFGGuider) -> bool:
-    """Whether the guider combines one positive and one negative branch, as KSampler and CFGGuider do."""
-    return type(guider).predict_noise is CFGGuider.predict_noise and "negative" in guider.original_conds
-
-
 def check_latents(gradients: Gradients | None, shapes: list | None) -> None:
     """Raise ValueError if the latents are a pack of several, such as a video with its sound."""
     if gradients is not None and shapes is not None and len(shapes) > 1:
@@ -147,28 +145,3 @@ def check_latents(gradients: Gradients | None, shapes: list | None) -> None:
             "This model makes several things at once (such as a video and its sound), which a guide that looks at "
             "pictures cannot take apart. Use a model that makes pictures or video alone."
         )
-
-
-def check_guider(guider: CFGGuider, guidance: Guidance) -> None:
-    """Raise ValueError if the rules ask of this guider what it does not have."""
-    kind = type(guider).__name__
-    title = kind.removeprefix("Guider_") + "Guider" if kind.startswith("Guider_") else kind  # the name of its node
-    own_weights = [rule for rule in guidance.combines if rule.weight is not None and not is_one(rule.weight)]
-    if own_weights and "negative" not in guider.original_conds:
-        raise ValueError(
-            f"CFG Combine (or CFG + Autoguidance) needs a negative prompt, and {title} takes none. Use CFGGuider or "
-            f"KSampler instead of it, or remove CFG Combine."
-        )
-    if own_weights and hasattr(guider, "cfg1"):
-        raise ValueError(
-            f"{title} mixes two prompts with two weights of its own, so CFG Combine cannot set one weight. Choose "
-            f"weight_from = sampler in CFG Combine (its interval then applies to both), or use CFGGuider."
-        )
-    if is_plain(guider):
-        return
-    for rule in guidance.rules:
-        if NEGATIVE in rule.uses and not isinstance(rule, CFG):
-            raise ValueError(
-                f"{rule.name} works on the difference between one positive and one negative prompt, and {title} "
-                f"combines its prompts in another way. Use KSampler or CFGGuider, or remove this component."
-            )

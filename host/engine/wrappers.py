@@ -7,20 +7,23 @@ rules work on its result. The wrappers find everything through the guider, so th
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from math import nan
 from typing import Any
 
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import CFGGuider
 
-from ...guidance.compose import needs_of, uniform
+from ...guidance.compose import needs_of
 from ...guidance.step import Step
 from ..common.keys import KEY
-from .branches import Observer, evaluate
+from .branches import evaluate
 from .gradients import StepGradientContext
+from .guider_checks import check_step, is_plain
+from .guider_weights import combining_with, weights_at
+from .observer import Observer
 from .page_events import announce
-from .run import Run, host_weights, is_plain, open_run, run_of, weight_names
+from .run import Run, open_run, run_of
 
 
 def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_shapes=None, **kwargs):
@@ -34,9 +37,10 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
     announce(run, guider.model_patcher)
     finished = False
     try:
-        with _weights(guider, _loading_weights(run)):
+        with combining_with(guider, _loading_weights(run)):
             result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finished = True
+        run.skipped.check()
         return result
     finally:
         for guide in run.guides.values():
@@ -72,7 +76,9 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
         )
     if run.gradients is not None:
         run.gradients.prepare(guider, noise.shape)
-    with _weights(guider, run.host_weights):
+    watched = run.skipped.calc_cond_batch
+    add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, watched, extra_args["model_options"], is_model_options=True)
+    with combining_with(guider, run.host_weights):
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, *rest)
 
 
@@ -83,6 +89,7 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
     run = run_of(guider)
     if run is None:
         return executor(x, timestep, model_options, seed)
+    run.skipped.asked = True
     with run.watching(timestep):
         return _guided(executor, run, guider, x, timestep, model_options, seed)
 
@@ -90,18 +97,17 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
 def _guided(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
     """The host's own step, what else the rules need, and the rules."""
     level = run.move_to(timestep)
-    weights = [run.guidance.cfg(level, weight) for weight in host_weights(guider)]
-    cfg = weights[-1]
-    if uniform(cfg) is None:
+    weights = weights_at(guider, run.guidance, level)
+    if weights is None:
         return _mixed(run, guider, x, timestep, level, model_options)
-    acting = run.guidance.acting(level, cfg, run.memory)
-    needs = needs_of(acting)
-    with _weights(guider, tuple(float(weight[0]) for weight in weights)):
-        if not needs and run.watch is None:
+    may_act = run.guidance.acting(level, torch.full_like(level.b, nan), run.memory)  # the guider's weight shows later
+    with combining_with(guider, weights.wanted):
+        if not may_act and run.watch is None and not weights.changed:
             return executor(x, timestep, model_options, seed)
         observer = Observer(guider)
         denoised = executor(x, timestep, observer.options(model_options), seed)
-    missing = needs - observer.seen.keys()
+    cfg, acting = check_step(guider, may_act, weights, observer, level)
+    missing = needs_of(acting) - observer.seen.keys()
     found = {branch: evaluate(run, guider, branch, x, timestep, level, model_options) for branch in missing}
     step = Step(x, level, {**observer.seen, **found}, cfg, **_here(run, guider, timestep, level, model_options))
     return run.guidance.steer(denoised, step, run.memory, acting)
@@ -126,24 +132,10 @@ def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> to
     )
 
 
-def _loading_weights(run: Run) -> tuple[float, ...]:
+def _loading_weights(run: Run) -> tuple[Any, ...]:
     """A guider at cfg 1 may not even load what the negative branch needs; a CFG rule may ask for it later."""
     wanted = [rule.weight for rule in run.guidance.combines if rule.weight is not None]
     return (max(wanted, key=lambda w: abs(w - 1.0)),) if run.host_weights == (1.0,) and wanted else run.host_weights
-
-
-@contextmanager
-def _weights(guider: CFGGuider, values: tuple[float, ...]):
-    """The guider combines with these weights while inside."""
-    names = weight_names(guider)
-    before = [getattr(guider, name) for name in names]
-    for name, value in zip(names, values, strict=True):
-        setattr(guider, name, value)
-    try:
-        yield
-    finally:
-        for name, value in zip(names, before, strict=True):
-            setattr(guider, name, value)
 
 
 WRAPPERS = {

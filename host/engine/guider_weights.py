@@ -1,0 +1,97 @@
+"""The weights with which a guider combines its prompts: what it says, and what the CFG rules make of that.
+
+The host's guiders keep one number or two. Guiders of other packs also keep a list with a number per step, or anything
+else, which nobody but they can read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import torch
+from comfy.samplers import CFGGuider
+
+from ...guidance.compose import Guidance, uniform
+from ...guidance.noise_level import NoiseLevel
+
+EQUAL = 1e-6  # relative: weights pass through other packs' float32
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a guider in one call, as it keeps them."""
+
+    stated: tuple[Any, ...]
+    wanted: tuple[Any, ...]  # what the CFG rules make of them; the very same where they leave them alone
+
+    @property
+    def changed(self) -> bool:
+        return self.wanted is not self.stated
+
+    @property
+    def number(self) -> float:
+        """The weight of CFG, nan where only the guider knows it."""
+        known = numbers(self.wanted[-1])
+        return known[0] if len(known) == 1 else math.nan
+
+    def allow(self, used: float) -> bool:
+        """Whether `used` is a weight that was wanted."""
+        return any(_equal(used, number) for weight in self.wanted for number in numbers(weight))
+
+
+def weight_names(guider: CFGGuider) -> tuple[str, ...]:
+    """Where the guider keeps the weights that it combines with: one, or the two of a dual-prompt guider."""
+    return ("cfg1", "cfg2") if hasattr(guider, "cfg1") else ("cfg",)
+
+
+def stated_weights(guider: CFGGuider) -> tuple[Any, ...]:
+    """The guider's weights now."""
+    return tuple(getattr(guider, name) for name in weight_names(guider))
+
+
+def weights_at(guider: CFGGuider, guidance: Guidance, level: NoiseLevel) -> Weights | None:
+    """The weights for a call at these levels [B]; None where its samples want different ones."""
+    stated = stated_weights(guider)
+    if not guidance.combines:
+        return Weights(stated, stated)
+    wanted = tuple(_each(weight, lambda number: uniform(guidance.cfg(level, number))) for weight in stated)
+    if not all(map(numbers, wanted)):
+        return None
+    before, after = ([n for weight in weights for n in numbers(weight)] for weights in (stated, wanted))
+    return Weights(stated, stated if all(map(_equal, before, after)) else wanted)
+
+
+def numbers(weight: Any) -> list[float]:
+    """A weight as numbers: one, or one per step; empty if it is something else."""
+    plain = weight.tolist() if isinstance(weight, torch.Tensor) else weight
+    listed = plain if isinstance(plain, (list, tuple)) else [plain]
+    return [float(number) for number in listed] if all(isinstance(number, Real) for number in listed) else []
+
+
+@contextmanager
+def combining_with(guider: CFGGuider, values: tuple[Any, ...]):
+    """The guider combines with these weights while inside."""
+    names = weight_names(guider)
+    before = [getattr(guider, name) for name in names]
+    for name, value in zip(names, values, strict=True):
+        setattr(guider, name, value)
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(guider, name, value)
+
+
+def _each(weight: Any, change: Callable[[float], float | None]) -> Any:
+    """The weight, changed; of a list every number."""
+    changed = [change(number) for number in numbers(weight)]
+    return changed if isinstance(weight, (list, tuple)) or len(changed) != 1 else changed[0]
+
+
+def _equal(first: float, second: float) -> bool:
+    return math.isclose(first, second, rel_tol=EQUAL, abs_tol=EQUAL)
