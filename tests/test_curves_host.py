@@ -42,6 +42,7 @@ def test_a_run_names_the_same_lines_whatever_was_cloned(sd15):
 
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.rules.rescale import Rescale
+    from guidance_pack.guidance.sigma_list import SigmaList
     from guidance_pack.host.common.noise_levels import ModelPositions, level_of
     from guidance_pack.host.engine.install import with_rule
     from guidance_pack.host.engine.page_events import curve, steps_of
@@ -53,7 +54,8 @@ def test_a_run_names_the_same_lines_whatever_was_cloned(sd15):
     guidance = plan_of(second).guidance.resolve(ModelPositions(sampling))
     sigmas = [*torch.linspace(14.0, 0.1, STEPS).tolist(), 0.0]
     run = SimpleNamespace(
-        sigmas=sigmas, host_weights=(6.5,), level=lambda sigma: level_of(sampling, sigma), guidance=guidance
+        sigmas=SigmaList.of(sigmas), host_weights=(6.5,), guidance=guidance,
+        level=lambda sigma: level_of(sampling, sigma),
     )
     told = steps_of(run, second.clone())
     keys = [shown(curve(a, b))["lines"][0]["key"] for a, b in ((sd15, first), (first, second))]

@@ -14,7 +14,7 @@ from ...guidance.compose import Acting, Guidance
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.rule import Rule, exactly_one, is_one
 from ...guidance.rules.cfg import CFG
-from .guider_weights import Weights, numbers, stated_weights
+from .guider_weights import GuiderWeights, numbers, stated_weights
 from .observer import Observer
 
 PLAIN = "Use KSampler or CFGGuider"
@@ -34,7 +34,7 @@ def check_guider(guider: CFGGuider, guidance: Guidance) -> None:
 
 
 def check_step(
-    guider: CFGGuider, may_act: tuple[Acting, ...], weights: Weights, observer: Observer, level: NoiseLevel
+    guider: CFGGuider, may_act: tuple[Acting, ...], weights: GuiderWeights, observer: Observer, level: NoiseLevel
 ) -> tuple[torch.Tensor, tuple[Acting, ...]]:
     """The weight of CFG [B] in the step that was observed (1 where nobody knows it), and which rules act at it.
 
@@ -104,7 +104,7 @@ def _check_weight(guider: CFGGuider, guidance: Guidance) -> None:
         )
 
 
-def _check_used(guider: CFGGuider, weights: Weights, observer: Observer, level: NoiseLevel) -> None:
+def _check_used(guider: CFGGuider, weights: GuiderWeights, observer: Observer, level: NoiseLevel) -> None:
     used = observer.weight
     if used is not None and weights.allow(used):
         return

@@ -23,7 +23,7 @@ EQUAL = 1e-6  # relative: weights pass through other packs' float32
 
 
 @dataclass(frozen=True)
-class Weights:
+class GuiderWeights:
     """The weights of a guider in one call, as it keeps them."""
 
     stated: tuple[Any, ...]
@@ -54,16 +54,16 @@ def stated_weights(guider: CFGGuider) -> tuple[Any, ...]:
     return tuple(getattr(guider, name) for name in weight_names(guider))
 
 
-def weights_at(guider: CFGGuider, guidance: Guidance, level: NoiseLevel) -> Weights | None:
+def weights_at(guider: CFGGuider, guidance: Guidance, level: NoiseLevel) -> GuiderWeights | None:
     """The weights for a call at these levels [B]; None where its samples want different ones."""
     stated = stated_weights(guider)
     if not guidance.combines:
-        return Weights(stated, stated)
+        return GuiderWeights(stated, stated)
     wanted = tuple(_each(weight, lambda number: uniform(guidance.cfg(level, number))) for weight in stated)
     if not all(map(numbers, wanted)):
         return None
     before, after = ([n for weight in weights for n in numbers(weight)] for weights in (stated, wanted))
-    return Weights(stated, stated if all(map(_equal, before, after)) else wanted)
+    return GuiderWeights(stated, stated if all(map(_equal, before, after)) else wanted)
 
 
 def numbers(weight: Any) -> list[float]:
