@@ -98,7 +98,7 @@ class GuidanceExportExperts(io.ComfyNode):
     @user_error()
     def execute(cls, guide, name) -> io.NodeOutput:
         folder = str(export_experts(guide, name))
-        return io.NodeOutput(folder, ui=ui.PreviewText(f"wrote {folder}"))
+        return io.NodeOutput(folder, ui=ui.PreviewText(f"adapters in {folder}"))
 
 
 NODES: list[type[io.ComfyNode]] = [GuidanceImportExperts, GuidanceExportExperts]

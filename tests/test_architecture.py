@@ -57,6 +57,7 @@ ARROWS = {
     "host/compare": {"host/common", "host/engine", "host/report", CORE},
     "host/training": {
         "host/common", "host/models", "host/engine", "host/report", CORE, "guidance/experts", "guidance/training",
+        "guidance/checkpoints",
     },
     "guidance": set(),
     "guidance/checkpoints": set(),

@@ -163,8 +163,51 @@ def test_what_cannot_be_exported_is_refused_in_words_and_leaves_nothing(comfy, t
         export_experts(loaded(small(), [random_part(0), whole]), "whole")
     assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*partial*"))
     export_experts(loaded(small(), [random_part(0)]), "one")
-    with pytest.raises(ValueError, match="is there already. Choose another name"):
+    with pytest.raises(ValueError, match="is there already, and expert-1/.* is not in it. Choose another name"):
         export_experts(loaded(small(), [random_part(0), random_part(1)]), "one")
+
+
+def files_of(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_bank_that_was_trained_again_is_not_taken_for_the_one_that_was_exported(comfy, tmp_path, monkeypatch):
+    """Same name, same index, other weights."""
+    import folder_paths
+
+    from guidance_pack.host.models.peft_export import export_experts
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    folder = export_experts(loaded(small(), [random_part(0)]), "team")
+    before = files_of(folder)
+    assert export_experts(loaded(small(), [random_part(0)]), "team") == folder
+    with pytest.raises(ValueError, match=r"expert-0/adapter_model.safetensors is another in it. Choose another name"):
+        export_experts(loaded(small(), [random_part(1)]), "team")
+    (folder / "expert-0" / "adapter_config.json").unlink()
+    with pytest.raises(ValueError, match=r"expert-0/adapter_config.json is not in it"):
+        export_experts(loaded(small(), [random_part(0)]), "team")
+    del before[next(file for file in before if file.name == "adapter_config.json")]
+    assert files_of(folder) == before and [entry.name for entry in (tmp_path / "guidance").iterdir()] == ["team"]
+
+
+def test_folders_of_others_are_never_removed(comfy, tmp_path, monkeypatch):
+    import folder_paths
+
+    from guidance_pack.host.models.peft_export import export_experts
+
+    monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
+    theirs = tmp_path / "guidance" / "pictures.partial" / "mine.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"mine")
+    export_experts(loaded(small(), [random_part(0)]), "pictures")
+    assert theirs.read_bytes() == b"mine"
+    (tmp_path / "guidance" / "empty").mkdir()
+    with pytest.raises(ValueError, match="is there already"):
+        export_experts(loaded(small(), [random_part(0)]), "empty")
+    with pytest.raises(ValueError, match="Expert 1 is trained whole"):
+        export_experts(loaded(small(), [Part({}, random_part(1).whole)]), "whole")
+    names = sorted(entry.name for entry in (tmp_path / "guidance").iterdir())
+    assert names == ["empty", "pictures", "pictures.partial"]
 
 
 def test_names_are_checked_before_anything_runs(comfy):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from another_process import begun, said
 from guide_folder import lend
 from PIL import Image
 from world import LABELS, render
@@ -151,7 +152,7 @@ def test_a_full_disk_loses_nothing(scene, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(scene.module, "write_bank", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"The disk is full at .*guides \(No space.*All steps are taken.*run this again"):
         scene.train()
     monkeypatch.undo()
     monkeypatch.setattr(scene.module, "_waiting_path", lambda name: next(scene.waiting.rglob("*.safetensors")))
@@ -160,6 +161,83 @@ def test_a_full_disk_loses_nothing(scene, monkeypatch):
     calls = []
     scene.train(watch=lambda *seen: calls.append(seen))
     assert not calls, "all steps were done already"
+
+
+def full_disk(*args, **more):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_save_on_a_full_disk_is_said_and_an_interrupt_there_stays_one(scene, monkeypatch, caplog):
+    from comfy.model_management import InterruptProcessingException
+
+    from guidance_pack.guidance.training import checkpoint
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "atomic_save", full_disk)
+        with pytest.raises(InterruptProcessingException):
+            scene.train(watch=stop_after(2))
+        assert "team could not be saved. The disk is full at" in caplog.text
+        patch.setattr(scene.module, "SAVE_SECONDS", -1.0)
+        with pytest.raises(OSError, match="The disk is full at .*unfinished experts .*Of the 1 steps.*Make room"):
+            scene.train()
+    calls = []
+    scene.train(watch=lambda *seen: calls.append(seen))
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("place", ["guides", "waiting"])
+def test_folders_that_cannot_be_written_are_found_before_the_first_step(scene, monkeypatch, tmp_path, place):
+    import folder_paths
+
+    (tmp_path / "file").write_text("in the way")
+    if place == "guides":
+        lend(monkeypatch, tmp_path / "file" / "guides")
+    else:
+        monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "file" / "output"))
+    calls = []
+    with pytest.raises(OSError, match="Nothing can be written at .*file.*Nothing was trained"):
+        scene.train(watch=lambda *seen: calls.append(seen))
+    assert not calls
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_first_step(scene, monkeypatch):
+    from guidance_pack.guidance.checkpoints import atomic
+
+    left = atomic.shutil.disk_usage(scene.guides.parent)._replace(free=1000)
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda folder: left)
+    calls = []
+    with pytest.raises(OSError, match="guides has 0.0 MB left, and the bank needs"):
+        scene.train(watch=lambda *seen: calls.append(seen))
+    assert not calls and not list(scene.waiting.rglob("*.*"))
+
+
+def test_a_name_that_another_process_trains_under_is_refused(scene):
+    code = """with name_lock(path):
+        print("mine", flush=True)
+        input()"""
+    other = begun(code, scene.guides / "team.safetensors")
+    assert other.stdout.readline() == "mine\n"
+    with pytest.raises(ValueError, match="Another ComfyUI or command is at work on .*team"):
+        scene.train()
+    said(other)
+    scene.train()
+
+
+def test_a_bank_that_came_meanwhile_is_not_overwritten_and_no_step_is_lost(scene):
+    path = scene.guides / "team.safetensors"
+    scene.train("other", recipe=replace(RECIPE, seed=1))
+    other = (scene.guides / "other.safetensors").read_bytes()
+
+    def watch(training, report):
+        path.write_bytes(other)
+
+    with pytest.raises(ValueError, match=r"team.safetensors is in models/guides already and was trained otherwise"):
+        scene.train(watch=watch)
+    assert path.read_bytes() == other
+    path.unlink()
+    calls = []
+    scene.train(watch=lambda *seen: calls.append(seen))
+    assert not calls and path.read_bytes() != other
 
 
 @pytest.mark.parametrize(

@@ -240,3 +240,27 @@ def test_guides_are_named_as_load_guide_names_them(tmp_path):
     assert name_of(CLASSIFIER) == "shapes-classifier"
     assert name_of(tmp_path / "models" / "guides" / "mine" / "resnet50.safetensors") == "mine/resnet50.safetensors"
     assert name_of(tmp_path / "resnet50.safetensors") == "resnet50.safetensors"
+
+
+def test_two_commands_of_one_name_lose_no_bank(pictures, tmp_path):
+    """Other settings under one name at the same time: one bank, and the other command is told why it has none."""
+    out = tmp_path / "team.safetensors"
+    commands = [[*arguments(CLASSIFIER, pictures, out, 2), "--seed", str(seed)] for seed in (1, 2)]
+    running = [
+        subprocess.Popen([sys.executable, COMMAND, *given], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                         text=True, env=surroundings())
+        for given in commands
+    ]
+    problems = [process.communicate(timeout=300)[1] for process in running]
+    codes = [process.returncode for process in running]
+    assert sorted(codes) == [0, 1], problems
+    assert re.search("is at work on|waits with other settings|was trained otherwise", problems[codes.index(1)])
+    assert read_bank(out).training["recipe"]["seed"] == 1 + codes.index(0)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["team.safetensors", "work"]
+
+
+def test_folders_that_cannot_be_written_are_found_before_the_first_step(pictures, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    run(*arguments(CLASSIFIER, pictures, tmp_path / "file" / "team.safetensors", 2), works=False)
+    told = capsys.readouterr()
+    assert "Nothing can be written at" in told.err and "Nothing was trained" in told.err and "step" not in told.out

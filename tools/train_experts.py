@@ -20,7 +20,8 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -37,16 +38,20 @@ if "guidance_pack" not in sys.modules:
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
 
+from guidance_pack.guidance.checkpoints.atomic import disk_words  # noqa: E402
 from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource  # noqa: E402
-from guidance_pack.guidance.experts.file import read_bank, write_bank  # noqa: E402
+from guidance_pack.guidance.experts.file import BankFile, read_bank, write_bank  # noqa: E402
 from guidance_pack.guidance.guide import GuideSpec, families  # noqa: E402
 from guidance_pack.guidance.noise_schedule import NAMES  # noqa: E402
 from guidance_pack.guidance.training.checkpoint import (  # noqa: E402
+    ALL_TAKEN,
     bank_of,
     differences,
     facts_in,
     facts_of,
     read_checkpoint,
+    require_disk,
+    reserved,
     write_checkpoint,
 )
 from guidance_pack.guidance.training.distillation import KINDS  # noqa: E402
@@ -203,19 +208,48 @@ def train(options: argparse.Namespace, process_group: Processes) -> int:
         return finished(out, facts, process_group)
     network, spec = built(source)
     training = ExpertsTraining(network.to(process_group.device), spec, recipe, process_group.device, process_group)
-    if waiting.exists():
-        training.restore(read_checkpoint(waiting, facts))
-    if not process_group.agree(len(training.losses), len(pictures), int(pictures.fingerprint[:5], 16)):
-        raise ValueError("The processes see different pictures, or different stopped trainings in --work.")
-    shown = training_pictures(pictures, spec, recipe.learn_from)
-    if not follow(training, shown, len(pictures), waiting, facts, options.steps):
-        return 0
-    if process_group.rank == 0:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with alone(training, out, waiting):
+        if waiting.exists():
+            training.restore(read_checkpoint(waiting, facts))
+        if not process_group.agree(len(training.losses), len(pictures), int(pictures.fingerprint[:5], 16)):
+            raise ValueError("The processes see different pictures, or different stopped trainings in --work.")
+        shown = training_pictures(pictures, spec, recipe.learn_from)
+        if not follow(training, shown, len(pictures), waiting, facts, options.steps):
+            return 0
         base = (source.name, facts["base_sha256"])
-        write_bank(out, bank_of(training, out.stem, *base, facts["pictures"], {}))
-        waiting.unlink(missing_ok=True)
+        return save(training, bank_of(training, out.stem, *base, facts["pictures"], {}), out, waiting, facts)
+
+
+@contextmanager
+def alone(training: ExpertsTraining, out: Path, waiting: Path) -> Generator[None]:
+    """Keep the names to this command; the first process does, and all give up where it cannot. Raises in words."""
+    process_group: Any = training.process_group
+    with ExitStack() as held:
+        refused: Exception | None = None
+        if process_group.rank == 0:
+            try:
+                held.enter_context(reserved(out, waiting))
+                require_disk(training, out, waiting)
+            except (ValueError, OSError) as error:
+                refused = error
+        if process_group.any(refused is not None):
+            raise refused or ValueError("The first process says why it cannot begin.")
+        yield
+
+
+def save(training: ExpertsTraining, bank: BankFile, out: Path, waiting: Path, facts: dict[str, Any]) -> int:
+    """Write the bank, from the first process."""
+    process_group: Any = training.process_group
+    if process_group.rank != 0:
+        return 0
+    write_checkpoint(waiting, training, facts)
+    try:
+        with disk_words(out.parent, ALL_TAKEN):
+            write_bank(out, bank, overwrite=False)
         print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MB", flush=True)
+    except FileExistsError:  # written under this name in the meantime, by what does not train
+        finished(out, facts, process_group)
+    waiting.unlink(missing_ok=True)
     return 0
 
 
@@ -229,7 +263,7 @@ def follow(training: ExpertsTraining, shown: Pictures, count: int, waiting: Path
             say(report)
             leave = process_group.any(stop.asked or number >= most) and not training.done
             if process_group.rank == 0 and (leave or time.monotonic() - saved > SAVE_SECONDS):
-                write_checkpoint(waiting, training.tensors(), facts)
+                write_checkpoint(waiting, training, facts)
                 saved = time.monotonic()
             if leave:
                 say.line(f"stopped; the same command goes on from {waiting}")

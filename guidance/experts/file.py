@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..checkpoints.atomic import atomic_save
+from ..checkpoints.snapshot import read_snapshot
 from ..networks.tiny.files import NetworkFileError
 from ..preprocessing import Preprocessing
 from .bank import Part, part_tensors, parts_of
@@ -85,11 +86,12 @@ def is_bank(format: str | None) -> bool:
     return (format or "").rpartition("/")[0] == BANK.rpartition("/")[0]
 
 
-def write_bank(path: str | Path, bank: BankFile) -> None:
-    """Write a bank, replacing the file only once the new one is whole.
+def write_bank(path: str | Path, bank: BankFile, overwrite: bool = True) -> None:
+    """Write a bank, replacing the file only once the new one is whole, or only where there is none.
 
     Raises:
         ValueError: the number of parts is not the header's.
+        FileExistsError: there is a file, and it is not to be overwritten.
         OSError: it cannot be written (a full disk, no permission); what was there before is untouched.
     """
     if len(bank.parts) != bank.header.count:
@@ -97,11 +99,11 @@ def write_bank(path: str | Path, bank: BankFile) -> None:
     header = {"format": BANK, "bank": _json(asdict(bank.header)), "training": _json(dict(bank.training))}
     header |= {key: bank.workflow[key] for key in WORKFLOW if key in bank.workflow}
     tensors = part_tensors(bank.parts)
-    atomic_save(path, {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, header)
+    atomic_save(path, {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, header, overwrite)
 
 
 def read_bank(path: str | Path) -> BankFile:
-    """Read a bank; its tensors are views of the file, read when they are used.
+    """Read a bank; its tensors are copies, so that the file may be overwritten.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -110,10 +112,10 @@ def read_bank(path: str | Path) -> BankFile:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
-    with _opened(path) as file:
-        metadata = _metadata(path.name, file)
-        header = _header(path.name, metadata)
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    with _in_words(path):
+        found, tensors = read_snapshot(path)
+    metadata = _metadata(path.name, found)
+    header = _header(path.name, metadata)
     parts = _parts(path.name, tensors, header)
     workflow = {key: metadata[key] for key in WORKFLOW if key in metadata}
     return BankFile(path.stem, header, parts, _object(path.name, metadata, "training"), workflow)
@@ -122,8 +124,9 @@ def read_bank(path: str | Path) -> BankFile:
 def read_header(path: str | Path) -> BankHeader:
     """What a bank says of itself, without its tensors. Raises NetworkFileError as `read_bank` does."""
     path = Path(path)
-    with _opened(path) as file:
-        return _header(path.name, _metadata(path.name, file))
+    with _in_words(path), safe_open(path, framework="pt") as file:
+        found = file.metadata()
+    return _header(path.name, _metadata(path.name, found or {}))
 
 
 def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,17 +137,15 @@ def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 @contextmanager
-def _opened(path: Path) -> Generator[Any]:
+def _in_words(path: Path) -> Generator[None]:
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file
+        yield
     except SafetensorError as error:
         raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({error}); get it again.") from error
 
 
-def _metadata(name: str, file: Any) -> dict[str, str]:
+def _metadata(name: str, metadata: dict[str, str]) -> dict[str, str]:
     """The header's strings, of a version that can be read."""
-    metadata = dict(file.metadata() or {})
     found = metadata.get("format", "")
     if not is_bank(found):
         raise NetworkFileError(f"{name} is no expert bank; Train Experts writes them (format {BANK}).")

@@ -3,30 +3,64 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ..checkpoints.atomic import atomic_save
+from ..checkpoints.atomic import atomic_save, disk_words, make_folder, name_lock, require_room
 from ..checkpoints.guide_source import GuideSource
+from ..checkpoints.snapshot import read_snapshot
 from ..experts.file import BankFile, BankHeader
 from ..experts.guide import fingerprint
 from ..networks.tiny.files import NetworkFileError
 from .experts import ExpertsTraining
 
+ALL_TAKEN = (  # where the bank alone could not be written
+    "All steps are taken, and kept where unfinished trainings wait. Make room and run this again: the bank is written "
+    "without another step."
+)
 STRETCHES = 100  # at most so many numbers of each expert's loss curve are kept
 UNFINISHED = "guidance-components/expert-training/1"
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write a training, replacing the file only once the new one is whole. Raises OSError if that cannot be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    atomic_save(path, kept, {"format": UNFINISHED, "facts": json.dumps(facts)})
+@contextmanager
+def reserved(bank: Path, waiting: Path) -> Generator[None]:
+    """Keep the names of a bank and of its unfinished training to this process, in folders that can be written.
+
+    Raises:
+        NameInUseError: another process trains under this name, in words.
+        OSError: one of the folders cannot be written, in words.
+    """
+    with ExitStack() as kept:
+        for path in (bank, waiting):
+            with disk_words(path.parent, "Nothing was trained. Mend that and run this again."):
+                kept.enter_context(name_lock(path))
+        yield
+
+
+def require_disk(training: ExpertsTraining, bank: Path, waiting: Path) -> None:
+    """Raise OSError, in words, if there is no room for what a training will write."""
+    expert = sum(tensor.nbytes for tensor in training.student.tensors().values())
+    require_room(bank.parent, expert * training.recipe.experts, "the bank")
+    moments = 2 * expert
+    require_room(waiting.parent, expert * training.recipe.experts + moments, "a training that is stopped")
+
+
+def write_checkpoint(path: Path, training: ExpertsTraining, facts: Mapping[str, Any]) -> None:
+    """Write a training, replacing the file only once the new one is whole. Raises OSError in words."""
+    kept = {key: tensor.detach().cpu().contiguous() for key, tensor in training.tensors().items()}
+    words = (
+        f"Of the {len(training.losses)} steps those up to the last save are kept. Make room and run this again to go "
+        f"on from there."
+    )
+    with disk_words(path.parent, words):
+        make_folder(path.parent)
+        atomic_save(path, kept, {"format": UNFINISHED, "facts": json.dumps(facts)})
 
 
 def read_checkpoint(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -36,9 +70,7 @@ def read_checkpoint(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
         NetworkFileError: a file of something else, or a training with other settings, in words.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            saved = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
+        metadata, saved = read_snapshot(path)
     except SafetensorError as error:
         raise NetworkFileError(f"{path} is damaged ({error}); delete it to begin anew.") from error
     if metadata.get("format") != UNFINISHED:

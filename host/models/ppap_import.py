@@ -14,6 +14,7 @@ import folder_paths
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.state_dicts import sha256_of
 from ...guidance.experts.calibration import best_calibration, calibrations
 from ...guidance.experts.file import BankFile, BankHeader, is_bank, read_bank, write_bank
@@ -121,8 +122,13 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
         base, facts["base_sha256"], spec.task, SCHEDULE, edges, reading[0], spec.labels, reading[1]
     )
     report = [_summary(found, base, len(files)), *words]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bank(path, BankFile(name, header, found.rescaled(reading[0]).parts, {**facts, "report": report}))
+    bank = BankFile(name, header, found.rescaled(reading[0]).parts, {**facts, "report": report})
+    try:
+        with disk_words(path.parent, "Nothing was imported. Mend that and run this again."):
+            make_folder(path.parent)
+            write_bank(path, bank, overwrite=False)
+    except FileExistsError:  # another process was faster
+        return _written_before(path, facts)
     log.info("Guidance Components: %s Wrote %s.", " ".join(report), path)
     return load_bank(path), "\n".join([*report, f"Wrote {path.name}, {path.stat().st_size / 2**20:.1f} MB."])
 

@@ -6,10 +6,8 @@ again: picture i depends on the settings and on i alone.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
+from ...guidance.checkpoints.atomic import atomic_write, disk_words, name_lock
 from ...guidance.training.checkpoint import differences
 from .per_sample_noise import ALONE, generators, sampler_for, start_noise
 from .pictures import MADE, PictureFolder, made_root
@@ -32,7 +31,6 @@ from .source import PictureSource, dealt
 FORMAT = "guidance-components/pictures/1"
 MANIFEST = "manifest.json"
 PREVIEW_SIZE = 512
-FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ def make_pictures(
     """The first `count` pictures of a set; those that are not there yet are drawn.
 
     Raises:
-        ValueError: inputs that do not go together, a bad name, or a set of other settings, in words.
+        ValueError: inputs that do not go together, a bad name, a set of other settings, or one that another process
+            draws at the moment, in words.
         OSError: the disk is full or cannot be written.
     """
     problem = set_name_problem(name)
@@ -90,18 +89,27 @@ def make_pictures(
     ).sigmas
     source = PictureSource.of(model, positive, negative, vae, (drawing.height, drawing.width), sigmas, drawing.cfg)
     made = _Set(made_root() / name, {**vars(drawing), **source.facts})
-    made.open()
     files = tuple(f"{index:06d}.png" for index in range(count))
-    bar = _Bar(count, len(sigmas) - 1)
-    for indices in _batches(count, 1 if drawing.sampler_name in ALONE else batch_size):
-        missing = [index for index in indices if not (made.folder / files[index]).exists()]
+    if not (made.is_ours() and made.has(files)):
+        with name_lock(made.folder):
+            made.open()
+            _draw_missing(source, drawing, sigmas, made, files, batch_size)
+    return PictureFolder(made.folder, files, (drawing.height, drawing.width))
+
+
+def _draw_missing(
+    source: PictureSource, drawing: Drawing, sigmas: torch.Tensor, made: _Set, files: Sequence[str], batch_size: int
+) -> None:
+    """Draw the pictures of a set that are not there."""
+    bar = _Bar(len(files), len(sigmas) - 1)
+    for indices in _batches(len(files), 1 if drawing.sampler_name in ALONE else batch_size):
+        missing = [index for index in indices if not made.has([files[index]])]
         if missing:
             pictures = _drawn(source, drawing, sigmas, indices, bar)
             for index in missing:
                 made.add(files[index], pictures[index - indices[0]])
             made.note()
             bar.show(indices, pictures[0])
-    return PictureFolder(made.folder, files, (drawing.height, drawing.width))
 
 
 def _batches(count: int, size: int) -> Iterator[range]:
@@ -143,23 +151,31 @@ class _Set:
         self.folder, self.settings, self.done = folder, json.loads(json.dumps(settings)), 0
 
     def open(self) -> None:
-        """Raise ValueError if the folder holds anything else than pictures of these settings."""
+        """Begin the set where there is none. Raises ValueError and OSError in words."""
+        if not self.is_ours():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.note()
+        self.done = sum(entry.suffix == ".png" for entry in self.folder.iterdir())
+
+    def is_ours(self) -> bool:
+        """Whether it was begun with these settings. Raises ValueError if the folder holds anything else."""
         manifest = self.folder / MANIFEST
         if not manifest.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder.exists() and any(entry.suffix != ".partial" for entry in self.folder.iterdir()):
                 raise ValueError(
                     f"{self.folder} holds files that Make Pictures did not write. Choose another name, or empty it."
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.note()
-            return
+            return False
         differs = differences(self.settings, _settings_of(manifest), longest=80)  # a prompt says something
         if differs:
             raise ValueError(
                 f"The pictures in {self.folder} were made otherwise ({differs}). Choose another name, or delete that "
                 f"folder."
             )
-        self.done = sum(entry.suffix == ".png" for entry in self.folder.iterdir())
+        return True
+
+    def has(self, files: Sequence[str]) -> bool:
+        return all((self.folder / file).exists() for file in files)
 
     def add(self, file: str, picture: Image.Image) -> None:
         """Raises OSError in words if the disk is full."""
@@ -175,19 +191,12 @@ class _Set:
 
     def _write(self, file: str, data: bytes) -> None:
         """A file is there as a whole or not at all."""
-        partial = self.folder / f"{file}.partial"
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, self.folder / file)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise OSError(
-                f"The disk is full at {self.folder / file}. The pictures before it are whole and can be used: make "
-                f"room and run again to go on, or choose a smaller count."
-            ) from None
-        finally:
-            partial.unlink(missing_ok=True)
+        kept = (
+            "The pictures before it are whole and can be used: make room and run again to go on, or choose a smaller "
+            "count."
+        )
+        with disk_words(self.folder / file, kept):
+            atomic_write(self.folder / file, data)
 
 
 class _Bar:

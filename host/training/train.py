@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,9 +18,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
+from ...guidance.checkpoints.atomic import disk_words
+from ...guidance.checkpoints.guide_source import GuideSource
 from ...guidance.experts.file import read_bank, write_bank
 from ...guidance.guide import GuideSpec
 from ...guidance.training.checkpoint import (
+    ALL_TAKEN,
     STRETCHES,
     bank_of,
     differences,
@@ -27,6 +31,8 @@ from ...guidance.training.checkpoint import (
     facts_of,
     loss_curves,
     read_checkpoint,
+    require_disk,
+    reserved,
     write_checkpoint,
 )
 from ...guidance.training.distillation import KINDS as _KINDS
@@ -41,6 +47,7 @@ from ..report.plot import draw_losses
 from .dataset import PictureFolder, training_pictures
 from .preview import check_preview, guided_pictures
 
+log = logging.getLogger(__name__)
 KINDS: list[str] = [*_KINDS]
 PRECISIONS: list[str] = [*_PRECISIONS]
 WEIGHTINGS: list[str] = [*_WEIGHTINGS]
@@ -94,23 +101,37 @@ def train_experts(request: Request, watch: Watch) -> Trained:
     facts = facts_of(source, request.recipe.as_dict(), request.pictures.fingerprint, len(request.pictures))
     if path.exists():
         return _finished(path, facts)
+    with reserved(path, waiting):
+        if path.exists():  # another process has finished it just now
+            return _finished(path, facts)
+        trained = _trained(request, source, facts, watch)
+        waiting.unlink(missing_ok=True)
+    return trained
+
+
+def _trained(request: Request, source: GuideSource, facts: dict[str, Any], watch: Watch) -> Trained:
+    """Take the steps that are left and write the bank."""
+    path, waiting = bank_path(request.name), _waiting_path(request.name)
     with torch.inference_mode(False), torch.enable_grad():
         network, spec = built(source)
         training = _training(network, spec, request.recipe)
         lessons = training_pictures(request.pictures, spec, request.recipe.learn_from)
         if waiting.exists():
             training.restore(read_checkpoint(waiting, facts))
+        require_disk(training, path, waiting)
         with _kept(training, waiting, facts) as keep, _enough_memory(training):
             for report in training.steps(lessons, len(request.pictures)):
                 watch(training, report)
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 keep()
-            path.parent.mkdir(parents=True, exist_ok=True)
             bank = bank_of(
                 training, request.name, source.name, facts["base_sha256"], facts["pictures"], request.workflow
             )
-            write_bank(path, bank)
-    waiting.unlink(missing_ok=True)
+            try:
+                with disk_words(path.parent, ALL_TAKEN):
+                    write_bank(path, bank, False)
+            except FileExistsError:  # written under this name in the meantime, by what does not train
+                return _finished(path, facts)
     return Trained(load_bank(path), path, loss_curves(training))
 
 
@@ -142,13 +163,10 @@ def _kept(training: ExpertsTraining, path: Path, facts: dict[str, Any]) -> Gener
     """Saves the training when it is left early, and every so often when the given function is called."""
     last = monotonic()
 
-    def save() -> None:
-        write_checkpoint(path, training.tensors(), facts)
-
     def now_and_then() -> None:
         nonlocal last
         if monotonic() - last > SAVE_SECONDS:
-            save()
+            write_checkpoint(path, training, facts)
             last = monotonic()
 
     finished = False
@@ -157,7 +175,15 @@ def _kept(training: ExpertsTraining, path: Path, facts: dict[str, Any]) -> Gener
         finished = True
     finally:
         if not finished and training.losses and training.consistent:
-            save()
+            _save_if_possible(path, training, facts)
+
+
+def _save_if_possible(path: Path, training: ExpertsTraining, facts: dict[str, Any]) -> None:
+    """Save beside an error or an interrupt, which stays what is raised."""
+    try:
+        write_checkpoint(path, training, facts)
+    except OSError as error:
+        log.warning("Guidance Components: the training %s could not be saved. %s", path.stem, error)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...checkpoints.atomic import atomic_save
+from ...checkpoints.snapshot import read_snapshot
 from .guide import TinyGuide
 from .unet import TinyUNet
 
@@ -119,9 +120,7 @@ def read_network(path: str | Path, file_format: str) -> NetworkFile:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}; check the name, or install the pack again.")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+        header, tensors = read_snapshot(path)
     except SafetensorError as error:
         raise NetworkFileError(f"{name} is not a readable safetensors file ({error}); get it again.") from error
     _check_format(name, header.get("format"), file_format)
