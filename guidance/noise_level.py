@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SMALLEST_SIGNAL = 1e-4  # an a up to here counts as none; flows begin at 1 - t = 0, or at 6e-8 by rounding
+
 
 @dataclass(frozen=True)
 class NoiseLevel:

@@ -8,6 +8,8 @@ from host_models import MODELS
 
 from guidance_pack.guidance.rules.gradient import GradientGuidance
 
+SD15, RADIANCE = MODELS["sd15"], MODELS["chroma_radiance"]
+
 
 @pytest.fixture(scope="module")
 def pack(comfy):
@@ -34,9 +36,8 @@ def ab(model, sigma: torch.Tensor) -> tuple[float, float]:
     return (1 - s, s) if isinstance(model.get_model_object("model_sampling"), CONST) else (1.0, s)
 
 
-def pushes(model, guided, name, batch=1, steps=3, seed=11):
+def pushes(model, guided, spec, batch=1, steps=3, seed=11):
     """(call, host's own D) at every evaluation of a guided run at cfg 1."""
-    spec = MODELS[name]
     setting = setting_of(model, spec, steps=steps, batch=batch)
     probe, calls = recorded(guided)
     setting.run(cfg_guider(probe, spec.conditioning(1), spec.conditioning(2), 1.0))
@@ -78,7 +79,7 @@ def test_the_noisy_input_of_a_pixel_model_is_looked_at_in_vp_coordinates(pack, s
             time = named("linear").timestep(torch.tensor([b / a], dtype=torch.float64)).repeat(len(call.x))
         return steering.gradient_of(lambda x: dog(truth, x / (a**2 + b**2) ** 0.5, time), call.x)
 
-    found = pushes(model, steer(model, guide, at="noisy input"), "chroma_radiance", batch=2)
+    found = pushes(model, steer(model, guide, at="noisy input"), RADIANCE, batch=2)
     check(found, model, gradient, held=False)
 
 
@@ -101,7 +102,7 @@ def test_the_denoised_estimate_through_the_linear_colours(pack, name):
             return torch.stack([dog(truth, frame) for frame in picture.unbind(2)]).mean(0)
         return dog(truth, picture)
 
-    found = pushes(model, steer(model, guide, at="denoised", decoder="linear rgb"), name)
+    found = pushes(model, steer(model, guide, at="denoised", decoder="linear rgb"), MODELS[name])
     check(found, model, lambda call, own, a, b: steering.gradient_of(score, own), held=True)
 
 
@@ -117,23 +118,73 @@ def test_the_denoised_estimate_through_a_vae(pack, kind, name):
     def gradient(call, own, a, b):
         return steering.gradient_of(lambda d: dog(truth, decoder.decode(d / factor)), own, exact)
 
-    found = pushes(model, steer(model, guide, at="denoised", vae=vae), name)
+    found = pushes(model, steer(model, guide, at="denoised", vae=vae), MODELS[name])
     check(found, model, gradient, held=True)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd20_v", "sd3", "flux", "wan", "chroma_radiance"])
 def test_through_the_denoiser_is_the_slope_of_the_score(pack, name):
     """Along the gradient's own direction, finite differences of log p(decode(D(x))) by the host's own evaluation."""
-    from guidance_pack.host.common.decoders import Decoder
-
     spec = MODELS[name]
-    model = steering.as_nodes_do(spec.build, 0)
+    check_slopes(steering.as_nodes_do(spec.build, 0), spec)
+
+
+def test_an_attention_that_a_node_put_on_the_model_stays_when_a_gradient_passes(pack):
+    """Its estimate is another one, and so is its slope."""
+
+    def doubled(function, q, k, v, *args, **kwargs):
+        return function(q * 2, k, v * 3, *args, **kwargs)
+
+    model = steering.as_nodes_do(SD15.build, 0)
+    model.model_options["transformer_options"]["optimized_attention_override"] = doubled
+    check_slopes(model, SD15)
+
+
+def test_an_attention_without_a_gradient_is_refused_in_words(pack):
+    def sage(function, q, *args, **kwargs):
+        return function(q, *args, **kwargs).detach()
+
+    model = steering.as_nodes_do(SD15.build, 0)
+    model.model_options["transformer_options"]["optimized_attention_override"] = sage
+    guided = steer(model, steering.loaded(3), at="through denoiser", decoder="linear rgb")
+    with pytest.raises(ValueError, match="attention of its own.*gives no gradient.*at = denoised"):
+        pushes(model, guided, SD15, steps=1)
+
+
+KERNELS = ["apply_rope", "apply_rope_split_half", "rms_rope", "rms_rope_split_half"]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_that_networks_call_in_training_too_have_a_backward(pack, name):
+    """ComfyUI's kernels for rotary embeddings have none, and several networks call them whatever `in_training` says."""
+    import comfy_kitchen
+
+    from guidance_pack.host.common.autograd import Aliases, scope
+
+    q, k = (torch.randn(1, 4, 2, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    turns = torch.randn(1, 4, 1, 4, 2, 2, generator=torch.Generator().manual_seed(2))
+    gains = (torch.linspace(0.5, 2, 8), torch.linspace(2, 1, 8)) if name.startswith("rms") else ()
+
+    def score(q):
+        return sum(out.sin().sum() for out in getattr(comfy_kitchen, name)(q, k, turns, *gains))
+
+    with torch.inference_mode(), scope(Aliases()):
+        leaf = q.clone().requires_grad_()
+        (found,) = torch.autograd.grad(score(leaf), leaf)
+    direction = found / found.norm()
+    assert steering.slope(score, q, direction, 1e-2) == pytest.approx(float(found.norm()), rel=1e-2)
+
+
+def check_slopes(model, spec):
+    """The push of a gradient through the denoiser against the slope of the score."""
+    from guidance_pack.host.common.decoders import Decoder, is_pixels
+
     guide = steering.loaded(3)
     truth = steering.ordinary_copy(guide.patchers[0].model)
     latents = model.get_model_object("latent_format")
-    seen = Decoder("pixels" if name == "chroma_radiance" else "linear rgb")
+    seen = Decoder("pixels" if is_pixels(latents) else "linear rgb")
     guided = steer(model, guide, at="through denoiser", decoder="linear rgb", scale=100.0)
-    found = pushes(model, guided, name)
+    found = pushes(model, guided, spec)
     setting = setting_of(model, spec, steps=3)
 
     def score(x, call):

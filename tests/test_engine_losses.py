@@ -95,7 +95,7 @@ def test_losses_of_the_picture(model, pictures, name):
     def gradient(call, own, a, b):
         return steering.gradient_of(lambda d: -loss(d, target), own)
 
-    found = pushes(model, steer(model, name, images=pictures[:1], scale=9000.0), "chroma_radiance")
+    found = pushes(model, steer(model, name, images=pictures[:1], scale=9000.0), RADIANCE)
     check(found, model, gradient, held=True, scale=9000.0, tolerance=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_a_reference_picture_is_judged_by_the_guide_itself(model, pictures, name
     def gradient(call, own, a, b):
         return steering.gradient_of(lambda d: -loss(truth(d), target), own)
 
-    found = pushes(model, steer(model, name, guide, images=pictures[:1]), "chroma_radiance")
+    found = pushes(model, steer(model, name, guide, images=pictures[:1]), RADIANCE)
     check(found, model, gradient, held=True, tolerance=1e-3)
 
 
@@ -124,7 +124,7 @@ def test_a_finished_map_is_laid_over_the_guides_output(model, pictures, name):
     def gradient(call, own, a, b):
         return steering.gradient_of(lambda d: -loss(truth(d), target), own)
 
-    found = pushes(model, steer(model, name, guide, images=grey.expand(-1, -1, -1, 3), kind="map"), "chroma_radiance")
+    found = pushes(model, steer(model, name, guide, images=grey.expand(-1, -1, -1, 3), kind="map"), RADIANCE)
     check(found, model, gradient, held=True, tolerance=1e-3)
 
 
@@ -135,7 +135,7 @@ def test_words_are_compared_through_the_guides_own_text(model):
     def gradient(call, own, a, b):
         return steering.gradient_of(lambda d: -loss(truth(d), target), own)
 
-    found = pushes(model, steer(model, "embedding", guide, text=" blue "), "chroma_radiance")
+    found = pushes(model, steer(model, "embedding", guide, text=" blue "), RADIANCE)
     check(found, model, gradient, held=True, tolerance=1e-3)
 
 
@@ -146,7 +146,7 @@ def test_targets_are_dealt_to_the_pictures_of_a_batch(model, pictures):
     def gradient(call, own, a, b):
         return steering.gradient_of(lambda d: -loss(d, targets), own)
 
-    found = pushes(model, steer(model, "mse", images=pictures), "chroma_radiance", batch=2)
+    found = pushes(model, steer(model, "mse", images=pictures), RADIANCE, batch=2)
     check(found, model, gradient, held=True, tolerance=1e-3)
 
 
@@ -155,7 +155,7 @@ def test_cutouts_repeat_by_seed_and_change_by_step(model, pictures):
 
     def push(seed):
         made = steer(model, "embedding", guide, images=pictures[:1], cutouts=4, seed=seed)
-        return [call.denoised - own for call, own in pushes(model, made, "chroma_radiance")]
+        return [call.denoised - own for call, own in pushes(model, made, RADIANCE)]
 
     first, again, other = push(1), push(1), push(2)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -182,7 +182,7 @@ def test_latents_are_compared_where_their_pictures_lie(comfy):
     def gradient(call, own, a, b):
         return steering.gradient_of(lambda d: -loss(linear.picture(d, latents, None), small), own)
 
-    check(pushes(latent_model, made, "sd15"), latent_model, gradient, held=True, scale=100.0, tolerance=1e-3)
+    check(pushes(latent_model, made, SD15), latent_model, gradient, held=True, scale=100.0, tolerance=1e-3)
 
 
 def test_the_cap_limits_every_push(model, pictures):
@@ -192,7 +192,7 @@ def test_the_cap_limits_every_push(model, pictures):
     wanted = {"images": pictures[:1], "kind": "picture", "text": "", "cutouts": 0, "seed": 0}
     with torch.inference_mode():
         made = steer_to_target(model, "mse", None, wanted, rule, at="denoised", decoder="vae", vae=None)
-    for call, own in pushes(model, made, "chroma_radiance"):
+    for call, own in pushes(model, made, RADIANCE):
         a, b = ab(model, call.sigma)
         limit = 0.1 * b / (a**2 + b**2) ** 0.5 * own.numel() ** 0.5
         length = float((call.denoised - own).norm())

@@ -28,11 +28,13 @@ def guide(comfy):
     return steering.loaded(3)
 
 
-def to_target(model, name, guide=None, *, images=None, kind="picture", text="", cutouts=0, at="denoised", **more):
+def to_target(
+    model, name, guide=None, *, images=None, kind="picture", text="", cutouts=0, at="denoised", scale=5.0, **more
+):
     """Loss Guidance as its node does it."""
     from guidance_pack.host.engine.steer import steer_to_target
 
-    rule = GradientGuidance(5.0)
+    rule = GradientGuidance(scale)
     wanted = {"images": images, "kind": kind, "text": text, "cutouts": cutouts, "seed": 0}
     with torch.inference_mode():
         return steer_to_target(model, name, guide, wanted, rule, at=at, decoder="linear rgb", vae=None, **more)

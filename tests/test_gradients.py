@@ -533,10 +533,10 @@ def test_off_asks_for_nothing(quiet):
 
 
 def test_where_no_signal_is_left_nothing_is_asked():
-    """A flow starts at t = 1, where x is noise alone."""
+    """A flow starts at t = 1, where x is noise alone; some schedulers round that to a little less."""
     x = points(2)[0]
     context = lent()
-    level = NoiseLevel.flow(torch.tensor([1.0, 1.0]))
+    level = NoiseLevel.flow(torch.tensor([1.0, 1.0 - 2**-24]))
     guided = Guidance((rule(),)).denoise(lambda branch: x, x, level, gradient_context=context)
     assert torch.equal(guided, x) and context.asked == []
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..algebra import norm, ratio
 from ..branch import POSITIVE
-from ..noise_level import NoiseLevel, expand, mean_shift
+from ..noise_level import SMALLEST_SIGNAL, NoiseLevel, expand, mean_shift
 from ..objective import Objective, gradient, noise_left, step_size
 from ..rule import Term, flag, param, rule, scheduled
 from ..schedule import Schedule
@@ -48,7 +48,7 @@ class GradientGuidance(Term):
 
     def strength(self, level: NoiseLevel) -> Tensor:
         # Where no signal is left (a flow's first step) there is nothing to have an opinion about.
-        return torch.where(level.a > 0, self.scale * self.schedule(level), 0.0)
+        return torch.where(level.a > SMALLEST_SIGNAL, self.scale * self.schedule(level), 0.0)
 
     @property
     def label(self) -> str:

@@ -11,12 +11,11 @@ import math
 import comfy.model_sampling as families
 import torch
 
-from ...guidance.noise_level import NoiseLevel, change_coordinates
+from ...guidance.noise_level import SMALLEST_SIGNAL, NoiseLevel, change_coordinates
 from ...guidance.schedule import Unit
 
 # x is not "picture + sigma noise" for these, so that no other family can be evaluated on the same x.
 UNCONVERTIBLE = (families.IMG_TO_IMG, families.IMG_TO_IMG_FLOW, families.V_PREDICTION_DDPM)
-SMALLEST_SIGNAL = 1e-4  # a flow model's first step has no signal at all; beside it another family sees this much
 
 
 def level_of(model_sampling, sigma: torch.Tensor) -> NoiseLevel:
@@ -47,7 +46,10 @@ def convertible(model_sampling) -> bool:
 
 
 def carry(x: torch.Tensor, level: NoiseLevel, source, target) -> tuple[torch.Tensor, torch.Tensor]:
-    """x [B, ...] at `level` of the source model -> (x, sigma [B]) of the target model at the same noise."""
+    """x [B, ...] at `level` of the source model -> (x, sigma [B]) of the target model at the same noise.
+
+    Where a flow model has no signal, another family sees SMALLEST_SIGNAL of it.
+    """
     floor = torch.as_tensor(SMALLEST_SIGNAL, dtype=torch.float64)
     seen = NoiseLevel(torch.maximum(level.a, floor), level.b)
     sigma = sigma_of(target, seen)

@@ -20,6 +20,7 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from ...guidance.noise_level import NoiseLevel
 from ..common.compatibility import check_conditioning
 from ..common.noise_levels import carry, same_coordinates
+from ..common.step_cache import without_step_cache
 from ..lora.adapter_switch import AdapterSwitch
 
 
@@ -49,6 +50,7 @@ class GuideModel:
         comfy.samplers.preprocess_conds_hooks(conds)
         comfy.sampler_helpers.prepare_model_patcher(self.patcher, conds, self.options)
         comfy.samplers.filter_registered_hooks_on_conds(conds, self.options)
+        self.options = without_step_cache(self.options)
         device = self.patcher.load_device
         comfy.samplers.cast_to_load_options(self.options, device=device, dtype=self.patcher.model_dtype())
         self.options["transformer_options"]["sample_sigmas"] = sigmas
