@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .seeds import generator_of
@@ -44,7 +45,7 @@ class Cutouts:
             crop_by_indices(picture, _corners(*box).expand(len(picture), 4, 2), (self.size, self.size), antialias=True)
             for box in boxes.tolist()
         ]
-        return torch.stack(crops, 1).flatten(0, 1)
+        return rearrange(crops, "count b c h w -> (b count) c h w")
 
     def boxes(self, height: int, width: int, position: int) -> Tensor:
         """Left, top and side of the crops in pixels, all inside the picture: int64 [count, 3]."""

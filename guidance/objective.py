@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .cutouts import Cutouts
@@ -130,7 +131,7 @@ def _shown(objective: Objective, picture: Tensor, level: NoiseLevel, position: i
     batch, frames = len(picture), 1
     if picture.ndim == 5:
         frames = picture.shape[2]
-        picture = picture.transpose(1, 2).flatten(0, 1)
+        picture = rearrange(picture, "b c t h w -> (b t) c h w")
     rows = torch.arange(batch).repeat_interleave(frames)
     if objective.cutouts is not None:
         picture = objective.cutouts(picture, position)

@@ -12,6 +12,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from .noise_level import NoiseLevel, expand
@@ -109,7 +110,7 @@ def partly(whole: Tensor, perturbed: Tensor, strength: float) -> Tensor:
 def blurred(tokens: Tensor, grid: Grid, spread: float) -> Tensor:
     """Every frame of a token grid blurred by a Gaussian of `spread` tokens, normalised at the borders."""
     frames, height, width = grid
-    out = tokens.reshape(*tokens.shape[:-2], frames, height, width, tokens.shape[-1])
+    out = rearrange(tokens, "... (t h w) c -> ... t h w c", t=frames, h=height, w=width)
     rows, columns = (_gaussian(count, spread, tokens) for count in (height, width))
     out = torch.einsum("ij,...jwc->...iwc", rows, out)
     return torch.einsum("ij,...hjc->...hic", columns, out).reshape(tokens.shape)
@@ -124,9 +125,9 @@ def _gaussian(count: int, spread: float, like: Tensor) -> Tensor:
 def pooled(tokens: Tensor, grid: Grid, factor: int) -> Tensor:
     """Every frame of a token grid averaged over squares of factor x factor tokens; fewer tokens come back."""
     frames, height, width = grid
-    maps = tokens.reshape(-1, frames, height, width, tokens.shape[-1]).flatten(0, 1).movedim(-1, 1)
-    small = F.avg_pool2d(maps, factor, ceil_mode=True, count_include_pad=False).movedim(1, -1)
-    return small.reshape(*tokens.shape[:-2], -1, tokens.shape[-1])
+    maps = rearrange(tokens, "... (t h w) c -> (... t) c h w", t=frames, h=height, w=width)
+    small = F.avg_pool2d(maps, factor, ceil_mode=True, count_include_pad=False)
+    return rearrange(small, "b c h w -> b h w c").reshape(*tokens.shape[:-2], -1, tokens.shape[-1])
 
 
 def identity_attention(q: Tensor, k: Tensor, v: Tensor, text: int, mask: Tensor | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..checkpoints.guide_source import GuideFileError, GuideSource
@@ -97,8 +98,7 @@ class ImageText(GuideFamily):
 def patches_of(input: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
     """[B, C, h, w] -> patches [B, N, side * side * C] row by row, colours last; and how many go down and across."""
     grid = (input.shape[-2] // side, input.shape[-1] // side)
-    tiles = input.unflatten(3, (grid[1], side)).unflatten(2, (grid[0], side))
-    return tiles.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2), grid
+    return rearrange(input, "b c (h p) (w q) -> b (h w) (p q c)", p=side, q=side), grid
 
 
 def _square(preprocessing: Preprocessing, source: GuideSource, patch: int) -> Preprocessing:

@@ -15,6 +15,7 @@ import comfy.sd
 import torch
 from comfy.latent_formats import LatentFormat
 from comfy.model_patcher import ModelPatcher
+from einops import rearrange
 from torch import nn
 
 from .compatibility import describe
@@ -57,8 +58,8 @@ class Decoder:
     def _decoded(self, latent: torch.Tensor, network: Any) -> torch.Tensor:
         if not self.flat or latent.ndim == 4:
             return network.decode(latent)
-        frames = network.decode(latent.transpose(1, 2).flatten(0, 1))
-        return frames.unflatten(0, (latent.shape[0], latent.shape[2])).transpose(1, 2)
+        frames = network.decode(rearrange(latent, "b c t h w -> (b t) c h w"))
+        return rearrange(frames, "(b t) c h w -> b c t h w", b=len(latent))
 
 
 def decoder_for(model: ModelPatcher, kind: str, vae: comfy.sd.VAE | None) -> Decoder:

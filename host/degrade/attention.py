@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from einops import rearrange
 
 from ...guidance.perturbation import Grid, blurred, identity_attention, partly, pooled
 from .layers import Layer, Layout
@@ -59,7 +60,8 @@ class DegradedAttention:
         if self.kind == "identity attention":
             whole = plain(q, k, v, mask)
             picture = identity_attention(*(_split(part, heads) for part in (q, k, v)), text, mask)
-            found = partly(whole[..., text:, :], picture.transpose(1, 2).flatten(2), self.strength)
+            picture = rearrange(picture, "b heads n c -> b n (heads c)")
+            found = partly(whole[..., text:, :], picture, self.strength)
             return torch.cat([whole[..., :text, :], found], -2)
         grid = self._grid(q.shape[-2] - text)
         if self.kind == "blurred attention":
@@ -143,7 +145,7 @@ class DegradedAttention:
 
 def _split(tokens: torch.Tensor, heads: int) -> torch.Tensor:
     """[B, tokens, heads * channels] -> [B, heads, tokens, channels]."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rearrange(tokens, "b n (heads c) -> b heads n c", heads=heads)
 
 
 def _added(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:

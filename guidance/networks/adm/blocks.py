@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .config import GROUPS, BlockSpec, Encoder, Order
@@ -75,12 +76,9 @@ def attend(qkv: Tensor, heads: int, order: Order) -> Tensor:
 
     order: "legacy" = the channels are head by head, each with its q, k and v; "new" = q of all heads, then k, then v.
     """
-    b, channels, length = qkv.shape
-    if order == "legacy":
-        q, k, v = qkv.reshape(b, heads, 3, channels // (3 * heads), length).transpose(3, 4).unbind(2)
-    else:
-        q, k, v = qkv.reshape(b, 3, heads, channels // (3 * heads), length).transpose(3, 4).unbind(1)
-    return F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, channels // 3, length)
+    channels = "(heads qkv c)" if order == "legacy" else "(qkv heads c)"
+    q, k, v = rearrange(qkv, f"b {channels} n -> qkv b heads n c", qkv=3, heads=heads)
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b (heads c) n")
 
 
 class ResBlock(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from .config import EDM2Config
@@ -127,12 +128,11 @@ class Block(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         if self.attn_qkv is None or self.attn_proj is None:
             return x
-        b, c, h, w = x.shape
-        # Query, key and value are the innermost part of the channels: head, then channel, then which of the three.
-        parts = normalise(self.attn_qkv(x).reshape(b, self.heads, c // self.heads, 3, h * w), dim=2)
-        q, k, v = parts.permute(3, 0, 1, 4, 2)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, c, h, w)
-        return mp_sum(x, self.attn_proj(mixed), self.config.attn_balance)
+        qkv = rearrange(self.attn_qkv(x), "b (heads c qkv) h w -> b heads c qkv (h w)", heads=self.heads, qkv=3)
+        q, k, v = rearrange(normalise(qkv, dim=2), "b heads c qkv n -> qkv b heads n c")
+        attended = F.scaled_dot_product_attention(q, k, v)
+        attended = rearrange(attended, "b heads (h w) c -> b (heads c) h w", h=x.shape[2])
+        return mp_sum(x, self.attn_proj(attended), self.config.attn_balance)
 
 
 class UNet(nn.Module):

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 STRIDE = 4  # height and width must be multiples of this
@@ -90,11 +91,10 @@ class _Attention(nn.Module):
         self.out = operations.Linear(channels, channels, **factory)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        b, c, h, w = x.shape
-        tokens = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(tokens).view(b, h * w, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = attend(q, k, v).transpose(1, 2).reshape(b, h * w, c)
-        return x + self.out(mixed).transpose(1, 2).reshape(b, c, h, w)
+        tokens = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        q, k, v = rearrange(self.qkv(tokens), "b n (qkv heads c) -> qkv b heads n c", qkv=3, heads=self.heads)
+        attended = rearrange(attend(q, k, v), "b heads n c -> b n (heads c)")
+        return x + rearrange(self.out(attended), "b (h w) c -> b c h w", h=x.shape[2])
 
 
 def _plainly(part: str, index: int, run: Run, hidden: Tensor) -> Tensor:
