@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -24,7 +24,7 @@ import torch
 from quality import ROOT
 from torch import Tensor, nn
 
-from guidance_pack.guidance.experts.bank import ExpertBank, part_names, tensors_named
+from guidance_pack.guidance.experts.bank import ExpertBank, part_names, part_tensors, parts_of, tensors_named
 from guidance_pack.guidance.experts.file import BankFile, BankHeader, mapped, read_bank, write_bank
 from guidance_pack.guidance.training.lora_targets import Adaptation
 from guidance_pack.guidance.training.recipe import ExpertRecipe
@@ -99,8 +99,13 @@ def make(folder: Path, experts: int) -> None:
 
 def bank(folder: Path) -> ExpertBank:
     """As `host/models/guides.py` makes it: parts and originals are views of files."""
-    base, parts = network(folder), read_bank(folder / "bank.safetensors").parts
-    originals = mapped(folder / f"originals-{time.monotonic_ns()}.safetensors", tensors_named(base, part_names(parts)))
+    base, found = network(folder), read_bank(folder / "bank.safetensors")
+
+    def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return mapped(folder / f"kept-{time.monotonic_ns()}.safetensors", tensors)
+
+    parts = parts_of(kept(part_tensors(found.parts)), found.header.count, found.header.scale)
+    originals = kept(tensors_named(base, part_names(parts)))
     return ExpertBank(base, parts, originals).eval()
 
 

@@ -38,7 +38,7 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
     @user_error()
     def execute(cls, name) -> io.NodeOutput:
         made = convert(name)
-        return io.NodeOutput(made, ui=ui.PreviewText(f"wrote {made}"))
+        return io.NodeOutput(made, ui=ui.PreviewText(made))
 
 
 class GuidancePostHocEMA(io.ComfyNode):
@@ -76,7 +76,7 @@ class GuidancePostHocEMA(io.ComfyNode):
     @user_error()
     def execute(cls, first, second, third, fourth, std) -> io.NodeOutput:
         name, shares = average([snapshot for snapshot in (first, second, third, fourth) if snapshot != NONE], std)
-        return io.NodeOutput(name, shares, ui=ui.PreviewText(f"wrote {name}\n{shares}"))
+        return io.NodeOutput(name, shares, ui=ui.PreviewText(f"{name}\n{shares}"))
 
 
 NODES: list[type[io.ComfyNode]] = [GuidanceConvertCheckpoint, GuidancePostHocEMA]

@@ -36,8 +36,13 @@ def test_conversion_keeps_every_bit_and_names_its_source(folder):
     assert torch.equal(made["a"], torch.arange(3.0)) and made["b"].dtype == torch.float16
     with safe_open(folder / name, "pt") as file:
         assert file.metadata()["source_sha256"] == hashlib.sha256((folder / "old.pt").read_bytes()).hexdigest()
-    with pytest.raises(ValueError, match="old.safetensors exists already"):
+    before = (folder / name).read_bytes(), (folder / name).stat().st_mtime_ns
+    assert GuidanceConvertCheckpoint.execute("old.pt").args == (name,), "the same again, as after a restart"
+    assert before == ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns)
+    torch.save({"a": torch.arange(3.0) + 1, "b": torch.ones(2, dtype=torch.float16)}, folder / "old.pt")
+    with pytest.raises(ValueError, match="old.safetensors exists already and was made of something else"):
         GuidanceConvertCheckpoint.execute("old.pt")
+    assert (folder / name).read_bytes() == before[0]
 
 
 def test_an_average_of_a_stored_width_and_time_is_that_snapshot(folder):
@@ -56,6 +61,13 @@ def test_an_average_of_a_stored_width_and_time_is_that_snapshot(folder):
     assert sum(found) == pytest.approx(1, abs=2e-4)
     assert float(made["w"]) == pytest.approx(sum(s * v for s, v in zip(found, (1.0, 2.0, 3.0), strict=True)), abs=1e-3)
     assert float(made["unet.emb_fourier.freqs"]) == 7.0
+    before = (folder / name).stat().st_mtime_ns
+    snapshots = (NAMES[0], NAMES[1], "edm2-img64-xs-0067108-0.120.safetensors", NONE)
+    assert GuidancePostHocEMA.execute(*snapshots, 0.1).args == (name, shares), "the same again, as after a restart"
+    for other in ((*snapshots, 0.1001), (*snapshots[:2], NONE, NONE, 0.1)):  # of the same name
+        with pytest.raises(ValueError, match="exists already and was made of something else or otherwise"):
+            GuidancePostHocEMA.execute(*other)
+    assert (folder / name).stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(("names", "words"), [

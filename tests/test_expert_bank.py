@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,15 @@ from guidance_pack.guidance.experts.bank import (
     part_tensors,
     problems,
 )
-from guidance_pack.guidance.experts.file import BANK, BankFile, BankHeader, mapped, read_bank, write_bank
+from guidance_pack.guidance.experts.file import (
+    BANK,
+    BankFile,
+    BankHeader,
+    contents_sha256,
+    mapped,
+    read_bank,
+    write_bank,
+)
 from guidance_pack.guidance.experts.guide import bank_guide
 from guidance_pack.guidance.guide import Guide
 from guidance_pack.guidance.networks.tiny.files import NetworkFileError
@@ -132,10 +141,53 @@ def test_the_guide_takes_turns_at_the_edges(tmp_path):
     assert team.active is None and not team.training
 
 
-def test_originals_are_views_of_a_file(tmp_path):
+def test_originals_are_views_of_a_file_that_nobody_can_write_over(tmp_path):
     tensors = {"a": torch.randn(5, 4), "b": torch.tensor(3)}
     found = mapped(tmp_path / "kept.safetensors", tensors)
     assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    assert not list(tmp_path.iterdir()), "its room is free when it is no longer used"
+
+
+def test_where_a_file_in_use_keeps_its_name_equal_contents_are_one_file(tmp_path, monkeypatch):
+    def in_use(path, missing_ok=False):
+        if path.exists():
+            raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(Path, "unlink", in_use)
+    tensors = {"a": torch.randn(5, 4)}
+    for _ in range(3):
+        name = contents_sha256(dict(reversed(tensors.items())))
+        assert torch.equal(mapped(tmp_path / name, tensors)["a"], tensors["a"])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_in_tensors_has_one_name():
+    tensors = {"a": torch.arange(4.0), "b": torch.tensor(3)}
+    names = [
+        contents_sha256(found)
+        for found in (
+            tensors, {**tensors, "a": torch.arange(4.0) + 1}, {**tensors, "a": torch.arange(4.0).view(2, 2)},
+            {**tensors, "a": torch.arange(4.0).half()}, {"c": tensors["a"], "b": tensors["b"]},
+        )
+    ]
+    assert len(set(names)) == 5 and contents_sha256(dict(reversed(tensors.items()))) == names[0]
+
+
+def test_a_bank_stays_when_its_file_is_written_over_in_place(tmp_path):
+    """A mapped view of a file that became shorter ends the process."""
+    path = tmp_path / "team.safetensors"
+    write_bank(path, a_file())
+
+    def kept(tensors):
+        return mapped(tmp_path / contents_sha256(tensors), tensors)
+
+    team, _ = bank_guide(read_bank(path), small(), spec(), SHA, kept)
+    expected = bank_guide(a_file(), small(), spec(), SHA, copies)[0]
+    with open(path, "r+b") as file:
+        file.truncate(10)
+    seen = torch.randn(2, 3, 8, 8)
+    for expert in (0, 2, None, 1):
+        assert torch.equal(team.use(expert)(seen), expected.use(expert)(seen))
 
 
 @pytest.mark.parametrize(

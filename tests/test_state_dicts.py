@@ -102,8 +102,12 @@ def test_the_converting_command(tmp_path, tensors, capsys):
     assert convert_checkpoint.main([str(tmp_path / "a.pkl"), str(tmp_path / "b.pt")]) == 0
     assert "a.pkl -> " in capsys.readouterr().out
     assert equal(load_file(tmp_path / "b.safetensors"), dict(sorted(tensors.items())))
+    assert convert_checkpoint.main([str(tmp_path / "b.pt")]) == 0, "the same again"
+    torch.save({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "b.pt")
     assert convert_checkpoint.main([str(tmp_path / "b.pt")]) == 1
-    assert "b.safetensors exists already" in capsys.readouterr().err
+    assert "b.safetensors exists already and was made of something else" in capsys.readouterr().err
+    assert convert_checkpoint.main([str(tmp_path / "b.safetensors")]) == 1
+    assert "b.safetensors is safetensors already" in capsys.readouterr().err
 
 
 def test_the_averaging_command(tmp_path, tensors, capsys):

@@ -282,6 +282,21 @@ def test_load_guide_notices_that_the_bank_or_its_base_changed(scene, tmp_path, m
     assert guides.fingerprint("team.safetensors") != first
 
 
+def test_loading_a_bank_leaves_nothing_in_the_temporary_folder(scene, monkeypatch, tmp_path):
+    import folder_paths
+
+    from guidance_pack.host.models.guides import load_guide
+
+    scene.train()
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    loaded = [load_guide("team.safetensors") for _ in range(3)]
+    assert not list((tmp_path / "temp").iterdir())
+    (scene.guides / "team.safetensors").write_bytes(b"")
+    shutil.rmtree(tmp_path / "temp")  # as another server does when it starts
+    outputs = [guide.patchers[0].model.use(1).use(0)(torch.zeros(1, 3, 32, 32)) for guide in loaded]
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+
+
 def test_the_user_s_guide_stays_as_it_was(scene):
     request = scene.request()
     network = request.guide.patchers[0].model

@@ -105,19 +105,26 @@ def sha256_of(path: str | Path) -> str:
 
 
 def convert(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Write a checkpoint as safetensors. Its header names the source, the source's SHA-256 and the network's config."""
-    facts = {
+    """Write a checkpoint as safetensors, with `converted_metadata` as its header."""
+    write_tensors(path, checkpoint.tensors(), converted_metadata(checkpoint))
+
+
+def converted_metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """The header of a checkpoint as safetensors: it names the source, its SHA-256 and the network's config."""
+    return checkpoint.metadata | {
         "format": CONVERTED,
         "source": checkpoint.name,
         "source_sha256": sha256_of(checkpoint.path),
         "config": json.dumps(checkpoint.config),
     }
-    write_tensors(path, checkpoint.tensors(), checkpoint.metadata | facts)
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], overwrite: bool = True
+) -> None:
     """Write tensors as they are, replacing the file only once the new one is complete. Raises OSError."""
-    atomic_save(path, {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, metadata)
+    kept = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    atomic_save(path, kept, metadata, overwrite)
 
 
 def _start(path: Path) -> bytes:

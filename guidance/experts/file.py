@@ -8,10 +8,11 @@ The tensors are those of `bank.part_tensors`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,32 @@ def read_header(path: str | Path) -> BankHeader:
 
 
 def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors as views of a file that is written for it: they occupy memory only while they are read."""
-    atomic_save(path, {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {})
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in tensors}
+    """The same tensors as views of a file that is written for it: they occupy memory only while they are read.
+
+    Where the system allows it the file has no name any more when this returns: nobody can write over what is in use,
+    and its room is free as soon as the last view is. Where it does not, a file that is there already is used again.
+
+    Args:
+        path: named by this process and by `contents_sha256`.
+    """
+    path = Path(path)
+    if not path.exists():
+        atomic_save(path, {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, {})
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in tensors}
+    finally:
+        with suppress(PermissionError):  # Windows keeps the name of a file that is in use
+            path.unlink()
+
+
+def contents_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, dtypes, shapes and numbers, in hexadecimal, whatever their order and device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 @contextmanager

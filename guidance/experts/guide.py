@@ -14,7 +14,7 @@ from ..guide import Guide, GuideSpec
 from ..networks.tiny.files import NetworkFileError
 from ..noise_schedule import named
 from ..routing import Experts
-from .bank import ExpertBank, part_names, problems, tensors_named
+from .bank import ExpertBank, part_names, part_tensors, parts_of, problems, tensors_named
 from .file import BankFile
 
 Keep = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -26,7 +26,7 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
     Args:
         base: becomes part of the bank.
         spec, sha256: what the base says of itself, and its fingerprint.
-        keep: copies the base's own tensors of the changed names to where they stay, for changing back.
+        keep: copies tensors to where they stay: the experts' own, and for changing back the base's that they change.
 
     Raises:
         NetworkFileError: the base is not the network that the bank was trained on, in words.
@@ -47,7 +47,8 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise NetworkFileError(f"{file.name} does not fit its base {spec.name}: it {wrong[0]}{more}.")
     originals = keep(tensors_named(base, part_names(file.parts)))
-    return ExpertBank(base, file.parts, originals).eval(), _guide(file, spec)
+    parts = parts_of(keep(part_tensors(file.parts)), header.count, header.scale)
+    return ExpertBank(base, parts, originals).eval(), _guide(file, spec)
 
 
 def fingerprint(source: GuideSource) -> str:

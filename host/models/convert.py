@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 
 
 def convert(name: str) -> str:
-    """Write a denoiser's file as safetensors beside it; the new file's name. Raises ValueError in words."""
+    """A denoiser's file as safetensors beside it; its name. Raises ValueError and OSError in words."""
     out = convert_file(path_of(name))
-    log.info("Guidance Components: wrote %s", out)
+    log.info("Guidance Components: %s is there", out)
     return out.name
 
 
 def average(names: Sequence[str], std: float) -> tuple[str, str]:
-    """Write the post-hoc average of snapshots; the new file's name and the shares in words. Raises ValueError."""
+    """The post-hoc average of snapshots: its file's name, and the shares in words. Raises ValueError and OSError."""
     comfy.model_management.throw_exception_if_processing_interrupted()
     made = average_files([path_of(name) for name in names], std)
-    log.info("Guidance Components: wrote %s", made.path)
+    log.info("Guidance Components: %s is there", made.path)
     return made.path.name, "\n".join(f"{share:+.4f}  {name}" for name, share in made.shares)

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from uuid import uuid4
 
 import comfy.model_management
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSource
-from ...guidance.experts.file import BANK, is_bank, mapped, read_bank, read_header
+from ...guidance.experts.file import BANK, contents_sha256, is_bank, mapped, read_bank, read_header
 from ...guidance.experts.guide import bank_guide
 from ...guidance.experts.guide import fingerprint as fingerprint_of
 from ...guidance.guide import Guide, GuideFamily, GuideSpec, families
@@ -115,11 +115,13 @@ def _is_bank(path: Path) -> bool:
     return path.suffix == ".safetensors" and is_bank(format_of(path))
 
 
-def _mapped(originals: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+def _mapped(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """In a file of ComfyUI's temporary folder, which it empties at every start."""
     folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
-    return mapped(folder / f"guidance-base-{uuid4().hex}.safetensors", originals)
+    make_folder(folder)
+    name = f"guidance-bank-{contents_sha256(tensors)}-{os.getpid()}.safetensors"
+    with disk_words(folder, "Make room there (ComfyUI's --temp-directory says where it is) and load the bank again."):
+        return mapped(folder / name, tensors)
 
 
 def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
