@@ -32,6 +32,19 @@ def parallel(a: Tensor, b: Tensor) -> Tensor:
     return (_exact(b) * share).to(a.dtype)
 
 
+def quantile(a: Tensor, share: float) -> Tensor:
+    """The value below which this share of a sample's numbers lies, straight between neighbours: [B, 1, ...].
+
+    torch.quantile gives the same, but refuses large samples and has no half precision.
+    """
+    numbers = _exact(a).flatten(1)
+    place = share * (numbers.shape[1] - 1)
+    below = int(place)
+    first = numbers.kthvalue(below + 1).values
+    second = numbers.kthvalue(min(below + 2, numbers.shape[1])).values
+    return torch.lerp(first, second, place - below).reshape(-1, *[1] * (a.ndim - 1))
+
+
 def ratio(numerator: Tensor, denominator: Tensor, at_zero: float = 0.0) -> Tensor:
     """numerator / denominator, `at_zero` where the denominator is 0."""
     zero = denominator == 0

@@ -67,7 +67,7 @@ class Acting:
 
 @dataclass(frozen=True)
 class Guidance:
-    """Rules in chain order. Terms add and commute; transforms run last, in order."""
+    """Rules in chain order. The law takes them stage by stage, and within a stage as they are chained."""
 
     rules: tuple[Rule, ...] = ()
 
@@ -91,36 +91,37 @@ class Guidance:
         return exactly_one(sum(moves, start=torch.ones_like(level.b)))
 
     def acting(self, level: NoiseLevel, cfg: Tensor, memory: Memory) -> tuple[Acting, ...]:
-        """The rules beside CFG that do something at this level, in chain order, and what they need."""
+        """The rules beside CFG that do something at this level, in the order of the law, and what they need."""
         found = []
-        for index, rule in enumerate(self.rules):
-            if isinstance(rule, CFG):
-                continue
+        for index, rule in self._ordered:
             strength = rule.strength(level)
             if rule.acts(strength, cfg):
                 needs = rule.needs(memory.turns[index], memory.before.get(index) is not None)
                 found.append(Acting(index, rule, strength, needs))
         return tuple(found)
 
+    @cached_property
+    def _ordered(self) -> tuple[tuple[int, Rule], ...]:
+        """The rules beside CFG with their places in the chain, stage by stage."""
+        placed = [(index, rule) for index, rule in enumerate(self.rules) if not isinstance(rule, CFG)]
+        return tuple(sorted(placed, key=lambda pair: pair[1].stage))
+
     def steer(self, denoised: Tensor, step: Step, memory: Memory, acting: tuple[Acting, ...]) -> Tensor:
-        """The law: add every acting term's displacement to the combined estimate, then transform. [B, ...]"""
+        """The law: add what every acting term moves the combined estimate by, or transform it, in order. [B, ...]"""
         total, watch = denoised, step.watch
         if watch is not None:
             watch.combined(denoised, step)
         for one in acting:
+            before, kept, change = total, memory.before.get(one.index), None
             if isinstance(one.rule, Term):
-                displacement, state = one.rule.displacement(one.sees(step), memory.before.get(one.index))
-                total = total + displacement
-                memory.keep(one.index, state)
-                if watch is not None:
-                    watch.moved(one.index, displacement)
-        for one in acting:
-            if isinstance(one.rule, Transform):
-                before = total
-                total, state = one.rule.transform(total, one.sees(step), memory.before.get(one.index))
-                memory.keep(one.index, state)
-                if watch is not None:
-                    watch.moved(one.index, total - before)
+                change, state = one.rule.displacement(one.sees(step), kept)
+                total = before + change
+            else:
+                assert isinstance(one.rule, Transform), "a rule is one or the other"
+                total, state = one.rule.transform(before, one.sees(step), kept)
+            memory.keep(one.index, state)
+            if watch is not None:
+                watch.moved(one.index, total - before if change is None else change)
         if watch is not None:
             watch.guided_to(total)
         return total

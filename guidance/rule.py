@@ -1,9 +1,10 @@
 """Rule: one guidance rule as frozen data, and the register that finds every rule by itself.
 
 The law: everything happens in denoised (x0) space. The sampler's own step gives D; every active term adds a
-displacement, so terms commute and add; transforms depend on order and run last, in chain order:
+displacement, so terms commute and add. A transform changes the estimate as a whole and depends on order:
 
-    D' = D + sum_i displacement_i(branches, x, noise level)          then transforms
+    D' = D + sum_i displacement_i of the networks' own estimates     then bounds (Clamp)
+           + sum_j displacement_j of gradients                       then the other transforms, in chain order
 
 A rule is one frozen dataclass in one file of `rules/`: its equation in the docstring with the paper's number, its
 fields with their words beside the default, the branches it needs, and one method.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
+from enum import IntEnum
 from typing import Any, ClassVar
 
 import torch
@@ -25,11 +27,21 @@ from .schedule import ALWAYS, Positions, Schedule
 from .step import Step
 
 
+class Stage(IntEnum):
+    """Where in the law a rule acts. Within a stage terms add up, and transforms follow the chain."""
+
+    NETWORKS = 0  # differences of what networks estimate
+    BOUNDS = 1  # what an estimate may hold: the papers bound it before guides push it (2105.05233 `clip_denoised`)
+    GRADIENTS = 2  # what guides and losses ask for
+    WHOLE = 3  # the guided estimate
+
+
 @dataclass(frozen=True)
 class Rule:
     """What every rule has. Subclass `Term` or `Transform`, not this."""
 
     name: ClassVar[str]
+    stage: ClassVar[Stage]
     paper: ClassVar[str]
     off: ClassVar[dict[str, Any]]  # the settings at which the rule does nothing
     uses: ClassVar[frozenset[Branch]]  # the main network's branches that it may ever need
@@ -80,6 +92,8 @@ class Rule:
 class Term(Rule):
     """A rule that adds a displacement to the denoised estimate."""
 
+    stage = Stage.NETWORKS
+
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         """The displacement [B, ...] and the state after it. `state` is None at the start of a run.
 
@@ -90,6 +104,8 @@ class Term(Rule):
 
 class Transform(Rule):
     """A rule that changes the guided estimate as a whole."""
+
+    stage = Stage.WHOLE
 
     def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
         """The changed estimate [B, ...] and the state after it. `state` is None at the start of a run.

@@ -6,7 +6,9 @@ from comfy_api.latest import io
 
 from ..guidance.rules.apg import APG
 from ..guidance.rules.cfg import CFG
+from ..guidance.rules.clamp import Clamp
 from ..guidance.rules.rescale import Rescale
+from ..host.common.decoders import check_range
 from ..host.engine.install import with_rule
 from ..host.engine.page_events import curve
 from ..host.schema.inputs import inputs_of, interval_inputs, interval_problem, schedule_of
@@ -105,4 +107,34 @@ class GuidanceAPG(io.ComfyNode):
         return io.NodeOutput(out, ui=curve(model, out))
 
 
-NODES: list[type[io.ComfyNode]] = [GuidanceCFG, GuidanceRescale, GuidanceAPG]
+class GuidanceClamp(io.ComfyNode):
+    """Keep the estimate inside the range of pictures, as the papers' pixel models do."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceClamp",
+            display_name="Clamp",
+            category="guidance",
+            description="Keeps the model's estimate inside the range of pictures at every step, as the code of ADM, "
+            "P2, PPAP, GLIDE and Imagen does. For models of pictures, not of latents. Acts after CFG and autoguidance, "
+            "before classifiers and losses; costs no evaluation.",
+            search_aliases=["clip denoised", "dynamic thresholding", "threshold", "clip", "static thresholding"],
+            has_intermediate_output=True,
+            inputs=[io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(Clamp), *interval_inputs()],
+            outputs=[io.Model.Output(tooltip="The MODEL with its estimate kept in range.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, unit=None, start=None, end=None):
+        return interval_problem(unit, start, end) or True
+
+    @classmethod
+    def execute(cls, model, limit, quantile, unit, start, end, schedule=None) -> io.NodeOutput:
+        if limit:
+            check_range(model)
+        out = with_rule(model, Clamp(limit, quantile, schedule_of(unit, start, end, schedule)))
+        return io.NodeOutput(out, ui=curve(model, out))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceCFG, GuidanceRescale, GuidanceAPG, GuidanceClamp]

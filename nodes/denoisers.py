@@ -1,12 +1,14 @@
-"""The papers' own denoisers: ADM, P2 and EDM2 checkpoints as ordinary MODELs."""
+"""The papers' own denoisers: ADM, P2 and EDM2 checkpoints as ordinary MODELs, and the steps of their samplers."""
 
 from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..guidance.respacing import respacing_problem
 from ..host.common.errors import user_error
 from ..host.models.adm import with_low_resolution
 from ..host.models.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
+from ..host.models.paper_sigmas import with_paper_sigmas
 
 
 class GuidanceLoadDenoiser(io.ComfyNode):
@@ -82,4 +84,40 @@ class GuidanceLowResolution(io.ComfyNode):
         return io.NodeOutput(with_low_resolution(conditioning, image))
 
 
-NODES: list[type[io.ComfyNode]] = [GuidanceLoadDenoiser, GuidanceLowResolution]
+class GuidancePaperSigmas(io.ComfyNode):
+    """The noise levels of the papers' own samplers, and their start."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidancePaperSigmas",
+            display_name="Paper Sigmas",
+            category="guidance",
+            description="The noise levels that the papers' own samplers visit, for SamplerCustom: ADM's, P2's and "
+            "PPAP's respacing of timesteps, or EDM2's steps. The MODEL then starts from their noise.",
+            search_aliases=["timestep respacing", "ddim25", "fast27", "sigmas", "scheduler", "edm schedule"],
+            inputs=[
+                io.Model.Input("model", tooltip="ADM, P2, EDM2, or any MODEL on timesteps such as Stable Diffusion."),
+                io.String.Input(
+                    "respacing", default="ddim25",
+                    tooltip="As in the papers' code. ddim25: 25 steps at a whole stride, with sampler euler. 250: so "
+                    "many steps from the noisiest to the cleanest timestep, with sampler ddpm. 90,60,60,20,20: steps "
+                    "in equal parts, from clean to noisy. fast27: GLIDE's. EDM2: the number of steps, 32 with heun.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The MODEL: a run over these sigmas starts from the paper's noise."),
+                io.Sigmas.Output(tooltip="For SamplerCustom or SamplerCustomAdvanced."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, respacing=None):
+        return (None if respacing is None else respacing_problem(respacing.strip())) or True
+
+    @classmethod
+    def execute(cls, model, respacing) -> io.NodeOutput:
+        return io.NodeOutput(*with_paper_sigmas(model, respacing.strip()))
+
+
+NODES: list[type[io.ComfyNode]] = [GuidanceLoadDenoiser, GuidanceLowResolution, GuidancePaperSigmas]

@@ -176,19 +176,36 @@ def cosine_alpha_bars():
     )
 
 
-def ddim(noise_of, start, alpha_bars, steps, gradient=None, scale=0.0):
-    """ADM's deterministic sampler without clamping, from unit noise; with a gradient, ADM's condition_score.
+def ddim(noise_of, start, alpha_bars, steps, gradient=None, scale=0.0, limit=math.inf):
+    """ADM's deterministic sampler from unit noise; with a gradient, ADM's condition_score.
 
     noise_of, gradient: functions of (x in VP coordinates [B, 3, H, W], timestep) -> [B, 3, H, W].
-    steps: timesteps, falling.
+    steps: timesteps, falling. limit: of the estimate before guidance (clip_denoised: 1).
     """
     x = start
-    for t, following in zip(steps, [*steps[1:], None], strict=True):
-        kept = float(alpha_bars[t])
-        after = 1.0 if following is None else float(alpha_bars[following])
-        noise = noise_of(x, t)
+    for t, kept, after in spaced(alpha_bars, steps):
+        clean = (x / math.sqrt(kept) - math.sqrt(1 / kept - 1) * noise_of(x, t)).clamp(-limit, limit)
+        noise = (x / math.sqrt(kept) - clean) / math.sqrt(1 / kept - 1)
         if gradient is not None:
             noise = noise - math.sqrt(1 - kept) * scale * gradient(x, t)
         clean = x / math.sqrt(kept) - math.sqrt(1 / kept - 1) * noise
         x = math.sqrt(after) * clean + math.sqrt(1 - after) * noise
     return x
+
+
+def ddpm(noise_of, start, alpha_bars, steps, draws, gradient, scale, limit=math.inf):
+    """ADM's ancestral sampler with the posterior variance, and condition_mean. draws: unit noise for each step."""
+    x = start
+    for (t, kept, after), drawn in zip(spaced(alpha_bars, steps), draws, strict=True):
+        clean = (x / math.sqrt(kept) - math.sqrt(1 / kept - 1) * noise_of(x, t)).clamp(-limit, limit)
+        beta = 1 - kept / after
+        variance = beta * (1 - after) / (1 - kept)
+        mean = (beta * math.sqrt(after) * clean + (1 - after) * math.sqrt(1 - beta) * x) / (1 - kept)
+        x = mean + variance * scale * gradient(x, t) + math.sqrt(variance) * drawn
+    return x
+
+
+def spaced(alpha_bars, steps):
+    """(timestep, its alpha_bar, that of the step after it)"""
+    kept = [float(alpha_bars[t]) for t in steps]
+    return list(zip(steps, kept, [*kept[1:], 1.0], strict=True))

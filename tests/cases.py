@@ -91,7 +91,7 @@ def standard(cls: type[Rule], at: At = "denoised") -> Rule:
 def active(cls: type[Rule]) -> Iterator[Rule]:
     """The rule with its defaults, with each number half-way to off, and on schedules that differ over noise.
 
-    Also with each choice that it has taken, and each count one higher.
+    Also with each choice that it has taken, each count one higher, and each other number half-way up its range.
     """
     usual = standard(cls)
     yield usual
@@ -102,6 +102,8 @@ def active(cls: type[Rule]) -> Iterator[Rule]:
             yield replace(usual, **{field.name: True})
         elif isinstance(field.default, int):
             yield replace(usual, **{field.name: field.default + 1})
+        elif isinstance(field.default, float) and field.name not in cls.off:
+            yield replace(usual, **{field.name: (field.metadata["min"] + field.metadata["max"]) / 2})
     if asks_a_guide(cls):
         yield from (standard(cls, at) for at in get_args(At) if at != "denoised")
     yield replace(usual, schedule=NOISY_HALF)

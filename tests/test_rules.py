@@ -20,7 +20,7 @@ def test_rule(cls, check):
 
 
 def test_the_register_knows_the_rules_of_the_folder():
-    assert {"apg", "autoguidance", "cfg", "rescale"} <= set(rules())
+    assert {"apg", "autoguidance", "cfg", "clamp", "rescale"} <= set(rules())
     assert all(cls.name == name and issubclass(cls, Term | Transform) for name, cls in rules().items())
 
 

@@ -148,8 +148,16 @@ def test_workflows_on_published_models_say_what_they_need(name):
     note = next(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     files = gallery.files_of(workflow)
     assert files and all(file["name"] in note and file["directory"] in note for file in files)
-    assert all(file["url"].startswith("https://") for file in files)
+    assert "https://" in note
     assert re.search("licence|CC BY|MIT", note)
+
+
+def test_addresses_are_those_of_the_files_themselves(workflow):
+    """The page offers them for download: a web page, or a file of another kind under this name, would be saved."""
+    for node in workflow["nodes"]:
+        for file in node["properties"].get("models", ()):
+            address = file["url"].partition("?")[0]
+            assert address.startswith("https://") and Path(address).name == Path(file["name"]).name, file
 
 
 @pytest.mark.parametrize("file", EMBEDDED, ids=lambda file: file.stem)

@@ -154,6 +154,20 @@ def profiles(panel: dict, shown: dict, paper: str) -> Image.Image:
     return chart.finish([], [(0.0, "half of the training", "l"), (1.0, "its end", "r")])
 
 
+def visits(panel: dict, shown: dict, paper: str) -> Image.Image:
+    """The timesteps that respacings visit, noisy on the left, a row of dots for each."""
+    sys.path.append(str(ROOT))  # the node's own arithmetic
+    from guidance.respacing import respaced
+
+    names = panel["of"]
+    chart = Chart(-0.6, len(names) - 0.4, paper, names, 150)
+    for row, name in enumerate(reversed(names)):
+        chart.line([(0, row), (1, row)], RULE, 1)
+        for timestep in respaced(name, 1000):
+            chart.dot(1 - timestep / 999, row, COLOURS[len(names) - 1 - row])
+    return chart.finish([], [(0.0, "999: noisy", "l"), (1.0, "0: clean", "r")])
+
+
 def pushes(panel: dict, shown: dict, paper: str) -> Image.Image:
     """How hard every component pushed at the steps of a run: from Inspection's JSON, in percent, means over samples."""
     evaluations = json.loads(shown["texts"][panel["of"]])["runs"][-1]["evaluations"]
@@ -173,4 +187,4 @@ def pushes(panel: dict, shown: dict, paper: str) -> Image.Image:
     return chart.finish(ticks, [(0.0, "first step", "l"), (1.0, "last step", "r")])
 
 
-CHARTS = {"strengths": strengths, "turns": turns, "profiles": profiles, "pushes": pushes}
+CHARTS = {"strengths": strengths, "turns": turns, "profiles": profiles, "pushes": pushes, "visits": visits}

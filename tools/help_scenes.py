@@ -13,6 +13,7 @@ from help_steered import (
     apg,
     autoguidance,
     cfg,
+    clamp,
     classifier,
     degrade,
     expert_switch,
@@ -171,6 +172,15 @@ def load_denoiser(strip: Strip) -> Panels:
     return [chain, grid([f"step {step}" for step in steps], rows, ["noisy x", "estimate D"])]
 
 
+def paper_sigmas(strip: Strip) -> Panels:
+    strip.begin(FOUR, 1)
+    strip.tell("nothing", strip.none)
+    return [
+        words("Which of 1000 timesteps are visited"),
+        {"kind": "chart", "draws": "visits", "of": ["ddim25", "25", "fast27"]},
+    ]
+
+
 def low_resolution(strip: Strip) -> Panels:
     strip.begin(FOUR, 4)
     strip.shot("large", strip.cfg(3.0))
@@ -230,9 +240,10 @@ def inspection(strip: Strip) -> Panels:
 
 
 MADE = (
-    cfg, autoguidance, mix, degrade, schedule, rescale, apg, classifier, loss, expert_switch, train_experts, load_guide,
-    class_label, tiny_model, make_pictures, load_pictures, report, inspect, inspection, compare, loss_weighting,
-    load_denoiser, low_resolution, import_experts, export_experts, convert_checkpoint, post_hoc_ema,
+    cfg, autoguidance, mix, degrade, schedule, rescale, clamp, apg, classifier, loss, expert_switch, train_experts,
+    load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect, inspection, compare,
+    loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts, export_experts, convert_checkpoint,
+    post_hoc_ema,
 )  # fmt: skip
 PICTURES: dict[str, Callable[[Strip], Panels]] = {made.__name__: made for made in MADE}
 # What must have run before, on the same ComfyUI.

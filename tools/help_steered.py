@@ -79,6 +79,16 @@ def rescale(strip: Strip) -> Panels:
     return [table(columns, DEALT, (2, 3, 9, 11))]
 
 
+def clamp(strip: Strip) -> Panels:
+    strip.begin(NAMES, 12, 0)
+    strip.shot("cfg", strip.cfg(8.0))
+    for quantile in (0.0, 0.9, 0.6):
+        clamped = strip.put("GuidanceClamp", model=strip.cfg(8.0), limit=1.0, quantile=quantile)
+        strip.shot(f"{quantile:g}", clamped["MODEL"])
+    columns = {"CFG 8": "cfg", "Clamp": "0", "quantile\n0.9": "0.9", "quantile\n0.6": "0.6"}
+    return [table(columns, DEALT, (2, 3, 9, 11))]
+
+
 def apg(strip: Strip) -> Panels:
     model = strip.begin(NAMES, 12, 0)
     strip.shot("off", model)

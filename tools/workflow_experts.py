@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workflow_graph import Node, Stamps
-from workflow_papers import ADM, LABEL, RESNET, Published
+from workflow_papers import ADM, DDIM, LABEL, RESNET, RESNET_NOTE, Published, made_by_hand
 from workflow_scene import CLASSES, SEED, Scene
 
 CLASS_SCALE = 10.0
@@ -144,9 +144,8 @@ def own_experts(object_info: dict, stamps: Stamps) -> dict:
     made.note(
         left, 0,
         "## Experts of your own\nNeeds:\n\n"
-        f"- {ADM}/256x256_diffusion_uncond.pt in *models/diffusion_models* (OpenAI, MIT licence)\n- torchvision's "
-        "resnet50, IMAGENET1K_V2, as *models/guides/resnet50.safetensors*: the help page of Import Experts has the "
-        "lines that write it\n- pictures in a folder *my-pictures* of ComfyUI's input folder; or take **Make "
+        f"- {ADM}/256x256_diffusion_uncond.pt in *models/diffusion_models* (OpenAI, MIT licence)\n"
+        f"{RESNET_NOTE}\n- pictures in a folder *my-pictures* of ComfyUI's input folder; or take **Make "
         "Pictures** with the model instead.\n\nThe settings are a short training for one GPU; the paper's is 300,000 "
         "iterations of 256 pictures (2212.05973). Stop it when you like: it goes on where it was. The bank lies in "
         "*models/guides* afterwards, and Load Guide takes it.",
@@ -154,8 +153,7 @@ def own_experts(object_info: dict, stamps: Stamps) -> dict:
     )
     lane = made.lane("Train")
     pictures = made.add("GuidanceLoadPictures", lane, 1, folder="my-pictures", width=256, height=256)
-    clean = made.add("GuidanceLoadGuide", lane, 1, name="resnet50.safetensors")
-    clean.data["properties"]["models"] = [{"name": "resnet50.safetensors", "url": RESNET, "directory": "guides"}]
+    clean = made_by_hand(made.add("GuidanceLoadGuide", lane, 1, name=RESNET), RESNET, "guides")
     main = made.denoiser(lane, 1, "256x256_diffusion_uncond.pt", ADM, "ADM 256, unconditional")
     trained = made.add(
         "GuidanceTrainExperts", lane, 2, guide=clean["guide"], pictures=pictures["pictures"], model=main["MODEL"],
@@ -165,8 +163,8 @@ def own_experts(object_info: dict, stamps: Stamps) -> dict:
     lane = made.lane("Steer")
     asked = made.add("GuidanceClassLabel", lane, 1, model=main["MODEL"], label="")["CONDITIONING"]
     steered = made.add(
-        "GuidanceClassifier", lane, 2, model=main["MODEL"], guide=trained["guide"], label=LABEL, scale=7.5,
-        at="noisy input",
+        "GuidanceClassifier", lane, 2, model=made.clamp(lane, 2, main["MODEL"]), guide=trained["guide"], label=LABEL,
+        scale=7.5, at="noisy input",
     )
-    made.picture(lane, 3, steered["MODEL"], asked, main["VAE"], 256, "own_experts", "euler", "ddim_uniform", 25)
+    made.picture(lane, 3, steered["MODEL"], asked, main["VAE"], 256, "own_experts", DDIM)
     return made.build()

@@ -11,7 +11,13 @@ VAE = "vae-ft-mse-840000-ema-pruned.safetensors"
 LABEL = "207"
 FOLDER = "diffusion_models"
 PPAP = "https://s3.ap-northeast-2.amazonaws.com/riiid-st.airesearch/CVPR2023_ppap_ckpt/ResNet50/ppap_5"
-RESNET = "https://download.pytorch.org/models/resnet50-11ad3fa6.pth"
+EXPERTS, EACH = "ppap-resnet50/*_max5.ckpt", [f"{n}_max5.ckpt" for n in range(5)]
+RESNET = "resnet50.safetensors"
+RESNET_NOTE = (
+    f"- torchvision's [resnet50](https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet50"
+    f".html), IMAGENET1K_V2, as *models/guides/{RESNET}*: the help page of Import Experts has the lines that write it"
+)
+DDIM, DDPM, HEUN = ("euler", "ddim25"), ("ddpm", "250"), ("heun", "32")  # sampler and respacing, as the papers' code
 
 
 class Published(Workflow):
@@ -25,27 +31,43 @@ class Published(Workflow):
         node = self.add("GuidanceLoadGuide", lane, column, size=(360, 80), name=file)
         return needs(node, file, url, "guides")
 
+    def clamp(self, lane: int, column: int, model: Output) -> Output:
+        """The MODEL with its estimate kept in the range of pictures, as ADM's, P2's and PPAP's code does."""
+        return self.add("GuidanceClamp", lane, column, model=model)["MODEL"]
+
     def picture(
-        self, lane: int, column: int, model: Output, asked: Output, vae: Output, side: int, prefix: str, sampler: str,
-        scheduler: str, steps: int,
+        self, lane: int, column: int, model: Output, asked: Output, vae: Output, side: int, prefix: str,
+        run: tuple[str, str],
     ) -> Output:
-        """Empty latents, sampler, decoder and the saved pictures, which come back. asked: the class, or none."""
+        """A run as the paper's code makes it, and the saved pictures, which come back.
+
+        asked: the class, or none. run: the sampler and the respacing.
+        """
+        spaced = self.add("GuidancePaperSigmas", lane, column, model=model, respacing=run[1])
         latents = self.add("EmptyLatentImage", lane, column, width=side, height=side, batch_size=4)
+        sampler = self.add("KSamplerSelect", lane, column, sampler_name=run[0])
         sampled = self.add(
-            "KSampler", lane, column, model=model, positive=asked, negative=asked, latent_image=latents["LATENT"],
-            seed=7, steps=steps, cfg=1.0, sampler_name=sampler, scheduler=scheduler,
+            "SamplerCustom", lane, column + 1, model=spaced["MODEL"], add_noise=True, noise_seed=7, cfg=1.0,
+            positive=asked, negative=asked, sampler=sampler["SAMPLER"], sigmas=spaced["SIGMAS"],
+            latent_image=latents["LATENT"],
         )
-        decoded = self.add("VAEDecode", lane, column + 1, samples=sampled["LATENT"], vae=vae)
+        decoded = self.add("VAEDecode", lane, column + 1, samples=sampled["output"], vae=vae)
         self.add(
-            "SaveImage", lane, column + 1, size=(330, 330), images=decoded["IMAGE"],
+            "SaveImage", lane, column + 2, size=(330, 330), images=decoded["IMAGE"],
             filename_prefix=f"guidance/{prefix}",
         )
         return decoded["IMAGE"]
 
 
 def needs(node: Node, file: str, url: str, folder: str) -> Node:
-    """Write into a loader what file it needs; the page asks for files that it can fetch itself."""
+    """Write into a loader what file it needs, at its address; the page offers to fetch it."""
     node.data["properties"]["models"] = [{"name": file, "url": f"{url}/{file}", "directory": folder}]
+    return node
+
+
+def made_by_hand(node: Node, file: str, folder: str) -> Node:
+    """Write into a loader what it needs that no address gives as it is; the note says where it comes from."""
+    node.data["properties"].setdefault("guidance_needs", []).append({"name": file, "directory": folder})
     return node
 
 
@@ -61,8 +83,9 @@ def adm_classifier(object_info: dict, stamps: Stamps) -> dict:
         f"- {ADM}/256x256_diffusion_uncond.pt and\n- {ADM}/256x256_diffusion.pt in *models/diffusion_models*\n"
         f"- {ADM}/256x256_classifier.pt in *models/guides*\n\nScales of the paper for 25 DDIM steps (2105.05233, "
         "Tables 4 and 14): 10 for the unconditional model, 2.5 for the conditional one. Class numbers are ImageNet's: "
-        "207 is a golden retriever.",
-        (360, 360),
+        "207 is a golden retriever.\n\n**Paper Sigmas** and **Clamp** make the run that of the paper's code. For its "
+        "250 steps: respacing 250, sampler ddpm, form = mean shift, scales 10 and 1.",
+        (360, 440),
     )
     guide = made.guide(left, 0, "256x256_classifier.pt", ADM)
     for title, file, label, scale in (
@@ -72,12 +95,10 @@ def adm_classifier(object_info: dict, stamps: Stamps) -> dict:
         main = made.denoiser(lane, 1, file, ADM, f"ADM 256, {title.lower()}")
         asked = made.add("GuidanceClassLabel", lane, 1, model=main["MODEL"], label=label)["CONDITIONING"]
         steered = made.add(
-            "GuidanceClassifier", lane, 2, model=main["MODEL"], guide=guide["guide"], label=LABEL, scale=scale,
-            at="noisy input",
+            "GuidanceClassifier", lane, 2, model=made.clamp(lane, 2, main["MODEL"]), guide=guide["guide"], label=LABEL,
+            scale=scale, at="noisy input",
         )
-        made.picture(
-            lane, 3, steered["MODEL"], asked, main["VAE"], 256, f"adm_{title.lower()}", "euler", "ddim_uniform", 25
-        )
+        made.picture(lane, 3, steered["MODEL"], asked, main["VAE"], 256, f"adm_{title.lower()}", DDIM)
     return made.build()
 
 
@@ -102,7 +123,7 @@ def edm2_autoguidance(object_info: dict, stamps: Stamps) -> dict:
     weak = made.denoiser(lane, 1, weak_file, EDM2, "EDM2-XS: the guide", vae=vae["VAE"])
     asked = made.add("GuidanceClassLabel", lane, 2, model=main["MODEL"], label=LABEL)["CONDITIONING"]
     guided = made.add("GuidanceAutoguidance", lane, 2, model=main["MODEL"], guide_model=weak["MODEL"], weight=2.1)
-    made.picture(lane, 3, guided["MODEL"], asked, main["VAE"], 512, "edm2_autoguidance", "heun", "karras", 32)
+    made.picture(lane, 3, guided["MODEL"], asked, main["VAE"], 512, "edm2_autoguidance", HEUN)
     return made.build()
 
 
@@ -114,19 +135,20 @@ def p2_faces(object_info: dict, stamps: Stamps) -> dict:
     left = made.lane("Files")
     made.note(
         left, 0,
-        "## P2 weighting\nNeeds one file in *models/diffusion_models*: ffhq_p2.pt, from the links in the README of "
-        "github.com/jychoi118/P2-weighting (the authors state no licence of the weights; FFHQ is CC BY-NC-SA).\n\n"
-        "The model has no classes. P2 changed how it was trained (2204.00227); sampling is that of any model.",
-        (360, 260),
+        "## P2 weighting\nNeeds one file in *models/diffusion_models*: ffhq_p2.pt, from the links in the "
+        "[README of P2-weighting](https://github.com/jychoi118/P2-weighting) (the authors state no licence of the "
+        "weights; FFHQ is CC BY-NC-SA).\n\nThe model has no classes. P2 changed how it was trained (2204.00227); "
+        "sampling is ADM's: its steps (**Paper Sigmas**) and its **Clamp**.",
+        (360, 280),
     )
-    main = needs(
+    main = made_by_hand(
         made.add("GuidanceLoadDenoiser", left, 0, title="P2, FFHQ 256", size=(360, 100), name="ffhq_p2.pt"),
-        "ffhq_p2.pt", "https://github.com/jychoi118/P2-weighting", FOLDER,
+        "ffhq_p2.pt", FOLDER,
     )
+    clamped = made.clamp(left, 0, main["MODEL"])
     asked = made.add("GuidanceClassLabel", left, 0, model=main["MODEL"], label="")["CONDITIONING"]
-    for title, sampler, steps in (("250 steps, ancestral", "ddpm", 250), ("25 steps, DDIM", "euler", 25)):
-        lane = made.lane(title)
-        made.picture(lane, 1, main["MODEL"], asked, main["VAE"], 256, f"p2_{steps}", sampler, "ddim_uniform", steps)
+    for title, prefix, run in (("250 steps, DDPM", "p2_250", DDPM), ("25 steps, DDIM", "p2_25", DDIM)):
+        made.picture(made.lane(title), 1, clamped, asked, main["VAE"], 256, prefix, run)
     return made.build()
 
 
@@ -147,12 +169,12 @@ def adm_upsampler(object_info: dict, stamps: Stamps) -> dict:
     small = made.denoiser(lane, 1, "64x64_diffusion.pt", ADM, "ADM 64")
     asked = made.add("GuidanceClassLabel", lane, 1, model=small["MODEL"], label=LABEL)["CONDITIONING"]
     picture = made.picture(
-        lane, 2, small["MODEL"], asked, small["VAE"], 64, "adm_64", "euler", "ddim_uniform", 25
+        lane, 2, made.clamp(lane, 1, small["MODEL"]), asked, small["VAE"], 64, "adm_64", DDIM
     )
     lane = made.lane("256 by 256")
     large = made.denoiser(lane, 1, "64_256_upsampler.pt", ADM, "ADM upsampler")
     seen = made.add("GuidanceLowResolution", lane, 1, conditioning=asked, image=picture)["CONDITIONING"]
-    made.picture(lane, 2, large["MODEL"], seen, large["VAE"], 256, "adm_64_256", "euler", "ddim_uniform", 25)
+    made.picture(lane, 2, made.clamp(lane, 1, large["MODEL"]), seen, large["VAE"], 256, "adm_64_256", DDIM)
     return made.build()
 
 
@@ -194,35 +216,32 @@ def ppap_experts(object_info: dict, stamps: Stamps) -> dict:
         left, 0,
         "## PPAP, the authors' experts\nNeeds:\n\n"
         f"- {ADM}/256x256_diffusion_uncond.pt in *models/diffusion_models* (OpenAI, MIT licence)\n"
-        f"- {PPAP}/0_max5.ckpt to 4_max5.ckpt in *models/guides/ppap-resnet50* (no licence of the weights is stated); "
-        "all five together are `ppap-resnet50/*_max5.ckpt`"
-        "\n- torchvision's resnet50, IMAGENET1K_V2, as *models/guides/resnet50.safetensors*: the help page of Import "
-        "Experts has the lines that write it.\n\nScale 7.5 and 25 DDIM steps are the authors' (2212.05973). Import "
+        f"- {PPAP}/{EACH[0]} to {EACH[-1]} in *models/guides* as {', '.join(f'ppap-resnet50/{one}' for one in EACH)} "
+        "(no licence of the weights is stated, see [their page](https://github.com/riiid/PPAP)); all five together are "
+        f"`{EXPERTS}`\n{RESNET_NOTE}.\n\nScale 7.5, 25 DDIM steps and the clamp are the authors' (2212.05973). Import "
         "Experts writes a small bank beside the network; later, Load Guide takes that. **Export Experts** gives the "
         "same to Hugging Face's peft.",
-        (360, 440),
+        (360, 540),
     )
     lane = made.lane("Import")
     team = made.add(
-        "GuidanceImportExperts", lane, 1, size=(360, 160), experts="ppap-resnet50/*_max5.ckpt",
-        base="resnet50.safetensors", name="ppap-resnet50-5",
+        "GuidanceImportExperts", lane, 1, size=(360, 160), experts=EXPERTS, base=RESNET, name="ppap-resnet50-5",
     )
     team.data["properties"]["models"] = [
-        {"name": "ppap-resnet50/*_max5.ckpt", "url": "https://github.com/riiid/PPAP", "directory": "guides"},
-        {"name": "resnet50.safetensors", "url": RESNET, "directory": "guides"},
+        {"name": f"ppap-resnet50/{one}", "url": f"{PPAP}/{one}", "directory": "guides"} for one in EACH
     ]
+    for file in (EXPERTS, RESNET):
+        made_by_hand(team, file, "guides")
     made.add("PreviewAny", lane, 2, title="What was found", size=(360, 140), source=team["report"])
     made.add("GuidanceExportExperts", lane, 3, size=(330, 90), guide=team["guide"], name="ppap-resnet50-5")
     lane = made.lane("Guide")
     main = made.denoiser(lane, 1, "256x256_diffusion_uncond.pt", ADM, "ADM 256, unconditional")
     asked = made.add("GuidanceClassLabel", lane, 1, model=main["MODEL"], label="")["CONDITIONING"]
     steered = made.add(
-        "GuidanceClassifier", lane, 2, model=main["MODEL"], guide=team["guide"], label=LABEL, scale=7.5,
-        at="noisy input",
+        "GuidanceClassifier", lane, 2, model=made.clamp(lane, 2, main["MODEL"]), guide=team["guide"], label=LABEL,
+        scale=7.5, at="noisy input",
     )
-    made.picture(
-        lane, 3, steered["MODEL"], asked, main["VAE"], 256, "ppap_experts", "euler", "ddim_uniform", 25
-    )
+    made.picture(lane, 3, steered["MODEL"], asked, main["VAE"], 256, "ppap_experts", DDIM)
     return made.build()
 
 

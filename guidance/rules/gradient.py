@@ -12,7 +12,7 @@ from ..algebra import norm, ratio
 from ..branch import POSITIVE
 from ..noise_level import SMALLEST_SIGNAL, NoiseLevel, expand, mean_shift
 from ..objective import Objective, gradient, noise_left, step_size
-from ..rule import Term, flag, param, rule, scheduled
+from ..rule import Stage, Term, flag, param, rule, scheduled
 from ..schedule import Schedule
 from ..step import Step
 
@@ -27,6 +27,7 @@ class GradientGuidance(Term):
     """
 
     paper = "2105.05233"
+    stage = Stage.GRADIENTS
     off = {"scale": 0.0}
     uses = frozenset({POSITIVE})
 

@@ -105,6 +105,16 @@ def is_pixels(latents: LatentFormat) -> bool:
     return latents.latent_channels == 3 and latents.spacial_downscale_ratio == 1
 
 
+def check_range(model: ModelPatcher) -> None:
+    """Raise ValueError if the model's estimates are no pictures, so that they have no range to be kept in."""
+    if not is_pixels(latents_of(model)):
+        raise ValueError(
+            f"{describe(model)} works on latents, and latents have no range as pictures do: Clamp would flatten them. "
+            f"It is for models of pictures (ADM, P2, EDM2 img64, the Tiny Model). Against burnt colours of a latent "
+            f"model take Guidance Rescale or APG, or set limit to 0 (off)."
+        )
+
+
 def own_format(latents: LatentFormat) -> LatentFormat:
     """A copy whose tensors autograd may save. Call it outside inference mode."""
     out = copy.copy(latents)

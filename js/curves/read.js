@@ -45,7 +45,8 @@ function strengths(node, schedule) {
   if (has("weight")) return { lines: [{ label: "weight", strength: weighted(valueOf(node, "weight")) }], off: 1 };
   const scale = ["scale", "phi"].find(has);
   if (scale) return { lines: [{ label: scale, strength: scaled(valueOf(node, scale)) }], off: 0 };
-  return { lines: [{ label: "strength", strength: schedule }], off: 0 };
+  const isOff = has("limit") && valueOf(node, "limit") === 0; // Clamp
+  return { lines: [{ label: "strength", strength: isOff ? () => 0 : schedule }], off: 0 };
 }
 
 /** The cfg of the sampler that this node's MODEL goes to, or null. */

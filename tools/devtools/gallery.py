@@ -35,8 +35,9 @@ def run_workflow(server: Server, file: Path, folder: Path) -> list[Picture]:
 
 
 def files_of(workflow: dict) -> list[dict]:
-    """The model files (name, url, directory) that a saved workflow needs beside the pack."""
-    return [model for node in workflow["nodes"] for model in node.get("properties", {}).get("models", ())]
+    """The model files (name, directory, and url of those that have one) that a saved workflow needs beside the pack."""
+    properties = [node.get("properties", {}) for node in workflow["nodes"]]
+    return [file for one in properties for kind in ("models", "guidance_needs") for file in one.get(kind, ())]
 
 
 def submit(server: Server, prompt: dict, name: str) -> str:
