@@ -65,6 +65,20 @@ def test_a_run_names_the_same_lines_whatever_was_cloned(sd15):
     assert shown(curve(sd15, first))["lines"][0]["relative"] is True
 
 
+def test_two_nodes_with_different_guides_have_lines_of_their_own(sd15):
+    """Branches of one graph: equal rules on one MODEL, whose guides differ."""
+    import host_models
+
+    from guidance_pack.guidance.rules.autoguidance import Autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
+    from guidance_pack.host.engine.page_events import curve
+
+    nodes = [with_autoguidance(sd15, host_models.load("sd15", seed), Autoguidance(2.0)) for seed in (1, 2)]
+    keys = [shown(curve(sd15, node))["lines"][0]["key"] for node in nodes]
+    assert keys[0] != keys[1]
+    assert [shown(curve(sd15, node.clone()))["lines"][0]["key"] for node in nodes] == keys
+
+
 def test_nothing_is_sent_where_no_page_has_queued_the_run(sd15, monkeypatch):
     from guidance_pack.host.engine import page_events as curves
 

@@ -179,9 +179,10 @@ def test_a_sampling_patch_on_one_of_two_clones_is_a_difference_too(pack, rules, 
     def zsnr(model):
         return advanced.ModelSamplingDiscrete().patch(model, "v_prediction", True)[0]
 
-    model = pack.with_autoguidance(main, zsnr(main), rules["Auto"](2.0))
-    apart = pack.with_autoguidance(main, zsnr(SD15.build(0)), rules["Auto"](2.0))
-    assert torch.equal(run(model), run(apart))
+    tuned = lora(main, 1)
+    model = pack.with_autoguidance(tuned, zsnr(main), rules["Auto"](2.0))
+    apart = pack.with_autoguidance(tuned, zsnr(SD15.build(0)), rules["Auto"](2.0))
+    assert far_apart(run(model), run(apart)) < 1e-4
 
 
 def test_a_replaced_part_of_the_network_needs_a_copy(pack, rules, main):
@@ -217,3 +218,66 @@ def test_another_latent_space_is_refused_in_words(pack, rules, main):
 def test_a_guide_with_components_of_its_own_is_refused(pack, rules, main, guide):
     with pytest.raises(ValueError, match="a guide is evaluated bare"):
         pack.with_autoguidance(main, pack.with_rule(guide, rules["CFG"](2.0)), rules["Auto"](2.0))
+
+
+# --- one network, one prediction type -------------------------------------------------------------------------------
+
+
+def read_as(model, kind):
+    """The MODEL as the node ModelSamplingDiscrete gives it."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    return ModelSamplingDiscrete().patch(model, kind, False)[0]
+
+
+def weaker(model):
+    """The MODEL with another attention: the same network and weights, as Degraded Model gives it."""
+    out = model.clone()
+    out.set_model_attn1_patch(lambda q, k, v, extra_options: (q, k, 0.5 * v))
+    return out
+
+
+def test_a_prediction_type_set_behind_autoguidance_is_the_guides_too(pack, rules, main):
+    after = read_as(pack.with_autoguidance(main, weaker(main), rules["Auto"](2.0)), "v_prediction")
+    first = read_as(main, "v_prediction")
+    before = pack.with_autoguidance(first, weaker(first), rules["Auto"](2.0))
+    wanted = run(before, cfg=1.0)
+    assert torch.equal(run(after, cfg=1.0), wanted)
+    assert far_apart(run(first, cfg=1.0), wanted) > 0.01, "the guidance is too small to tell anything"
+    back = read_as(after, "eps")
+    assert torch.equal(run(back, cfg=1.0), run(pack.with_autoguidance(main, weaker(main), rules["Auto"](2.0)), cfg=1.0))
+
+
+def test_one_network_with_two_prediction_types_is_refused(pack, rules, main):
+    for model, guide in ((read_as(main, "v_prediction"), weaker(main)), (main, weaker(read_as(main, "v_prediction")))):
+        with pytest.raises(ValueError, match="one network.*read as .*V_PREDICTION.*Move that node before both"):
+            pack.with_autoguidance(model, guide, rules["Auto"](2.0))
+
+
+def test_a_lora_may_bring_a_prediction_type_of_its_own(pack, rules, main):
+    """LCM's LoRA, guided by the model without it."""
+    model = pack.with_autoguidance(read_as(lora(main, 1), "lcm"), main, rules["Auto"](2.0))
+    assert torch.isfinite(run(model, cfg=1.0)).all()
+
+
+def test_a_shift_is_no_other_prediction_type(pack, rules, comfy):
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    from guidance_pack.host.common.noise_levels import read_alike
+
+    flow = MODELS["sd3"].build(0)
+    shifted = ModelSamplingSD3().patch(flow, 7.0)[0]
+    assert read_alike(*(m.get_model_object("model_sampling") for m in (flow, shifted)))
+    pack.with_autoguidance(shifted, weaker(flow), rules["Auto"](2.0))
+    discrete = ModelSamplingSD3().patch(flow, 7.0, 1.0)[0]
+    assert not read_alike(*(m.get_model_object("model_sampling") for m in (flow, discrete)))
+
+
+def test_a_copy_of_the_network_cannot_follow_and_says_so(main):
+    from guidance_pack.host.lora.sharing import COPIED, follow_reading
+
+    copy = SD15.build(0)
+    copy.set_attachments(COPIED, "hooks on the weights")
+    with pytest.raises(ValueError, match="read as V_PREDICTION, and the guide, an independent copy.*read as EPS"):
+        follow_reading(read_as(main, "v_prediction"), copy, alike=True)
+    follow_reading(read_as(main, "v_prediction"), copy, alike=False)

@@ -40,6 +40,33 @@ def same_coordinates(first, second) -> bool:
     return flows[0] == flows[1] and odd[0] is odd[1] and (not flows[0] or scales[0] == scales[1])
 
 
+def prediction(model_sampling) -> str:
+    """What ComfyUI calls the way in which a model's output is read, such as EPS or V_PREDICTION."""
+    kinds = [kind for kind in type(model_sampling).__mro__ if "calculate_denoised" in vars(kind)]
+    return kinds[0].__name__
+
+
+def read_alike(first, second) -> bool:
+    """Whether two of a model's samplings give its network the same input and read its output alike.
+
+    They may differ in which levels they know (a shift). Tried at some levels that both know, not told by their names.
+    """
+    low = max(float(ms.sigma_min) for ms in (first, second))
+    high = min(float(ms.sigma_max) for ms in (first, second))
+    if first is second or low >= high:
+        return first is second
+    share = torch.linspace(0.1, 0.9, 5)
+    sigma = low * (high / low) ** share
+    x, out = torch.ones(5, 1), torch.full((5, 1), 0.5)
+
+    def reading(ms) -> list[torch.Tensor]:
+        at = sigma.to(ms.sigma_max.device)
+        given = [ms.calculate_input(at, x.to(at)), ms.timestep(at), ms.calculate_denoised(at, out.to(at), x.to(at))]
+        return [value.float().cpu() for value in given]
+
+    return all(torch.allclose(a, b, rtol=1e-4) for a, b in zip(reading(first), reading(second), strict=True))
+
+
 def convertible(model_sampling) -> bool:
     """Whether the model's x can be carried over to another family."""
     return not isinstance(model_sampling, UNCONVERTIBLE)

@@ -13,7 +13,7 @@ from ...guidance.rules.cfg import CFG
 from ..common.compatibility import check_pair
 from ..common.keys import INSPECTIONS, KEY
 from ..common.noise_levels import ModelPositions
-from ..lora import sharing
+from ..lora import adapter_switch, sharing
 from ..recording.inspection import Inspection, inspections_of
 from .plan import Plan, PlannedGuide, check_combines, plan_of
 from .wrappers import WRAPPERS
@@ -46,14 +46,16 @@ def with_autoguidance(
             "Connect a weaker version to guide_model: a smaller or less trained checkpoint, or the model without its "
             "LoRA. Or connect another prompt to guide_positive."
         )
+    alike = sharing.check_reading(model, guide)
     plan = plan_of(model)
-    source = (guide.model, guide.patches_uuid, guide.model_options, positive)
+    weights = adapter_switch.weights_of(guide)
+    source = (guide.model, weights.uuid, guide.model_options, positive, guide.object_patches, weights.injections)
     known = next((g for g in plan.guides if _same(g.source, source)), None)
     if known is not None:
         return with_rule(model, replace(rule, guide=known.name))
     residents = [model, *(model.get_additional_models_with_key(g.key)[0] for g in plan.guides)]
     guide = sharing.resident_guide(guide, residents)
-    added = PlannedGuide(f"guide {len(plan.guides) + 1}", positive, source)
+    added = PlannedGuide(f"guide {len(plan.guides) + 1}", positive, source, alike)
     rules = Guidance((*plan.guidance.rules, replace(rule, guide=added.name)))
     out = extended(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
     out.set_additional_models(added.key, [guide])
@@ -95,8 +97,8 @@ def _same_model(first: ModelPatcher, second: ModelPatcher) -> bool:
 
 
 def _same(first: tuple, second: tuple) -> bool:
-    """Whether two guides were made from the same network, weights, options and conditioning."""
-    return first[0] is second[0] and first[1] == second[1] and _alike(first[2], second[2]) and first[3] is second[3]
+    """Whether two guides were made from the same network, weights, options, conditioning and patches."""
+    return first[1] == second[1] and all(map(_alike, first[:1] + first[2:], second[:1] + second[2:]))
 
 
 def _alike(first, second) -> bool:

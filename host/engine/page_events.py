@@ -104,8 +104,10 @@ def _line(key: str, rule: Rule, level: NoiseLevel) -> dict[str, Any]:
 
 def _keys(model: ModelPatcher) -> list[str]:
     """A name for every rule in its chain on this network: the same for all clones of the MODEL, in one process."""
-    rules = plan_of(model).guidance.rules
-    return [f"{hash((id(model.model), rules[: i + 1])):x}" for i in range(len(rules))]
+    plan = plan_of(model)
+    guides = {guide.name: guide for guide in plan.guides}
+    named = [(rule, guides.get(getattr(rule, "guide", ""))) for rule in plan.guidance.rules]
+    return [f"{hash((id(model.model), *named[: i + 1])):x}" for i in range(len(named))]
 
 
 def _experts(guide: LoadedGuide) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class PlannedGuide:
     name: str
     positive: list | None = None  # CONDITIONING of its own; None = the sampler's positive
     source: tuple = ()  # what it was made from, to recognise the same guide connected twice
+    alike: bool = True  # whether it and the MODEL read their network alike when it was added
 
     @property
     def key(self) -> str:

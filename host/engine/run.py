@@ -109,7 +109,8 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     check_combines(plan.guidance.combines, positions)
     check_guider(guider, plan.guidance)
     patchers = guides_of(model)
-    for patcher in patchers.values():
+    for planned, patcher in patchers.items():
+        sharing.follow_reading(model, patcher, planned.alike)
         check_pair(model, patcher)
     others = [o for o in (getattr(guider, "uncond_model_patcher", None),) if o is not None]
     over = sharing.check_at_run(model, {guide.name: patcher for guide, patcher in patchers.items()}, others)

@@ -53,6 +53,12 @@ def weight_patches(resident: ModelPatcher, guide: ModelPatcher) -> Patches:
     return {} if first.uuid == second.uuid else difference(first.patches, second.patches)
 
 
+def same_weights(first: ModelPatcher, second: ModelPatcher) -> bool:
+    """Whether two MODELs over one network shall have the same weights, bypass LoRAs included."""
+    injected = same_lists(*(weights_of(model).injections for model in (first, second)))
+    return injected and not weight_patches(first, second)
+
+
 def unsupported_reason(resident: ModelPatcher, guide: ModelPatcher) -> str:
     """Why a guide cannot be evaluated over the resident's network, in words; empty if it can."""
     names = {**resident.object_patches, **guide.object_patches}
@@ -88,7 +94,7 @@ def sync_weights(guide: ModelPatcher, residents: Iterable[ModelPatcher]) -> Mode
     guide.injections = {} if resident is not None else {key: list(found) for key, found in own.injections.items()}
     if resident is not None:
         guide.force_cast_weights = resident.force_cast_weights
-        if weight_patches(resident, guide) or not same_lists(resident.injections, own.injections):
+        if not same_weights(resident, guide):
             # A compiled network does not see that its layers have been changed: the guide runs uncompiled.
             guide.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILED)
     return resident

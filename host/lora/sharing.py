@@ -12,6 +12,7 @@ import logging
 
 from comfy.model_patcher import ModelPatcher
 
+from ..common.noise_levels import prediction, read_alike
 from . import adapter_switch as adapter_switch
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,44 @@ def describe_sharing(model: ModelPatcher, guide: ModelPatcher) -> str:
     return f", over the MODEL's own network, not loaded twice; switched: {adapter_switch.words(model, guide)}"
 
 
+def check_reading(model: ModelPatcher, guide: ModelPatcher) -> bool:
+    """Whether MODEL and guide read their network as one prediction type; two networks may differ as they like.
+
+    Raises ValueError where one network with one set of weights is read as two: one of them must be wrong.
+    """
+    if guide.model is not model.model or read_alike(*map(_sampling, (model, guide))):
+        return True
+    if adapter_switch.same_weights(model, guide):
+        raise ValueError(
+            f"model and guide_model are one network with the same weights, but model is read as "
+            f"{prediction(_sampling(model))} and guide_model as {prediction(_sampling(guide))} (ModelSamplingDiscrete "
+            f"and the like). Move that node before both, so that model and guide_model come from it."
+        )
+    return False
+
+
+def follow_reading(model: ModelPatcher, guide: ModelPatcher, alike: bool) -> None:
+    """A ModelSampling node behind Autoguidance is meant for the guide too, where both were read alike before it.
+
+    alike: what `check_reading` said then. Raises ValueError where the guide cannot follow.
+    """
+    sampling = _sampling(model)
+    copied = guide.get_attachment(COPIED) is not None
+    if not alike or not (copied or guide.model is model.model) or read_alike(sampling, _sampling(guide)):
+        return
+    if copied:
+        raise ValueError(
+            f"A node behind Autoguidance made the MODEL's network be read as {prediction(sampling)}, and the guide, an "
+            f"independent copy of it, is read as {prediction(_sampling(guide))}. Move that node (ModelSamplingDiscrete "
+            f"and the like) before both."
+        )
+    guide.add_object_patch("model_sampling", sampling)
+
+
+def _sampling(model: ModelPatcher):
+    return model.get_model_object("model_sampling")
+
+
 def check_at_run(
     main: ModelPatcher, guides: dict[str, ModelPatcher], others: list[ModelPatcher]
 ) -> dict[str, ModelPatcher]:
@@ -109,10 +148,9 @@ def check_at_run(
 
 def _same_weights(first: ModelPatcher, second: ModelPatcher) -> bool:
     return (
-        not adapter_switch.weight_patches(first, second)
+        adapter_switch.same_weights(first, second)
         and first.object_patches.keys() == second.object_patches.keys()
         and all(value is second.object_patches[name] for name, value in first.object_patches.items())
         and adapter_switch.same_lists(first.weight_wrapper_patches, second.weight_wrapper_patches)
-        and adapter_switch.same_lists(*(adapter_switch.weights_of(model).injections for model in (first, second)))
         and first.forced_hooks == second.forced_hooks
     )
