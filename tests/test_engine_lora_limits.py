@@ -113,6 +113,48 @@ def test_a_failure_while_switching_leaves_nothing_behind(pack, auto, base, monke
     assert torch.equal(run(main), expected)
 
 
+@pytest.mark.parametrize("whose", ["main's again", "guide's"])
+def test_a_bypass_lora_that_cannot_be_injected_again_leaves_nothing_half_way(pack, auto, base, monkeypatch, whose):
+    """It moves tensors, so memory may be out or an interrupt come in the middle of it."""
+    from comfy.weight_adapter.bypass import BypassForwardHook
+
+    bypassed = loaded(base, lora_file(base, 1), bypass=True)
+    main, guide = (bypassed, base) if whose == "main's again" else (base, bypassed)
+    plain, inject, evaluated = [run(guide), run(main)][::-1], BypassForwardHook.inject, []
+    model = pack.with_autoguidance(main, guide, auto)
+    handle = base.model.diffusion_model.register_forward_hook(lambda *_: evaluated.append(1))
+
+    def broken(self):
+        if evaluated and len(changed_layers(base)) == 5:
+            raise torch.OutOfMemoryError("none")
+        inject(self)
+
+    monkeypatch.setattr(BypassForwardHook, "inject", broken)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            run(model)
+    finally:
+        handle.remove()
+        monkeypatch.undo()
+    assert changed_layers(base) == [] and len(evaluated) == (2 if whose == "main's again" else 1)
+    for one, expected in zip((main, guide), plain, strict=True):
+        assert torch.equal(run(one), expected)
+
+
+def test_changes_of_one_layer_are_undone_in_reverse(base):
+    """A layer may stand at two places of a network (tied weights)."""
+    from guidance_pack.guidance.networks.layer_changes import LayerChange
+    from guidance_pack.host.lora.adapter_switch import AdapterSwitch, ChangedLayer
+
+    layer = base.model.diffusion_model.out[-1]
+    switch = AdapterSwitch(base, base)
+    switch.layers = [ChangedLayer(layer, LayerChange((), None, None)) for _ in range(2)]
+    before = changed_layers(base)
+    with switch.on():
+        assert layer.__dict__["forward"] is switch.layers[1]
+    assert changed_layers(base) == before and "forward" not in layer.__dict__
+
+
 def test_the_main_model_alone_is_what_is_loaded_after_a_run(pack, auto, base):
     """No second merge per run: the weights in the network are the main model's before, during and after."""
     main = loaded(base, lora_file(base, 1))

@@ -149,19 +149,32 @@ class AdapterSwitch:
             yield
 
     def _restore(self) -> None:
-        for layer in self.layers:
+        for layer in reversed(self.layers):  # a layer may stand at two places of the network
             layer.leave()
 
     @contextmanager
     def _injected(self, injections: list):
         """The guide's injections in place of the resident's, such as bypass LoRAs."""
         with ExitStack() as stack:
-            stack.callback(self.resident.inject_model)
+            stack.callback(inject_whole, self.resident)
             self.resident.eject_model()
             for injection in injections:
                 stack.callback(partial(injection.eject, self.guide))
                 injection.inject(self.guide)
             yield
+
+
+def inject_whole(model: ModelPatcher) -> None:
+    """Put a MODEL's injections back in, all or none: what they move may not fit, or be interrupted on the way.
+
+    The host would take half of them for none (comfy/model_patcher.py, eject_model); loading the MODEL injects again.
+    """
+    with ExitStack() as undo:
+        undo.callback(setattr, model, "is_injected", False)
+        for injection in (injection for found in model.injections.values() for injection in found):
+            undo.callback(injection.eject, model)
+        model.inject_model()
+        undo.pop_all()
 
 
 class ChangedLayer:
