@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host.report.report import scheduler_names
 from ..host.schema.inputs import PicturesSocket
-from ..host.training.generate import Drawing, make_pictures, sampler_names, set_name_problem, state_of
+from ..host.training.generate import Drawing, make_pictures, sampler_names, set_fingerprint, set_name_problem
 from ..host.training.pictures import folder_fingerprint, folder_names, folder_problem, load_pictures
 
 
@@ -61,7 +61,7 @@ class GuidanceMakePictures(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name=None, **kwargs):
-        return None if name is None else state_of(name)
+        return None if name is None else set_fingerprint(name)
 
     @classmethod
     def execute(

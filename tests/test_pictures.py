@@ -109,6 +109,16 @@ def _orientation(value):
     return exif
 
 
+def test_two_pictures_of_one_size_on_disk_are_two(tmp_path):
+    from guidance_pack.host.training.dataset import PictureFolder
+
+    found = set()
+    for contents in (b"one picture", b"two picture", b"one picture"):
+        (tmp_path / "0.png").write_bytes(contents)
+        found.add(PictureFolder(tmp_path, ("0.png",), (8, 8)).fingerprint)
+    assert len(found) == 2
+
+
 def test_the_fingerprint_knows_names_sizes_and_the_shape(folders):
     folder = folders / "input" / "x"
     for name in ("a.png", "b.png"):

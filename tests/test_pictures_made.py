@@ -8,6 +8,7 @@ import host_models
 import pytest
 import steering
 import torch
+from another_process import begun, said
 from PIL import Image
 
 SMALL = {"width": 16, "height": 16, "steps": 3, "cfg": 1.0, "sampler_name": "ddim", "scheduler": "karras", "seed": 0}
@@ -187,6 +188,36 @@ def test_another_model_or_prompt_needs_another_name(output, tiny):
         make(tiny, "a", 2, positive=class_conditioning(tiny, "star"))
 
 
+def test_a_set_that_was_drawn_as_asked_is_not_asked_for_again(output, tiny):
+    from guidance_pack.host.training.generate import set_fingerprint
+
+    before = set_fingerprint("a")
+    make(tiny, "a", 2)
+    assert set_fingerprint("a") == before, "what was drawn is what was asked for"
+    make(tiny, "a", 4)
+    assert set_fingerprint("a") == before
+    (output / "a" / "000001.png").unlink()
+    lost = set_fingerprint("a")
+    assert lost != before
+    make(tiny, "a", 4)
+    assert set_fingerprint("a") == lost and set_fingerprint("b") == before
+
+
+def test_a_set_that_another_process_draws_is_refused(output, tiny):
+    make(tiny, "a", 1)
+    code = """with name_lock(path):
+        print("mine", flush=True)
+        input()"""
+    other = begun(code, output / "a")
+    assert other.stdout.readline() == "mine\n"
+    with pytest.raises(ValueError, match="Another ComfyUI or command is at work on .*a. Wait until it is done"):
+        make(tiny, "a", 2)
+    assert make(tiny, "a", 1).files == ("000000.png",), "what is there can be used"
+    said(other)
+    assert make(tiny, "a", 2).files == ("000000.png", "000001.png")
+    assert sorted(entry.name for entry in output.iterdir()) == ["a"]
+
+
 def test_foreign_files_and_damaged_manifests_are_left_alone(output, tiny):
     (output / "mine").mkdir(parents=True)
     (output / "mine" / "000000.png").write_bytes(b"mine")
@@ -308,3 +339,101 @@ def test_pictures_that_are_no_numbers_are_not_saved(output, tiny, monkeypatch):
     with pytest.raises(ValueError, match="Pictures 0 to 3 are not numbers"):
         make(tiny, "a", 8)
     assert [entry.name for entry in (output / "a").iterdir()] == ["manifest.json"]
+
+
+def degraded(model):
+    from guidance_pack.host.degrade.degrade import degraded
+
+    return degraded(model, "input noise", 0.3)
+
+
+def resampled(model, shift=3.0):
+    from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM
+
+    return ModelSamplingContinuousEDM().patch(model, "edm", 80.0 + shift, 0.002)[0]
+
+
+def rescaled(model, multiplier=0.7):
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    return RescaleCFG().patch(model, multiplier)[0]
+
+
+def wrapped(model, factor=2.0):
+    from comfy.patcher_extension import WrappersMP
+
+    out = model.clone()
+    enlarged = lambda executor, *args, **more: executor(*args, **more) * factor  # noqa: E731
+    out.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "other", enlarged)
+    return out
+
+
+def lora(model, seed=0):
+    out, generator = model.clone(), torch.Generator().manual_seed(seed)
+    name, weight = next((n, w) for n, w in model.model.state_dict().items() if w.ndim > 1)
+    out.add_patches({name: ("diff", (torch.randn(weight.shape, generator=generator),))}, 0.5)
+    return out
+
+
+def steered_by(model, seed=0):
+    from guide_files import randomise
+
+    from guidance_pack.guidance.rules.gradient import GradientGuidance
+    from guidance_pack.host.engine.steer import AUTO, steer_to_class
+    from guidance_pack.host.models.guides import load_guide
+
+    with torch.inference_mode():
+        guide = load_guide("shapes-noisy-classifier")
+    if seed:
+        with torch.inference_mode(False):
+            randomise(guide.patchers[0].model)
+    return steer_to_class(model, guide, "star", GradientGuidance(2.0), at=AUTO, decoder="vae", vae=None)
+
+
+CHANGES = [
+    degraded, resampled, lambda model: resampled(model, 4.0), rescaled, lambda model: rescaled(model, 0.5), wrapped,
+    lambda model: wrapped(model, 3.0), lora, lambda model: lora(model, 1), steered_by,
+    lambda model: steered_by(model, 1),
+]
+
+
+def test_whatever_lies_on_the_model_belongs_to_the_settings(output, tiny):
+    """Each is told from the plain MODEL and from the same thing otherwise; made anew it is the same again."""
+    from guidance_pack.host.training.identity import facts_of_model
+
+    facts = [json.dumps(facts_of_model(change(tiny))) for change in CHANGES] + [json.dumps(facts_of_model(tiny))]
+    assert len(set(facts)) == len(facts)
+    assert [json.dumps(facts_of_model(change(tiny))) for change in CHANGES] == facts[:-1]
+
+
+@pytest.mark.parametrize("change", [degraded, resampled, rescaled, wrapped])
+def test_a_set_of_a_changed_model_needs_another_name_and_goes_on_by_its_own(output, tiny, change):
+    make(tiny, "plain", 2)
+    with pytest.raises(ValueError, match=r"made otherwise \(patches \[\] instead of \['.*Choose another name"):
+        make(change(tiny), "plain", 4)
+    first = make(change(tiny), "changed", 2)
+    assert make(change(tiny), "changed", 4).files[:2] == first.files, "a run leaves the facts as they were"
+    with pytest.raises(ValueError, match="made otherwise"):
+        make(tiny, "changed", 4)
+
+
+def test_what_the_hosts_nodes_put_on_a_model_is_known_again_after_a_run(output, comfy):
+    """Their functions keep things between calls; what they remember of a run is none of their settings."""
+    from comfy_extras import nodes_freelunch, nodes_hypertile, nodes_model_downscale, nodes_pag, nodes_sag, nodes_tomesd
+
+    from guidance_pack.host.training.identity import facts_of_model
+
+    spec = host_models.MODELS["sd15"]
+    model, vae, prompt = spec.build(), steering.autoencoder(), spec.conditioning(1)
+    nodes = [
+        (nodes_freelunch.FreeU_V2, (1.3, 1.4, 0.9, 0.2)), (nodes_pag.PerturbedAttentionGuidance, (3.0,)),
+        (nodes_hypertile.HyperTile, (256, 2, 0, False)), (nodes_sag.SelfAttentionGuidance, (0.5, 2.0)),
+        (nodes_model_downscale.PatchModelAddDownscale, (3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic")),
+        (nodes_tomesd.TomePatchModel, (0.3,)),
+    ]
+    for node, given in nodes:
+        result = node.execute(model, *given)
+        patched = (result if isinstance(result, tuple) else result.args)[0]
+        before = facts_of_model(patched)
+        make(patched, node.__name__, 1, positive=prompt, negative=prompt, vae=vae, width=64, height=64, cfg=2.0)
+        assert facts_of_model(patched) == before, node.__name__

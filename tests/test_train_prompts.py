@@ -75,6 +75,19 @@ def test_from_pictures_to_steered_samples(server):
     assert _pixels(first) == _pixels(second), "the loaded bank steers as the trained one"
 
 
+def test_nothing_runs_again_in_a_graph_that_did_not_change(server):
+    """Make Pictures asks for files that were not there when it was asked first."""
+    prompt = training("again") | {"5": steered(["4", 0]), **sampled(["5", 0], "again")}
+    prompt["2"]["inputs"]["name"] = "drawn-once"
+    run(server, prompt, "first")
+    prompt["24"]["inputs"]["filename_prefix"] = "again_2"  # without a change ComfyUI takes no notice at all
+    identity = gallery.submit(server, prompt, "second")
+    gallery.wait_for(server, identity, prompt, "second")
+    messages = server.get(f"/history/{identity}")[identity]["status"]["messages"]
+    (cached,) = [detail["nodes"] for kind, detail in messages if kind == "execution_cached"]
+    assert {*prompt} - {*cached} == {"24"}
+
+
 def _pixels(png):
     return Image.open(io.BytesIO(png)).tobytes()
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from ...guidance.checkpoints.state_dicts import sha256_of
 from ...guidance.guide import GuideSpec
 from ...guidance.training.experts import Pictures
 
@@ -58,10 +59,16 @@ class PictureFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the names and sizes of the files, their order and the size of the pictures, in 64 hexadecimal digits."""
+        """Of the files, names and contents in order, and the size of the pictures, in 64 hexadecimal digits."""
+        return self.take_fingerprint()
+
+    def take_fingerprint(self, pause: Callable[[], None] | None = None) -> str:
+        """`fingerprint`, for which every file is read. pause: called between files; it may raise to stop."""
         digest = hashlib.sha256(repr(self.size).encode())
         for name in self.files:
-            digest.update(f"\n{name} {(self.path / name).stat().st_size}".encode())
+            if pause is not None:
+                pause()
+            digest.update(f"\n{name} {sha256_of(self.path / name)}".encode())
         return digest.hexdigest()
 
     def first(self, count: int = SHOWN) -> torch.Tensor:

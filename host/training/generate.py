@@ -61,13 +61,28 @@ def set_name_problem(name: str) -> str | None:
     return None
 
 
-def state_of(name: str) -> str:
-    """Changes when pictures of the set of this name are made or taken away."""
+def set_fingerprint(name: str) -> str:
+    """Changes when pictures of the set of this name come or go otherwise than by being asked for.
+
+    The page asks before a set is drawn and compares with the answer before the next time; what was drawn in between is
+    what was asked for, so the answer stays.
+    """
+    now = _state_of(name)
+    before, left = _left.get(name, ("", ""))
+    _told[name] = before if now == left else now
+    return _told[name]
+
+
+_told: dict[str, str] = {}  # what was answered last, of each set
+_left: dict[str, tuple[str, str]] = {}  # what was answered before a set was drawn, and its state afterwards
+
+
+def _state_of(name: str) -> str:
     folder = made_root() / name
     if set_name_problem(name) or not folder.is_dir():
         return "nothing"
     files = sorted(entry.name for entry in folder.iterdir() if entry.suffix == ".png")
-    return f"{len(files)} {files[-1:]} {folder.stat().st_mtime_ns}"
+    return f"{folder} {len(files)} {files[-1:]} {folder.stat().st_mtime_ns}"
 
 
 def make_pictures(
@@ -94,6 +109,7 @@ def make_pictures(
         with name_lock(made.folder):
             made.open()
             _draw_missing(source, drawing, sigmas, made, files, batch_size)
+    _left[name] = (_told.get(name, ""), _state_of(name))
     return PictureFolder(made.folder, files, (drawing.height, drawing.width))
 
 

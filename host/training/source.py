@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import comfy.sd
@@ -15,10 +13,10 @@ from comfy.model_patcher import ModelPatcher
 from ..common.compatibility import describe
 from ..common.decoders import is_pixels, latents_of
 from ..common.labels import LABELS_KEY, class_conditioning
-from ..engine.plan import guides_of, plan_of
 from ..models.adm import LOW_RES_KEY
 from ..models.tiny import pixel_vae
-from ..report.report import report, where
+from ..report.report import report
+from .identity import digest, facts_of_model, sample_of
 
 DEALT = (LABELS_KEY, LOW_RES_KEY, "pooled_output")  # entries of a CONDITIONING that may hold one row per picture
 
@@ -46,8 +44,10 @@ class PictureSource:
         shape = _shape(model, size)
         prompts = _prompts(model, positive, negative, sigmas.cpu(), cfg)
         found = _vae(model, vae)
-        facts = _facts(model) | {"positive": _digest(prompts[0]), "negative": _digest(prompts[1])}
-        return cls(model, *prompts, found, shape, facts | {"vae": type(found.first_stage_model).__name__})
+        facts = facts_of_model(model) | {"positive": digest(prompts[0]), "negative": digest(prompts[1])}
+        decoder = found.first_stage_model
+        facts["vae"] = f"{type(decoder).__name__} {digest(sample_of(decoder))}"
+        return cls(model, *prompts, found, shape, facts)
 
 
 def dealt(conditioning: list, indices: Sequence[int]) -> list:
@@ -110,40 +110,3 @@ def _vae(model: ModelPatcher, vae: comfy.sd.VAE | None) -> comfy.sd.VAE:
             f"{latents.latent_channels}. Connect the VAE that belongs to the model."
         )
     return vae
-
-
-def _facts(model: ModelPatcher) -> dict[str, Any]:
-    """The model in words: network, file, LoRAs, and the guidance that it carries."""
-    plan = plan_of(model)
-    init = getattr(model, "cached_patcher_init", None)
-    files = [Path(part).name for part in init[1] if isinstance(part, str)] if init else []
-    patches = [(key, [patch[0] for patch in model.patches[key]]) for key in sorted(model.patches)]
-    return {
-        "model": " ".join([describe(model), *files]),
-        "loras": _digest(patches) if patches else "none",
-        "guidance": [f"{rule.explain()}{where(rule.schedule)}" for rule in plan.guidance.rules],
-        "guides": [describe(guide) for guide in guides_of(model).values()],
-    }
-
-
-def _digest(value: Any) -> str:
-    """16 hexadecimal digits of nested lists, dicts, tensors and numbers; of other objects the class counts."""
-    digest = hashlib.sha256()
-
-    def add(part: Any) -> None:
-        if isinstance(part, torch.Tensor):
-            digest.update(f"{tuple(part.shape)} {part.dtype}".encode())
-            digest.update(part.detach().double().cpu().contiguous().numpy().tobytes())
-        elif isinstance(part, dict):
-            add([[key, part[key]] for key in sorted(part, key=str)])
-        elif isinstance(part, list | tuple):
-            digest.update(b"[")
-            for inner in part:
-                add(inner)
-            digest.update(b"]")
-        else:
-            plain = isinstance(part, str | int | float | bool | None)
-            digest.update((repr(part) if plain else type(part).__name__).encode())
-
-    add(value)
-    return digest.hexdigest()[:16]

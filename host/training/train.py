@@ -98,7 +98,8 @@ def train_experts(request: Request, watch: Watch) -> Trained:
         )
     path, waiting = bank_path(request.name), _waiting_path(request.name)
     source = source_of(request.guide.guide.name)
-    facts = facts_of(source, request.recipe.as_dict(), request.pictures.fingerprint, len(request.pictures))
+    fingerprint = request.pictures.take_fingerprint(comfy.model_management.throw_exception_if_processing_interrupted)
+    facts = facts_of(source, request.recipe.as_dict(), fingerprint, len(request.pictures))
     if path.exists():
         return _finished(path, facts)
     with reserved(path, waiting):
