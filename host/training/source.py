@@ -46,7 +46,8 @@ class PictureSource:
         found = _vae(model, vae)
         facts = facts_of_model(model) | {"positive": digest(prompts[0]), "negative": digest(prompts[1])}
         decoder = found.first_stage_model
-        facts["vae"] = f"{type(decoder).__name__} {digest(sample_of(decoder))}"
+        numbers = digest(sample_of(decoder)) if isinstance(decoder, torch.nn.Module) else "without numbers"
+        facts["vae"] = f"{type(decoder).__name__} {numbers}"
         return cls(model, *prompts, found, shape, facts)
 
 
