@@ -1,6 +1,7 @@
 """Train Experts on the real host: what it writes, how it goes on, what it refuses, and the bank as a guide."""
 
 import json
+import random
 import shutil
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from guide_folder import lend
 from PIL import Image
 from world import LABELS, render
 
+from faulting.training import TrainingScene
 from guidance_pack.guidance.experts.bank import ExpertBank, part_tensors
 from guidance_pack.guidance.experts.file import read_bank
 from guidance_pack.guidance.training.lora_targets import Adaptation
@@ -350,3 +352,13 @@ def test_a_bank_without_its_base_says_what_is_missing(scene, monkeypatch):
     monkeypatch.setattr(guides, "ASSETS", scene.guides)
     with pytest.raises(ValueError, match="team is a bank of experts of shapes-classifier, which is missing"):
         guides.load_guide("team.safetensors")
+
+
+def test_a_fault_in_any_operation_leaves_a_training_that_ends_the_same(comfy, tmp_path):
+    """A seeded few of the operations from the guide's file to the bank's."""
+    from comfy.model_management import InterruptProcessingException
+
+    training = TrainingScene(tmp_path / "scene")
+    errors = (torch.OutOfMemoryError("full"), InterruptProcessingException(), KeyboardInterrupt(), ValueError("broken"))
+    places = random.Random(22).sample(range(training.operations), 8)
+    assert [training.wrong_after(at, errors[number % 4]) for number, at in enumerate(places)] == [""] * 8
