@@ -45,7 +45,7 @@ class Preprocessing:
     def frame(self, picture: Tensor, filter: Filter | Literal["nearest"] | None = None) -> Tensor:
         """Resizing and cropping alone, for maps that must lie over the picture: [B, C, H, W] -> [B, C, h, w]."""
         height, width = picture.shape[-2:]
-        high, wide = self._target(height, width)
+        high, wide = self.input_size(height, width)
         factor = max(high / height, wide / width)
         cover = (max(high, round(height * factor)), max(wide, round(width * factor)))
         if self.size is None or self.whole:
@@ -55,7 +55,8 @@ class Preprocessing:
         top, left = (cover[0] - high) // 2, (cover[1] - wide) // 2
         return picture[..., top : top + high, left : left + wide]
 
-    def _target(self, height: int, width: int) -> tuple[int, int]:
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the network's input for a picture of this size."""
         if self.size is not None and not self.whole:
             return self.size
         factor = 1.0 if self.size is None else min(self.size) / min(height, width)

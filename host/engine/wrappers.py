@@ -21,6 +21,7 @@ from .branches import evaluate
 from .gradients import StepGradientContext
 from .guider_checks import check_step, is_plain
 from .guider_weights import combining_with, weights_at
+from .memory import reserve_for
 from .observer import Observer
 from .page_events import announce
 from .run import Run, open_run, run_of
@@ -60,7 +61,9 @@ def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):
     if run.gradients is not None:
         run.gradients.load()
         kwargs["force_full_load"] = kwargs.get("force_full_load", False) or run.gradients.through
-    network, _, loaded = executor(model, noise_shape, {**conds, **run.own_conds}, *args, **kwargs)
+    asking = {**conds, **run.own_conds}
+    asking |= reserve_for(model, tuple(noise_shape), asking, [g.patcher for g in run.guides.values()], run.gradients)
+    network, _, loaded = executor(model, noise_shape, asking, *args, **kwargs)
     return network, conds, loaded
 
 
