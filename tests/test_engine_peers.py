@@ -35,10 +35,11 @@ def with_apg(main, **settings):
 @pytest.mark.parametrize(
     "weight, span", [(4.0, None), (1.0, None), (None, (0.5, 1.0))], ids=["own weight", "weight 1", "interval"]
 )
-def test_a_weight_that_a_guider_does_not_use_is_refused(kind, weight, span, main):
+@pytest.mark.parametrize("told", [peers.CFG, 1.0], ids=["told 3", "told nothing"])
+def test_a_weight_that_a_guider_does_not_use_is_refused(kind, weight, span, told, main):
     words = "asked for the CFG weight .*, and the guider .*: .* by itself.*KSampler or CFGGuider"
     with count_forwards(main) as ours, pytest.raises(ValueError, match=words):
-        setting_of(main).run(peers.made(kind, with_cfg(main, weight, span)))
+        setting_of(main).run(peers.made(kind, with_cfg(main, weight, span), told))
     assert ours.rows <= 2, "in the first step"
 
 

@@ -14,6 +14,7 @@ from ...guidance.compose import Acting, Guidance
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.rule import Rule, exactly_one, is_one
 from ...guidance.rules.cfg import CFG
+from ..common.uncopied import Uncopied
 from .guider_weights import GuiderWeights, numbers, stated_weights
 from .observer import Observer
 
@@ -53,7 +54,7 @@ def check_step(
     return cfg.nan_to_num(1.0), acting
 
 
-class SkippedSteps:
+class SkippedSteps(Uncopied):
     """Notices a guider that evaluates the network without asking the host's wrappers for the step.
 
     Such a guider would drop every component. Where its class shows that it may do so, the first evaluation is refused;

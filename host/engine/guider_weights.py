@@ -57,13 +57,10 @@ def stated_weights(guider: CFGGuider) -> tuple[Any, ...]:
 def weights_at(guider: CFGGuider, guidance: Guidance, level: NoiseLevel) -> GuiderWeights | None:
     """The weights for a call at these levels [B]; None where its samples want different ones."""
     stated = stated_weights(guider)
-    if not guidance.combines:
+    if _leaves_alone(guidance, level):
         return GuiderWeights(stated, stated)
     wanted = tuple(_each(weight, lambda number: uniform(guidance.cfg(level, number))) for weight in stated)
-    if not all(map(numbers, wanted)):
-        return None
-    before, after = ([n for weight in weights for n in numbers(weight)] for weights in (stated, wanted))
-    return GuiderWeights(stated, stated if all(map(_equal, before, after)) else wanted)
+    return GuiderWeights(stated, wanted) if all(map(numbers, wanted)) else None
 
 
 def numbers(weight: Any) -> list[float]:
@@ -85,6 +82,12 @@ def combining_with(guider: CFGGuider, values: tuple[Any, ...]):
     finally:
         for name, value in zip(names, before, strict=True):
             setattr(guider, name, value)
+
+
+def _leaves_alone(guidance: Guidance, level: NoiseLevel) -> bool:
+    """Whether the CFG rules want what the guider does by itself, whatever that is."""
+    tried = (2.0, 3.0)  # of a guider's weights; a rule that keeps both keeps all
+    return not guidance.combines or all(bool((guidance.cfg(level, n) - n).abs().max() <= EQUAL) for n in tried)
 
 
 def _each(weight: Any, change: Callable[[float], float | None]) -> Any:

@@ -10,10 +10,11 @@ from comfy.samplers import CFGGuider
 
 from ...guidance.branch import Branch
 from ..common.keys import KEY
+from ..common.uncopied import Uncopied
 from .guider_weights import numbers
 
 
-class Observer:
+class Observer(Uncopied):
     """Keeps what passes, and changes nothing.
 
     Three places are watched, since no single one sees every case: CALC_COND_BATCH fires under every guider; the pre-CFG
@@ -41,9 +42,9 @@ class Observer:
         out["sampler_post_cfg_function"] = [self.post_cfg, *model_options.get("sampler_post_cfg_function", [])]
         out["transformer_options"] = transformer = model_options.get("transformer_options", {}).copy()
         transformer["wrappers"] = wrappers = transformer.get("wrappers", {}).copy()
-        wrappers[WrappersMP.CALC_COND_BATCH] = {
-            **wrappers.get(WrappersMP.CALC_COND_BATCH, {}), KEY: [self.calc_cond_batch]
-        }
+        # Outermost: further in, other packs split the batch into windows.
+        others = {key: w for key, w in wrappers.get(WrappersMP.CALC_COND_BATCH, {}).items() if key != KEY}
+        wrappers[WrappersMP.CALC_COND_BATCH] = {KEY: [self.calc_cond_batch], **others}
         return out
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):

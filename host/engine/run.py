@@ -19,6 +19,7 @@ from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import check_pair
 from ..common.keys import KEY
 from ..common.noise_levels import ModelPositions, level_of
+from ..common.uncopied import Uncopied
 from ..lora import sharing
 from ..recording.inspection import inspections_of
 from ..recording.recorder import Recorder
@@ -30,7 +31,7 @@ from .plan import check_combines, guides_of, plan_of
 
 
 @dataclass
-class Run:
+class Run(Uncopied):
     """The engine's state for one run of one guider."""
 
     guidance: Guidance
