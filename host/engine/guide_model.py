@@ -16,9 +16,11 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.patcher_extension import WrappersMP
 
 from ...guidance.noise_level import NoiseLevel
 from ..common.compatibility import check_conditioning
+from ..common.keys import KEY
 from ..common.noise_levels import carry, same_coordinates
 from ..common.step_cache import without_step_cache
 from ..lora.adapter_switch import AdapterSwitch
@@ -71,11 +73,25 @@ class GuideModel:
         if not same_coordinates(self.main_sampling, own):
             x, sigma = carry(x, level, self.main_sampling, own)
         device = self.patcher.load_device
-        with self._current(), self._weights():
-            (out,) = comfy.samplers.calc_cond_batch(
-                self.patcher.model, [self.conds[condition]], x.to(device), sigma.to(device), self.options
-            )
+        try:
+            with self._current(), self._weights():
+                (out,) = comfy.samplers.calc_cond_batch(
+                    self.patcher.model, [self.conds[condition]], x.to(device), sigma.to(device), self.options
+                )
+        except KeyError as error:
+            if not (others := self._begun_elsewhere()):
+                raise
+            raise ValueError(
+                f"guide_model ({self.name}) carries nodes of another pack ({', '.join(others)}) that keep {error} from "
+                f"the beginning of sampling, and a guide is not sampled. Connect guide_model as it was before them; "
+                f"the MODEL that is guided may keep them."
+            ) from error
         return out.to(x.device)
+
+    def _begun_elsewhere(self) -> list[str]:
+        """The names under which other packs do something at the beginning of sampling, which a guide has none of."""
+        wrappers = self.options["transformer_options"].get("wrappers", {}).get(WrappersMP.OUTER_SAMPLE, {})
+        return [str(key) for key in wrappers if not str(key).startswith(KEY)]
 
     def release(self, cleaned: bool) -> None:
         """Undo `prepare`. `cleaned`: the host has finished and has called the patcher's cleanup itself."""
