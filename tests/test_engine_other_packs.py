@@ -62,6 +62,22 @@ def copying(model):
     return out
 
 
+def cached(model):
+    """A node that keeps the residual of a prediction on the network, and gives it again in the same step."""
+    network = model.model.diffusion_model
+
+    def wrap(apply_model, args):
+        kept = vars(network).setdefault("kept_state", {})
+        sigma = float(args["timestep"][0])
+        if kept.get("sigma") != sigma:
+            kept.update(sigma=sigma, out=apply_model(args["input"], args["timestep"], **args["c"]))
+        return kept["out"][: len(args["input"])]
+
+    out = model.clone()
+    out.set_model_unet_function_wrapper(wrap)
+    return out
+
+
 def check(main, guide, node, before):
     """The law, with another pack's node on the MODEL before or after our component."""
     model = probe.guided(node(main), guide, weight=WEIGHT) if before else node(probe.guided(main, guide, weight=WEIGHT))
@@ -125,3 +141,31 @@ def held_by_us(options):
         return [one for value in options for one in held_by_us(value)]
     owner = getattr(options, "__self__", options)
     return [owner] if type(owner).__module__.startswith("guidance_pack") else []
+
+
+def test_a_guide_behind_a_cache_on_its_network_is_refused_and_one_before_it_is_itself(main):
+    from guidance_pack.host.degrade.degrade import degraded
+
+    behind, setting = cached(main), probe.setting_of(main, SD15, steps=2)
+    prompts = SD15.conditioning(1), SD15.conditioning(2)
+    try:
+        with pytest.raises(ValueError, match="one network, on which another pack's node keeps kept_state .* before"):
+            setting.run(probe.cfg_guider(probe.guided(behind, degraded(behind, "skipped layers", 1.0)), *prompts, 1.0))
+        weak = degraded(main, "skipped layers", 1.0)
+        model, calls = probe.recorded(probe.guided(behind, weak, weight=WEIGHT))
+        setting.run(probe.cfg_guider(model, *prompts, 1.0))
+        bare = [probe.alone(network, prompts[0], setting, calls) for network in (main, weak)]
+        probe.assert_law(calls, bare[0], *bare, lambda sigma: WEIGHT)
+    finally:
+        vars(main.model.diffusion_model).pop("kept_state", None)
+
+
+def test_attention_that_a_replaced_forward_hides_is_refused_in_words(comfy):
+    from guidance_pack.host.degrade.attention import DegradedAttention
+    from guidance_pack.host.degrade.layers import Layout
+
+    options = {"patches_replace": {}}
+    DegradedAttention("identity attention", 1.0, (("double", 0),), 1.0, 2, (1, 4, 4)).put_on(options, Layout())
+    block = options["patches_replace"]["dit"][("double_block", 0)]
+    with pytest.raises(ValueError, match="identity attention reaches .*TeaCache.* before that node, or use kind"):
+        block({"img": torch.zeros(1, 16, 8)}, {"original_block": lambda args: args, "transformer_options": {}})

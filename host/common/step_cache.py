@@ -1,10 +1,15 @@
-"""The host's step cache (EasyCache), which keeps tensors of a MODEL's evaluations from one step to the next.
+"""Step caches, which keep tensors of a MODEL's evaluations from one step to the next.
 
-It is set up and emptied by the run of its own MODEL (comfy_extras/nodes_easycache.py), so evaluations that this run
-does not know of stay out of it: a guide's, and those that a gradient passes through.
+The host's (EasyCache) is set up and emptied by the run of its own MODEL (comfy_extras/nodes_easycache.py), so
+evaluations that this run does not know of stay out of it: a guide's, and those that a gradient passes through.
+Other packs' (TeaCache) keep them on the network itself, so that all MODELs over it share them.
 """
 
 from __future__ import annotations
+
+from typing import Any
+
+import torch
 
 EASYCACHE = "easycache"  # its wrappers' key
 
@@ -17,3 +22,13 @@ def without_step_cache(model_options: dict) -> dict:
         for kind, keyed in transformer.get("wrappers", {}).items()
     }
     return {**model_options, "transformer_options": transformer}
+
+
+def kept_on(network: torch.nn.Module) -> list[str]:
+    """The names under which something keeps tensors on a network that are no part of it."""
+    return sorted(name for name, value in vars(network).items() if not name.startswith("_") and _holds_tensor(value))
+
+
+def _holds_tensor(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, torch.Tensor) or any(map(_holds_tensor, inner))

@@ -108,6 +108,12 @@ class DegradedAttention:
 
     def _block(self, inner: Callable | None, joint: bool) -> Callable:
         def replaced(args: dict, extra: dict) -> dict:
+            if "transformer_options" not in args:
+                raise ValueError(
+                    f"Degraded Model with kind = {self.kind} reaches the attention inside a block, but another node on "
+                    f"this MODEL (TeaCache does so) has replaced the part of the network that calls its blocks. "
+                    f"Connect Degraded Model to the MODEL as it was before that node, or use kind = skipped layers."
+                )
             options, image = args["transformer_options"], args["img"]
             picture = image.shape[1] if image.ndim == 3 else math.prod(image.shape[2:])
             text = 0

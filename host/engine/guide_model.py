@@ -22,7 +22,7 @@ from ...guidance.noise_level import NoiseLevel
 from ..common.compatibility import check_conditioning
 from ..common.keys import KEY
 from ..common.noise_levels import carry, same_coordinates
-from ..common.step_cache import without_step_cache
+from ..common.step_cache import kept_on, without_step_cache
 from ..lora.adapter_switch import AdapterSwitch
 
 
@@ -37,6 +37,7 @@ class GuideModel:
     toggle: AdapterSwitch | None = None
     options: dict = field(default_factory=dict)
     conds: dict[str, list[dict]] = field(default_factory=dict)
+    beside: bool = False  # over the main model's network, and behind the same wrapper of another pack
     main_sampling: Any = None  # the main model's model_sampling: the coordinates in which x and sigma arrive
     opened: bool = False
 
@@ -66,12 +67,16 @@ class GuideModel:
                 _to(denoise_mask, device), seed, latent_shapes=shapes,
             )
         self.main_sampling = main.get_model_object("model_sampling")
+        wrapper = self.options.get("model_function_wrapper")
+        same = wrapper is not None and wrapper is main_options.get("model_function_wrapper")
+        self.beside = same and self.patcher.model is main.model
 
     def denoised(self, condition: str, x: torch.Tensor, sigma: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """The guide's denoised estimate [B, ...] of the main model's x at the main model's sigma [B]."""
         own = self.patcher.get_model_object("model_sampling")
         if not same_coordinates(self.main_sampling, own):
             x, sigma = carry(x, level, self.main_sampling, own)
+        self._check_kept()
         device = self.patcher.load_device
         try:
             with self._current(), self._weights():
@@ -87,6 +92,15 @@ class GuideModel:
                 f"the MODEL that is guided may keep them."
             ) from error
         return out.to(x.device)
+
+    def _check_kept(self) -> None:
+        """Raise ValueError if a cache that another pack keeps on the network would answer with the main model's."""
+        if self.beside and (kept := kept_on(self.patcher.get_model_object("diffusion_model"))):
+            raise ValueError(
+                f"guide_model ({self.name}) and model are one network, on which another pack's node keeps "
+                f"{', '.join(kept)} between evaluations (TeaCache does so): the guide would get the main model's. "
+                f"Connect guide_model as it was before that node; the MODEL that is guided may keep it."
+            )
 
     def _begun_elsewhere(self) -> list[str]:
         """The names under which other packs do something at the beginning of sampling, which a guide has none of."""
