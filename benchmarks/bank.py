@@ -25,7 +25,7 @@ from quality import ROOT
 from torch import Tensor, nn
 
 from guidance_pack.guidance.experts.bank import ExpertBank, part_names, part_tensors, parts_of, tensors_named
-from guidance_pack.guidance.experts.file import BankFile, BankHeader, mapped, read_bank, write_bank
+from guidance_pack.guidance.experts.file import BankFile, BankHeader, map_tensors, read_bank, write_bank
 from guidance_pack.guidance.training.lora_targets import Adaptation
 from guidance_pack.guidance.training.recipe import ExpertRecipe
 from guidance_pack.guidance.training.student import Student
@@ -102,7 +102,7 @@ def bank(folder: Path) -> ExpertBank:
     base, found = network(folder), read_bank(folder / "bank.safetensors")
 
     def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return mapped(folder / f"kept-{time.monotonic_ns()}.safetensors", tensors)
+        return map_tensors(folder / f"kept-{time.monotonic_ns()}.safetensors", tensors)
 
     parts = parts_of(kept(part_tensors(found.parts)), found.header.count, found.header.scale)
     originals = kept(tensors_named(base, part_names(parts)))

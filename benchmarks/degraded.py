@@ -26,7 +26,7 @@ from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.networks.tiny.unet import Run
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.perturbation import (
-    blurred,
+    blur,
     chance,
     drop,
     identity_attention,
@@ -86,7 +86,7 @@ class Damaged:
             return identity_attention(q, k, v, 0)
         if self.kind == "blurred attention":
             side = round(q.shape[-2] ** 0.5)
-            q = blurred(q, (1, side, side), 10.0)
+            q = blur(q, (1, side, side), 10.0)
         return F.scaled_dot_product_attention(q, k, v)
 
 

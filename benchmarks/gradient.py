@@ -203,14 +203,14 @@ def switching(repeats: int) -> None:
     import steering
     from engine_probe import cfg_guider, sigmas_of
 
-    from guidance_pack.guidance.noise_schedule import named
+    from guidance_pack.guidance.noise_schedule import noise_schedule
     from guidance_pack.guidance.routing import equal_ranges
     from guidance_pack.host.common.labels import class_conditioning
     from guidance_pack.host.models.tiny import load_tiny_model
 
     tiny = steering.as_nodes_do(load_tiny_model, "shapes-edm")
     conds = class_conditioning(tiny, "circle"), class_conditioning(tiny, "")
-    edges = equal_ranges(5, named("linear")).edges
+    edges = equal_ranges(5, noise_schedule("linear")).edges
     guides = {"one": steering.loaded(0, sees="noisy"), "five": steering.team(range(5), edges, sees="noisy")}
     latent, sigmas = conds[0][0][0].new_zeros(1, 3, 32, 32), sigmas_of(tiny, 40, "karras")
     times: dict[str, list[float]] = {name: [] for name in guides}

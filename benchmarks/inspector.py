@@ -63,7 +63,7 @@ def measure(case: str, device: str, inside: list[int]) -> None:
     import torch
 
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
-    from guidance_pack.host.engine.install import inspected, with_autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance, with_inspection
     from guidance_pack.host.recording.inspection import Inspection
 
     steps, repeats = CASES[case]
@@ -72,7 +72,7 @@ def measure(case: str, device: str, inside: list[int]) -> None:
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", steps)
     guided = with_autoguidance(model, guide, Autoguidance(WEIGHT))
-    models = (guided, inspected(guided, Inspection("2")))
+    models = (guided, with_inspection(guided, Inspection("2")))
     pairs, same = [], True
     for repeat in range(repeats + 1):
         order = models if repeat % 2 else models[::-1]

@@ -33,8 +33,8 @@ from world.noise import Timesteps
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.networks.tiny.unet import TinyUNet
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import named
-from guidance_pack.guidance.training.weighting import P2, OverSigma, Plain, normalised
+from guidance_pack.guidance.noise_schedule import noise_schedule
+from guidance_pack.guidance.training.weighting import P2, OverSigma, Plain, normalise_weight
 
 CONFIG = {"width": 16, "deep_width": 48, "deep_blocks": 2, "up_blocks": 1}
 GAMMAS, SEEDS, SCHEDULES = (0.0, 0.5, 1.0), (0, 1, 2), ("linear", "cosine")
@@ -92,8 +92,8 @@ def run(name: str, samples: int, judge: Judge) -> dict[str, Any]:
 
 def settings_of(schedule: str, gamma: float, seed: int) -> Settings:
     """DDPM's way of training: all timesteps alike, the eps-loss times P2's weight, kept at the plain loss's size."""
-    discrete = named(schedule)
-    weight = normalised(P2(1.0, gamma), NoiseLevel.variance_exploding(discrete.sigmas), "v", like=Plain("eps"))
+    discrete = noise_schedule(schedule)
+    weight = normalise_weight(P2(1.0, gamma), NoiseLevel.variance_exploding(discrete.sigmas), "v", like=Plain("eps"))
     return Settings(
         steps=0, null_class=len(LABELS), label_dropout=0.0, noise=Timesteps(discrete), weight=OverSigma(weight),
         seed=seed,

@@ -21,12 +21,12 @@ from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.experts.bank import ExpertBank
 from guidance_pack.guidance.experts.file import BankFile, read_bank, write_bank
 from guidance_pack.guidance.experts.guide import bank_guide, fingerprint
-from guidance_pack.guidance.guide import Guide, GuideSpec, noised
+from guidance_pack.guidance.guide import Guide, GuideSpec, with_noise
 from guidance_pack.guidance.guides.tiny import TinyFile
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.training.checkpoint import bank_of
 from guidance_pack.guidance.training.experts import ExpertsTraining, Pictures
 
@@ -165,12 +165,12 @@ def calibrations(network: nn.Module, guide: Guide, schedule: str = "cosine", bin
     """Share of 1,000 fresh rendered pictures named correctly, for each tenth of the schedule, from clean to noise."""
     fresh = render(1000, FRESH_SEED)
     generator = torch.Generator().manual_seed(FRESH_SEED)
-    sigmas, shares = named(schedule).sigmas, []
+    sigmas, shares = noise_schedule(schedule).sigmas, []
     width = len(sigmas) // bins
     for number in range(bins):
         rows = torch.randint(number * width, (number + 1) * width, (len(fresh.labels),), generator=generator)
         level = NoiseLevel.variance_exploding(sigmas[rows])
-        seen = noised(fresh.images, torch.randn(fresh.images.shape, generator=generator), level)
+        seen = with_noise(fresh.images, torch.randn(fresh.images.shape, generator=generator), level)
         charge = guide.experts.gate_weights(level).argmax(1)
         right = 0
         for expert in charge.unique().tolist():

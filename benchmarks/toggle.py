@@ -181,7 +181,7 @@ def switch_time(base, file) -> tuple[float, int]:
     from guidance_pack.host.lora import adapter_switch as toggled
 
     model = loaded(base, file)
-    toggle = toggled.AdapterSwitch(model, toggled.switched_over(model, base))
+    toggle = toggled.AdapterSwitch(model, toggled.switch_over(model, base))
     times = []
     for _ in range(200):
         start = time.perf_counter()

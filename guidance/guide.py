@@ -101,7 +101,7 @@ class Guide:
         return " / ".join(dict.fromkeys(member.name for member in self.members))
 
 
-def noised(picture: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+def with_noise(picture: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
     """A clean picture at a level, in VP coordinates: sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) n."""
     kept = level.alpha_bar
     return expand(kept.sqrt(), picture) * picture + expand((1 - kept).sqrt(), picture) * noise

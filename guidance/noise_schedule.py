@@ -54,7 +54,7 @@ class NoiseSchedule:
 
 
 @cache
-def named(name: str) -> NoiseSchedule:
+def noise_schedule(name: str) -> NoiseSchedule:
     """One of NAMES. Raises ValueError for another name."""
     if name not in _BETAS:
         raise ValueError(f"There is no noise schedule {name!r}; there are {', '.join(NAMES)}.")

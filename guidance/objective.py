@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .cutouts import Cutouts
-from .guide import Guide, noised, variance_preserving
+from .guide import Guide, variance_preserving, with_noise
 from .loss import Loss
 from .noise_level import NoiseLevel, expand
 from .seeds import generator_of
@@ -95,7 +95,7 @@ def gradient(
             picture = leaf
         else:
             picture = context.picture(leaf if objective.at == "denoised" else context.denoise(leaf), objective)
-        shown, rows = _shown(objective, picture, level, position)
+        shown, rows = _views(objective, picture, level, position)
         seen, slope, heard = shown.detach().requires_grad_(), torch.zeros_like(shown), []
         # Each expert's backward follows its forward: experts of one bank share the weights that the backward needs.
         for score in _scores(objective, seen, rows, level[rows], context):
@@ -119,14 +119,14 @@ def scores(objective: Objective, picture: Tensor, level: NoiseLevel, position: i
 
     No gradient may be taken of it where the guide is an expert bank: see `gradient`.
     """
-    shown, rows = _shown(objective, picture, level, position)
+    shown, rows = _views(objective, picture, level, position)
     total = torch.zeros(len(rows), dtype=shown.dtype, device=shown.device)
     for score in _scores(objective, shown, rows, level[rows], context):
         total = total + score
     return total.view(len(picture), -1).mean(1)
 
 
-def _shown(objective: Objective, picture: Tensor, level: NoiseLevel, position: int) -> tuple[Tensor, Tensor]:
+def _views(objective: Objective, picture: Tensor, level: NoiseLevel, position: int) -> tuple[Tensor, Tensor]:
     """The pictures that the guide looks at, [R, C, H, W]: frames and cutouts of every sample; and whose, int64 [R]."""
     batch, frames = len(picture), 1
     if picture.ndim == 5:
@@ -136,10 +136,10 @@ def _shown(objective: Objective, picture: Tensor, level: NoiseLevel, position: i
     if objective.cutouts is not None:
         picture = objective.cutouts(picture, position)
         rows = rows.repeat_interleave(objective.cutouts.count)
-    return _seen(objective, picture, level[rows], position), rows
+    return _as_seen(objective, picture, level[rows], position), rows
 
 
-def _seen(objective: Objective, picture: Tensor, level: NoiseLevel, position: int) -> Tensor:
+def _as_seen(objective: Objective, picture: Tensor, level: NoiseLevel, position: int) -> Tensor:
     """The picture as the guide's networks are to see it: with the noise that they know."""
     if objective.at == "noisy input":
         return variance_preserving(picture, level)
@@ -147,7 +147,7 @@ def _seen(objective: Objective, picture: Tensor, level: NoiseLevel, position: in
         return picture
     # One noise for all samples, so that a picture does not depend on the batch it is in.
     noise = torch.randn(picture.shape[1:], generator=generator_of(objective.seed, position)).to(picture)
-    return noised(picture, noise, level)
+    return with_noise(picture, noise, level)
 
 
 def _scores(

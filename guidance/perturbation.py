@@ -102,12 +102,12 @@ def as_flow(x: Tensor, level: NoiseLevel, noise_scale: float) -> tuple[Tensor, T
     return x * expand(1.0 / total, x), level.b / noise_scale / total
 
 
-def partly(whole: Tensor, perturbed: Tensor, strength: float) -> Tensor:
+def blend(whole: Tensor, perturbed: Tensor, strength: float) -> Tensor:
     """Between the unperturbed (strength 0) and the perturbed (1)."""
     return perturbed if strength == 1.0 else torch.lerp(whole, perturbed.to(whole.dtype), strength)
 
 
-def blurred(tokens: Tensor, grid: Grid, spread: float) -> Tensor:
+def blur(tokens: Tensor, grid: Grid, spread: float) -> Tensor:
     """Every frame of a token grid blurred by a Gaussian of `spread` tokens, normalised at the borders."""
     frames, height, width = grid
     out = rearrange(tokens, "... (t h w) c -> ... t h w c", t=frames, h=height, w=width)
@@ -122,7 +122,7 @@ def _gaussian(count: int, spread: float, like: Tensor) -> Tensor:
     return (weights / weights.sum(1, keepdim=True)).to(like.device, like.dtype)
 
 
-def pooled(tokens: Tensor, grid: Grid, factor: int) -> Tensor:
+def pool(tokens: Tensor, grid: Grid, factor: int) -> Tensor:
     """Every frame of a token grid averaged over squares of factor x factor tokens; fewer tokens come back."""
     frames, height, width = grid
     maps = rearrange(tokens, "... (t h w) c -> (... t) c h w", t=frames, h=height, w=width)

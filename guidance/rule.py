@@ -115,7 +115,7 @@ class Transform(Rule):
         raise NotImplementedError
 
 
-def weighted(weight: float | Tensor, schedule: Schedule, level: NoiseLevel) -> Tensor:
+def scheduled_weight(weight: float | Tensor, schedule: Schedule, level: NoiseLevel) -> Tensor:
     """1 + (weight - 1) schedule: a weight whose 1 is off, scheduled. float64 [B]."""
     return exactly_one(1.0 + (weight - 1.0) * schedule(level))
 
@@ -141,7 +141,7 @@ def flag(doc: str) -> Any:
     return field(default=False, metadata={"doc": doc})
 
 
-def scheduled() -> Any:
+def schedule_field() -> Any:
     """The schedule field that every rule has."""
     return field(default=ALWAYS)
 

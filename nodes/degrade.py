@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.degrade.degrade import KINDS, degraded, strength_problem
+from ..host.degrade.degrade import KINDS, degrade, strength_problem
 
 
 class GuidanceDegrade(io.ComfyNode):
@@ -57,7 +57,7 @@ class GuidanceDegrade(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, kind, strength, layers, seed, blur, pooling) -> io.NodeOutput:
-        return io.NodeOutput(degraded(model, kind, strength, layers, seed, blur, pooling))
+        return io.NodeOutput(degrade(model, kind, strength, layers, seed, blur, pooling))
 
 
 KIND_TOOLTIP = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..host.engine.install import inspected
+from ..host.engine.install import with_inspection
 from ..host.recording.inspection import Inspection
 from ..host.report.show import InspectionSocket, show
 
@@ -43,7 +43,7 @@ class GuidanceInspect(io.ComfyNode):
     @classmethod
     def execute(cls, model, on=True) -> io.NodeOutput:
         inspection = Inspection(node=cls.hidden.unique_id or "" if cls.hidden else "", on=on)
-        return io.NodeOutput(inspected(model, inspection) if on else model, inspection)
+        return io.NodeOutput(with_inspection(model, inspection) if on else model, inspection)
 
 
 class GuidanceInspection(io.ComfyNode):

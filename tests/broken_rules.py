@@ -7,7 +7,7 @@ import torch
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.noise_level import expand
-from guidance_pack.guidance.rule import Term, param, scheduled
+from guidance_pack.guidance.rule import Term, param, schedule_field
 from guidance_pack.guidance.schedule import Schedule
 
 
@@ -21,7 +21,7 @@ class Good(Term):
     uses: ClassVar[frozenset] = frozenset({POSITIVE, NEGATIVE})
 
     scale: float = param(1.0, "How far. 0 = off.", low=0.0, high=10.0)
-    schedule: Schedule = scheduled()
+    schedule: Schedule = schedule_field()
 
     def strength(self, level):
         return self.scale * self.schedule(level)

@@ -56,14 +56,13 @@ def patcher_of(network: nn.Module):
 def loaded(seed: int = 0, *, channels: int = 3, sees: str = "clean", domain: str = "pixels"):
     """A GUIDE with one head, made as a node makes it."""
     from guidance_pack.guidance.guide import Guide, GuideSpec
-    from guidance_pack.guidance.noise_schedule import named
+    from guidance_pack.guidance.noise_schedule import noise_schedule
     from guidance_pack.guidance.preprocessing import Preprocessing
     from guidance_pack.host.models.guides import LoadedGuide
 
     plain = Preprocessing(black=-1.0, white=1.0)
-    spec = GuideSpec(
-        f"head {seed}", "classification", domain, sees, plain, CLASSES, None if sees == "clean" else named("linear")
-    )
+    schedule = None if sees == "clean" else noise_schedule("linear")
+    spec = GuideSpec(f"head {seed}", "classification", domain, sees, plain, CLASSES, schedule)
     with torch.inference_mode():
         return LoadedGuide(Guide((spec,)), (patcher_of(head(seed, channels, sees == "timestep")),))
 

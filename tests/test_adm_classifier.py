@@ -15,7 +15,7 @@ from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError
 from guidance_pack.guidance.networks.adm import detect as adm_shapes
 from guidance_pack.guidance.networks.adm.classifier import AdmClassifier
 from guidance_pack.guidance.networks.adm.config import CLASSIFIERS, ClassifierConfig
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 
 TABLE = {
     "64x64_classifier": (65_438_568, 307),
@@ -134,18 +134,18 @@ def test_is_a_timestep_aware_guide_on_its_own_schedule(tmp_path):
     assert (found.family, spec.name, spec.task, spec.domain, spec.sees) == (
         "adm", "my classifier", "classification", "pixels", "timestep"
     )
-    assert spec.labels == tuple("0123456") and spec.schedule is named("linear")
+    assert spec.labels == tuple("0123456") and spec.schedule is noise_schedule("linear")
     assert (spec.preprocessing.size, spec.preprocessing.black, spec.preprocessing.white) == ((8, 8), -1.0, 1.0)
     picture = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(spec.prepare(picture), picture)  # a picture of the classifier's size is seen as it is
     cosine = conformance.load(write(tmp_path / "b.safetensors", metadata={"schedule": "cosine"}))
-    assert cosine.spec.schedule is named("cosine")
+    assert cosine.spec.schedule is noise_schedule("cosine")
 
 
 def test_the_timestep_is_that_of_its_schedule(tmp_path):
     found = conformance.load(write(tmp_path / "a.safetensors"))
     picture = torch.randn(1, 3, 8, 8, dtype=torch.float64)
-    sigma = named("linear").sigma(430.0)
+    sigma = noise_schedule("linear").sigma(430.0)
     wanted = found.exact(picture, torch.tensor([430.0], dtype=torch.float64))
     torch.testing.assert_close(found.spec.output(found.exact, picture, conformance.levels(sigma)), wanted)
 

@@ -101,13 +101,13 @@ def assert_same(found, wanted, tolerance=2e-5):
     [("plain", formulas.linear_alpha_bars, (0.01, 157.41)), ("cosine", formulas.cosine_alpha_bars, (0.00643, 20291))],
 )
 def test_the_schedule_is_adms(model, name, alpha_bars, ends):
-    from guidance_pack.guidance.noise_schedule import named
+    from guidance_pack.guidance.noise_schedule import noise_schedule
 
     sampling = model(name).get_model_object("model_sampling")
     kept = alpha_bars()
     wanted = ((1 - kept) / kept).sqrt()
     torch.testing.assert_close(sampling.sigmas.double().cpu(), wanted, rtol=3e-5, atol=0)
-    torch.testing.assert_close(named({"plain": "linear"}.get(name, name)).sigmas, wanted, rtol=1e-6, atol=0)
+    torch.testing.assert_close(noise_schedule({"plain": "linear"}.get(name, name)).sigmas, wanted, rtol=1e-6, atol=0)
     assert [float(sampling.sigma_min), float(sampling.sigma_max)] == pytest.approx(ends, rel=1e-3)
     times = torch.arange(0, 1000, 37)
     assert torch.equal(sampling.timestep(sampling.sigmas[times]).cpu(), times)

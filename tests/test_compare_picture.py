@@ -82,15 +82,15 @@ def test_pictures_of_a_cell_fill_a_rectangle_where_they_can(drawing, count, acro
 @pytest.mark.parametrize("width", [40, 90, 200, 1000])
 def test_wrapped_lines_fit_and_lose_nothing_before_they_are_cut(drawing, width):
     font = ImageFont.load_default(16)
-    text = drawing.wrapped(LONG, font, width, 99)
+    text = drawing.wrap(LONG, font, width, 99)
     assert all(font.getlength(line) <= width for line in text.split("\n"))
     assert text.replace("\n", "").replace(" ", "") == LONG.replace(" ", "")
-    cut = drawing.wrapped(LONG, font, width, 2).split("\n")
+    cut = drawing.wrap(LONG, font, width, 2).split("\n")
     assert len(cut) <= 2 and all(font.getlength(line) <= width for line in cut)
     assert cut[-1].endswith("...") or "\n".join(cut) == text
 
 
 def test_words_break_after_underscores_before_they_break_anywhere(drawing):
     font = ImageFont.load_default(16)
-    lines = drawing.wrapped("res_multistep_ancestral", font, font.getlength("multistep_ ")).split("\n")
+    lines = drawing.wrap("res_multistep_ancestral", font, font.getlength("multistep_ ")).split("\n")
     assert lines == ["res_", "multistep_", "ancestral"]

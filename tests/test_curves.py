@@ -10,10 +10,10 @@ import pytest
 import torch
 from playwright._impl._driver import compute_driver_executable
 
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.routing import Experts, equal_ranges
 from guidance_pack.guidance.rules.autoguidance import split
-from guidance_pack.guidance.training.weighting import normalised, on
+from guidance_pack.guidance.training.weighting import normalise_weight, on
 
 CURVES = Path(__file__).resolve().parent.parent / "js" / "curves"
 FAMILIES = ("discrete", "karras", "flow")
@@ -192,9 +192,9 @@ def test_equal_ranges_are_the_same(page_name, name):
     counts = range(2, 17)
     asked = [{"make": "equalEdges", "args": [count, page_name]} for count in counts]
     *found, sigmas = in_the_page([*asked, {"make": "timesteps", "args": [page_name]}])
-    assert sigmas == pytest.approx(named(name).sigmas.tolist(), rel=1e-9)
+    assert sigmas == pytest.approx(noise_schedule(name).sigmas.tolist(), rel=1e-9)
     for count, edges in zip(counts, found, strict=True):
-        assert edges == pytest.approx(equal_ranges(count, named(name)).edges, rel=1e-9)
+        assert edges == pytest.approx(equal_ranges(count, noise_schedule(name)).edges, rel=1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -210,7 +210,7 @@ def test_shares_of_the_training_are_the_same(models, family, monkeypatch):
                    "min_snr_gamma": generator.uniform(0.1, 20)}
         percents = percents_of(generator)
         asked.append({"table": table, "percents": percents, "make": "share", "args": [name, numbers]})
-        weight = normalised(weight_named(name, **numbers), everything, "v")
+        weight = normalise_weight(weight_named(name, **numbers), everything, "v")
         python.append(on("v", weight, levels_of(models[family], percents)).tolist())
     for question, page, ours in zip(asked, in_the_page(asked), python, strict=True):
         assert page == pytest.approx(ours, rel=2e-4), question["args"]

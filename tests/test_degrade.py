@@ -28,9 +28,9 @@ PAIRS = [(kind, name) for kind, (_, names) in KINDS.items() for name in names]
 
 
 def degraded(model, kind, strength=None, **more):
-    from guidance_pack.host.degrade.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degrade
 
-    return degraded(model, kind, KINDS[kind][0] if strength is None else strength, **more)
+    return degrade(model, kind, KINDS[kind][0] if strength is None else strength, **more)
 
 
 @pytest.fixture(scope="module")

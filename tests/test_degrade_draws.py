@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.perturbation import (
     as_flow,
-    blurred,
+    blend,
+    blur,
     chance,
     drop,
     identity_attention,
     key_of,
     noisier,
     normal,
-    partly,
-    pooled,
+    pool,
     skip_block,
     uniform,
     with_noise,
@@ -126,7 +126,7 @@ def test_more_noise_on_a_flow_is_a_flow(t, scale):
 
 def test_blur_is_the_gaussian_mean_within_a_frame():
     q = tokens()
-    out = blurred(q, GRID, 1.3).reshape(2, *GRID, 3)
+    out = blur(q, GRID, 1.3).reshape(2, *GRID, 3)
     maps = q.reshape(2, *GRID, 3)
     for row, column in ((0, 0), (2, 3)):
         weights = torch.tensor(
@@ -136,7 +136,7 @@ def test_blur_is_the_gaussian_mean_within_a_frame():
         expected = (maps * weights[..., None]).sum((2, 3)) / weights.sum()
         torch.testing.assert_close(out[:, :, row, column], expected, atol=1e-6, rtol=1e-6)
     average = maps.mean((2, 3), keepdim=True).expand_as(maps)
-    torch.testing.assert_close(blurred(q, GRID, 1e6).reshape_as(maps), average, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(blur(q, GRID, 1e6).reshape_as(maps), average, atol=1e-6, rtol=1e-6)
 
 
 def test_pooling_averages_squares_and_what_is_left_at_the_border():
@@ -144,7 +144,7 @@ def test_pooling_averages_squares_and_what_is_left_at_the_border():
     maps = q.reshape(2, 3, 4, 3)
     rows, columns = (slice(0, 2), slice(2, 3)), (slice(0, 2), slice(2, 4))
     squares = [maps[:, row, column].flatten(1, 2).mean(1) for row in rows for column in columns]
-    torch.testing.assert_close(pooled(q, (1, 3, 4), 2), torch.stack(squares, 1))
+    torch.testing.assert_close(pool(q, (1, 3, 4), 2), torch.stack(squares, 1))
 
 
 @pytest.mark.parametrize("text", [0, 5])
@@ -162,5 +162,5 @@ def test_lone_tokens_see_themselves_and_the_text(text):
 
 def test_partly_runs_from_whole_to_damaged():
     whole, damaged = tokens(1), tokens(2)
-    assert partly(whole, damaged, 1.0) is damaged
-    torch.testing.assert_close(partly(whole, damaged, 0.3), 0.7 * whole + 0.3 * damaged)
+    assert blend(whole, damaged, 1.0) is damaged
+    torch.testing.assert_close(blend(whole, damaged, 0.3), 0.7 * whole + 0.3 * damaged)

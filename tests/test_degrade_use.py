@@ -178,7 +178,7 @@ def test_layers_that_are_not_there(scene, name, kind, text, message):
 
 
 def test_layers_in_words(comfy):
-    from guidance_pack.host.degrade.layers import central, chosen, named
+    from guidance_pack.host.degrade.layers import central, chosen, names_of
 
     there = (*((part, i) for part in ("double", "single") for i in range(24)),)
     assert chosen("single 3, double 7-9; double 8", there) == (
@@ -188,8 +188,8 @@ def test_layers_in_words(comfy):
     assert central(there[:24]) == there[7:10]  # 7-9 of 24, as SD3's skip layer guidance
     assert central(there) == there[14:20] and central(there[:2]) == there[:1]
     assert central((("input", 1), ("middle", 0), ("output", 3))) == (("middle", 0),)
-    assert named(("input", i) for i in (1, 2, 4, 5, 7)) == "input 1-2, input 4-5, input 7"
-    assert chosen(named(there), there) == there
+    assert names_of(("input", i) for i in (1, 2, 4, 5, 7)) == "input 1-2, input 4-5, input 7"
+    assert chosen(names_of(there), there) == there
 
 
 @pytest.mark.parametrize(("kind", "strength", "message"), [

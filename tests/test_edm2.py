@@ -276,11 +276,11 @@ def test_a_reconstruction_comes_near_the_average_it_stands_for():
 def test_state_dicts_are_combined_and_buffers_taken_from_the_last():
     states = [{"unet.a.weight": torch.full((2,), float(i), dtype=torch.float16), "unet.emb_fourier.freqs":
                torch.full((3,), float(i))} for i in (1, 2, 4)]  # fmt: skip
-    out = posthoc_ema.combined(states, [0.5, 1.0, -0.5])
+    out = posthoc_ema.combine_states(states, [0.5, 1.0, -0.5])
     assert out["unet.a.weight"].tolist() == [0.5, 0.5] and out["unet.a.weight"].dtype == torch.float32
     assert out["unet.emb_fourier.freqs"].tolist() == [4.0] * 3
     with pytest.raises(ValueError, match="other tensors"):
-        posthoc_ema.combined([states[0], {"b": torch.zeros(1)}], [0.5, 0.5])
+        posthoc_ema.combine_states([states[0], {"b": torch.zeros(1)}], [0.5, 0.5])
 
 
 def test_snapshots_by_their_file_names():

@@ -67,7 +67,7 @@ def dog(network, picture, timestep=None):
 @pytest.mark.parametrize("sees", ["clean", "noisy", "timestep"])
 def test_the_noisy_input_of_a_pixel_model_is_looked_at_in_vp_coordinates(pack, sees):
     """A flow model of the host that works on pictures: D' = D + s t^2/(1-t) grad log p(y | x / sqrt((1-t)^2 + t^2))."""
-    from guidance_pack.guidance.noise_schedule import named
+    from guidance_pack.guidance.noise_schedule import noise_schedule
 
     model = steering.as_nodes_do(MODELS["chroma_radiance"].build, 0)
     guide = steering.loaded(3, sees=sees)
@@ -76,7 +76,7 @@ def test_the_noisy_input_of_a_pixel_model_is_looked_at_in_vp_coordinates(pack, s
     def gradient(call, own, a, b):
         time = None
         if sees == "timestep":
-            time = named("linear").timestep(torch.tensor([b / a], dtype=torch.float64)).repeat(len(call.x))
+            time = noise_schedule("linear").timestep(torch.tensor([b / a], dtype=torch.float64)).repeat(len(call.x))
         return steering.gradient_of(lambda x: dog(truth, x / (a**2 + b**2) ** 0.5, time), call.x)
 
     found = pushes(model, steer(model, guide, at="noisy input"), RADIANCE, batch=2)

@@ -40,7 +40,7 @@ def test_whole_changes(name):
     layer, x, weight, bias = drawn(name)
     assert changes.can_change(layer)
     change = changes.LayerChange((), lambda _: weight, None if bias is None else lambda _: bias)
-    found = changes.changed(layer, change, x, layer(x))
+    found = changes.apply_change(layer, change, x, layer(x))
     torch.testing.assert_close(found, patched(layer, x, weight, bias), rtol=1e-12, atol=1e-12)
 
 
@@ -56,7 +56,7 @@ def test_low_rank_changes(name, rows):
     change = changes.LayerChange((changes.LowRankChange(up, down, 0.7, rows.start),))
     out = layer(x)
     before = out.clone()
-    found = changes.changed(layer, change, x, out)
+    found = changes.apply_change(layer, change, x, out)
     torch.testing.assert_close(found, patched(layer, x, weight, None), rtol=1e-12, atol=1e-12)
     assert torch.equal(out, before), "what the layer gave is not written to"
 

@@ -101,11 +101,11 @@ def test_the_law_holds_in_every_order(quick, weak, name, sampler):
 
 def test_positions_count_the_steps_of_a_rising_list(quick, positions):
     from guidance_pack.guidance.rules.apg import APG
-    from guidance_pack.host.engine.install import inspected, with_rule
+    from guidance_pack.host.engine.install import with_inspection, with_rule
     from guidance_pack.host.recording.inspection import Inspection
 
     seen = Inspection()
-    model = inspected(with_rule(quick, APG(0.5, 0.0, -0.5)), seen)
+    model = with_inspection(with_rule(quick, APG(0.5, 0.0, -0.5)), seen)
     run(model, torch.linspace(0.2, 10.0, 9), cfg=3.0)
     assert positions == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [evaluation.step for evaluation in seen.record(0).evaluations] == positions
@@ -128,7 +128,7 @@ def test_momentum_is_the_same_whatever_the_order(quick):
 
 
 def test_the_report_follows_the_list_as_it_was_given(quick, weak):
-    from guidance_pack.host.engine.install import inspected
+    from guidance_pack.host.engine.install import with_inspection
     from guidance_pack.host.recording.inspection import Inspection
     from guidance_pack.host.report.report import report
 
@@ -136,5 +136,5 @@ def test_the_report_follows_the_list_as_it_was_given(quick, weak):
         model = reused(quick, weak)
         told = report(model, torch.tensor(sigmas), 1.0).guide_evaluations
         inspection = Inspection()
-        run(inspected(model, inspection), sigmas)
+        run(with_inspection(model, inspection), sigmas)
         assert list(told) == [evaluation.guides for evaluation in inspection.record(0).evaluations]

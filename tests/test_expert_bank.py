@@ -23,7 +23,7 @@ from guidance_pack.guidance.experts.file import (
     BankFile,
     BankHeader,
     contents_sha256,
-    mapped,
+    map_tensors,
     read_bank,
     write_bank,
 )
@@ -143,7 +143,7 @@ def test_the_guide_takes_turns_at_the_edges(tmp_path):
 
 def test_originals_are_views_of_a_file_that_nobody_can_write_over(tmp_path):
     tensors = {"a": torch.randn(5, 4), "b": torch.tensor(3)}
-    found = mapped(tmp_path / "kept.safetensors", tensors)
+    found = map_tensors(tmp_path / "kept.safetensors", tensors)
     assert all(torch.equal(found[key], tensors[key]) for key in tensors)
     assert not list(tmp_path.iterdir()), "its room is free when it is no longer used"
 
@@ -157,7 +157,7 @@ def test_where_a_file_in_use_keeps_its_name_equal_contents_are_one_file(tmp_path
     tensors = {"a": torch.randn(5, 4)}
     for _ in range(3):
         name = contents_sha256(dict(reversed(tensors.items())))
-        assert torch.equal(mapped(tmp_path / name, tensors)["a"], tensors["a"])
+        assert torch.equal(map_tensors(tmp_path / name, tensors)["a"], tensors["a"])
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -179,7 +179,7 @@ def test_a_bank_stays_when_its_file_is_written_over_in_place(tmp_path):
     write_bank(path, a_file())
 
     def kept(tensors):
-        return mapped(tmp_path / contents_sha256(tensors), tensors)
+        return map_tensors(tmp_path / contents_sha256(tensors), tensors)
 
     team, _ = bank_guide(read_bank(path), small(), spec(), SHA, kept)
     expected = bank_guide(a_file(), small(), spec(), SHA, copies)[0]

@@ -10,7 +10,7 @@ from guide_files import glpn
 from guide_folder import EMBEDDED, lend, lent, write_assets, write_guides
 
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.routing import Experts
 
 
@@ -70,12 +70,12 @@ def pair(guides):
 @pytest.mark.parametrize(
     ("edges_from", "edges", "schedule", "sigma"),
     [
-        ("adm linear", "ignored", "cosine", lambda: named("linear").below(500)),
-        ("cosine", "", "adm linear", lambda: named("cosine").below(500)),
-        ("stable diffusion", "", "adm linear", lambda: named("stable diffusion").below(500)),
-        ("own schedule", "", "adm linear", lambda: named("cosine").below(500)),
-        ("timesteps", "250", "adm linear", lambda: named("linear").below(250)),
-        ("timesteps", " 250, ", "own schedule", lambda: named("cosine").below(250)),
+        ("adm linear", "ignored", "cosine", lambda: noise_schedule("linear").below(500)),
+        ("cosine", "", "adm linear", lambda: noise_schedule("cosine").below(500)),
+        ("stable diffusion", "", "adm linear", lambda: noise_schedule("stable diffusion").below(500)),
+        ("own schedule", "", "adm linear", lambda: noise_schedule("cosine").below(500)),
+        ("timesteps", "250", "adm linear", lambda: noise_schedule("linear").below(250)),
+        ("timesteps", " 250, ", "own schedule", lambda: noise_schedule("cosine").below(250)),
         ("sigma", "2.5", "adm linear", lambda: 2.5),
         ("snr", "0.25", "adm linear", lambda: 2.0),
     ],
@@ -96,7 +96,7 @@ def test_snr_may_fall_or_rise_and_three_take_turns(pair):
     torch.testing.assert_close(torch.tensor(falling.edges), torch.tensor([0.5, 5.0]))
     assert falling.handover == 0.5
     equal = expert_switch(three, "cosine", "", "cosine", 0.0).guide.experts.edges
-    assert equal == tuple(named("cosine").below(t) for t in (333, 666))
+    assert equal == tuple(noise_schedule("cosine").below(t) for t in (333, 666))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_queued_prompt_loads_guides_and_makes_a_team(queue):
     names = ["someone/resnet", "own.safetensors", EMBEDDED]
     team, answer = queue(prompt_of(names))
     assert answer == "" and [member.name for member in team.guide.members] == names
-    assert team.guide.experts.edges == tuple(named("linear").below(t) for t in (333, 666))
+    assert team.guide.experts.edges == tuple(noise_schedule("linear").below(t) for t in (333, 666))
 
 
 @pytest.mark.parametrize(

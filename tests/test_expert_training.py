@@ -10,9 +10,9 @@ from torch import nn
 
 from faulting.operations import FailingOperation
 from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_names, part_tensors, problems
-from guidance_pack.guidance.guide import noised
+from guidance_pack.guidance.guide import with_noise
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.training.distillation import distillation_loss, scale_and_shift, soft_labels
 from guidance_pack.guidance.training.experts import ExpertsTraining
 from guidance_pack.guidance.training.lora_targets import Adaptation, low_rank_layers, whole_tensors
@@ -56,7 +56,7 @@ def test_every_expert_learns_its_own_half_open_range():
     assert [timestep for own in ranges for timestep in own] == list(range(1000))
     assert [len(own) for own in ranges] == [200] * 5 and ranges[1].start == 200
     assert team.edges == pytest.approx([1.9239, 0.24131, 0.026402, 0.0015222], rel=2e-2)  # half a timestep below F4's
-    sigmas = named("linear").sigmas
+    sigmas = noise_schedule("linear").sigmas
     for edge, own in zip(team.edges, ranges[1:], strict=True):
         assert sigmas[own.start - 1] < edge**-0.5 < sigmas[own.start]
 
@@ -88,12 +88,12 @@ def test_the_first_loss_is_the_lesson_by_hand():
     from guidance_pack.guidance.training.experts import _generator
 
     rows = torch.randint(len(training.recipe.timesteps(0)), (4,), generator=_generator(0, 0, 1))
-    level = NoiseLevel.variance_exploding(named("linear").sigmas[rows])
+    level = NoiseLevel.variance_exploding(noise_schedule("linear").sigmas[rows])
     noise = (noisy - level.alpha_bar.sqrt().float()[:, None, None, None] * clean)
     noise = noise / (1 - level.alpha_bar).sqrt().float()[:, None, None, None]
-    torch.testing.assert_close(noised(clean, noise, level), noisy)
+    torch.testing.assert_close(with_noise(clean, noise, level), noisy)
     assert 0.8 < float(noise.std()) < 1.2
-    table = level_weights("p2", NoiseLevel.variance_exploding(named("linear").sigmas[:333]))
+    table = level_weights("p2", NoiseLevel.variance_exploding(noise_schedule("linear").sigmas[:333]))
     weights = (table / table.mean())[rows]
     assert report.loss == pytest.approx(float((weights * each).mean()), rel=1e-4)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import NAMES, named
+from guidance_pack.guidance.noise_schedule import NAMES, noise_schedule
 from guidance_pack.guidance.routing import Experts, equal_ranges
 
 
@@ -32,7 +32,7 @@ def karras(count, low, high):
 @pytest.mark.parametrize("count", [1, 2, 5, 7, 10])
 def test_every_whole_timestep_has_the_expert_that_was_trained_on_it(count, name):
     """Expert n has timesteps int(n T / N) up to int((n + 1) T / N), also after a round trip through float32."""
-    schedule = named(name)
+    schedule = noise_schedule(name)
     bounds = [n * 1000 // count for n in range(count + 1)]
     expected = [n for n in range(count) for _ in range(bounds[n], bounds[n + 1])]
     experts = equal_ranges(count, schedule)
@@ -45,7 +45,7 @@ def test_every_whole_timestep_has_the_expert_that_was_trained_on_it(count, name)
 
 def test_the_timesteps_on_the_edges_belong_to_the_noisier_expert():
     """t = 200, 400, 600, 800, all of them steps of DDIM-25, where the reference code takes the wrong expert."""
-    schedule = named("linear")
+    schedule = noise_schedule("linear")
     at = torch.tensor([schedule.sigma(t) for t in (199, 200, 201, 400, 600, 800, 999)])
     assert chosen(equal_ranges(5, schedule), at).tolist() == [0, 1, 1, 2, 3, 4, 4]
 
@@ -66,12 +66,12 @@ def test_the_edges_are_half_open():
 )
 def test_how_often_a_sampler_asks_each_expert(sigmas, steps):
     """PPAP's five experts, trained on ADM's linear schedule, on other samplers' noise levels."""
-    found = chosen(equal_ranges(5, named("linear")), sigmas)
+    found = chosen(equal_ranges(5, noise_schedule("linear")), sigmas)
     assert torch.bincount(found, minlength=5).tolist() == steps
 
 
 def test_edm_goes_below_the_first_timestep():
-    assert int((karras(32, 0.002, 80.0) < named("linear").sigma(0)).sum()) == 3
+    assert int((karras(32, 0.002, 80.0) < noise_schedule("linear").sigma(0)).sum()) == 3
 
 
 def test_the_expert_depends_on_the_noise_not_on_the_coordinates():
@@ -124,4 +124,4 @@ def test_a_hand_over_wider_than_an_expert_is_refused(handover):
 @pytest.mark.parametrize("count", [0, -1, 1001])
 def test_impossible_counts_are_refused(count):
     with pytest.raises(ValueError, match=f"1 to 1000 experts; got {count}"):
-        equal_ranges(count, named("linear"))
+        equal_ranges(count, noise_schedule("linear"))

@@ -23,7 +23,7 @@ from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
 from guidance_pack.guidance.losses.embedding import Embedding
 from guidance_pack.guidance.losses.mse import MeanSquared
 from guidance_pack.guidance.noise_level import NoiseLevel, change_coordinates, expand, mean_shift
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.objective import Objective, gradient, scores
 from guidance_pack.guidance.preprocessing import Preprocessing
 from guidance_pack.guidance.routing import Experts
@@ -37,7 +37,7 @@ COORDINATES = {
     "vp": lambda sigma: NoiseLevel.variance_preserving(1 / (1 + sigma**2)),
     "flow": lambda sigma: NoiseLevel.flow(sigma / (1 + sigma)),
 }
-LINEAR = named("linear")
+LINEAR = noise_schedule("linear")
 CLASS_0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
 IN_VE = COORDINATES["ve"]
 

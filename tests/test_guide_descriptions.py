@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource
 from guidance_pack.guidance.guides.folder import labels_of, preprocessing_of
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.preprocessing import Preprocessing
 
 
@@ -121,7 +121,7 @@ def test_colours_can_be_swapped(written, tmp_path):
 
 def test_metadata_say_what_a_torchvision_network_sees(written):
     spec = conformance.load(written("resnet18")).spec
-    assert spec.sees == "noisy" and spec.schedule is named("cosine") and spec.labels == LABELS
+    assert spec.sees == "noisy" and spec.schedule is noise_schedule("cosine") and spec.labels == LABELS
     usual = conformance.load(written("squeezenet")).spec
     assert usual.sees == "clean" and usual.schedule is None
     assert usual.preprocessing.mean == (0.485, 0.456, 0.406) and usual.preprocessing.filter == "bilinear"

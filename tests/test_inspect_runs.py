@@ -21,11 +21,11 @@ def guided(main, guide):
 
 def inspect(model):
     """The inspected MODEL and its inspection."""
-    from guidance_pack.host.engine.install import inspected
+    from guidance_pack.host.engine.install import with_inspection
     from guidance_pack.host.recording.inspection import Inspection
 
     inspection = Inspection()
-    return inspected(model, inspection), inspection
+    return with_inspection(model, inspection), inspection
 
 
 def run(model, spec=SD15, batch=1, cfg=CFG, **more):
@@ -280,12 +280,12 @@ def test_a_run_holds_no_tensor_of_the_models_size(guided):
 def test_memory_is_that_of_this_process(comfy):
     import psutil
 
-    from guidance_pack.host.recording.timer import held
+    from guidance_pack.host.recording.timer import memory_held
 
-    assert held(torch.device("cpu")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
+    assert memory_held(torch.device("cpu")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
     more = torch.ones(2**26)
-    assert held(torch.device("cpu")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
-    assert held(torch.device("cpu")) > more.nbytes
+    assert memory_held(torch.device("cpu")) == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
+    assert memory_held(torch.device("cpu")) > more.nbytes
 
 
 def test_json_has_every_sample_and_the_table_their_means(guided):

@@ -9,7 +9,7 @@ from test_engine_gradients import steer
 from trainer import Training, gradients_differ
 
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.training.weighting import P2, TARGETS, MinSNR, Plain, normalised, on
+from guidance_pack.guidance.training.weighting import P2, TARGETS, MinSNR, Plain, normalise_weight, on
 
 ROUNDING = 2e-6  # of the largest gradient: the two sides multiply by the same weight in another order
 FAMILIES = ["sd15", "sd20_v", "sdxl_edm", "flux", "sd3", "wan"]
@@ -99,7 +99,7 @@ def test_quantised_weights(pack, bypass):
 def test_every_weighting(pack, weight, normalise):
     model, training = MODELS["flux"].build(), Training("flux", options={"learning_rate": 1e-6})
     levels = pack.trained_levels(model.get_model_object("model_sampling"))
-    truth = normalised(weight, levels, "v", like=Plain("x0")) if normalise else weight
+    truth = normalise_weight(weight, levels, "v", like=Plain("x0")) if normalise else weight
     ours, explicit = training.run(weighted(pack, model, weight, normalise)), training.run(model, truth)
     assert gradients_differ(ours, explicit) < ROUNDING
 
@@ -146,7 +146,7 @@ def test_a_schedule_that_is_changed_afterwards_counts(pack):
 
     ours = training.run(shifted(weighted(pack, model, P2(), normalise=True)))
     levels = pack.trained_levels(shifted(model).get_model_object("model_sampling"))
-    truth = normalised(P2(), levels, "v", like=Plain("x0"))
+    truth = normalise_weight(P2(), levels, "v", like=Plain("x0"))
     assert gradients_differ(ours, training.run(shifted(model), truth)) < ROUNDING
 
 
@@ -222,7 +222,7 @@ def test_clones_carry_it_and_the_original_does_not(pack):
 def test_the_estimate_itself_is_the_same_and_other_holders_get_their_own_gradient(pack):
     estimate = torch.randn(3, 2, 4, requires_grad=True)
     weights = torch.tensor([0.5, 2.0, 300.0], dtype=torch.float64)
-    same = pack.weighted(estimate, weights)
+    same = pack.weigh(estimate, weights)
     assert torch.equal(same, estimate)
     (same.sum() + estimate.sum()).backward()
     torch.testing.assert_close(estimate.grad, (1 + weights.float())[:, None, None].expand(3, 2, 4))
@@ -231,7 +231,7 @@ def test_the_estimate_itself_is_the_same_and_other_holders_get_their_own_gradien
 def test_a_half_precision_gradient_is_multiplied_before_it_is_rounded(pack):
     """0.5 * 2^-24 vanishes in float16; times 4 it does not."""
     estimate = torch.ones(1, 1, dtype=torch.float16, requires_grad=True)
-    (2.0**-25 * pack.weighted(estimate, torch.tensor([4.0], dtype=torch.float64)).float()).sum().backward()
+    (2.0**-25 * pack.weigh(estimate, torch.tensor([4.0], dtype=torch.float64)).float()).sum().backward()
     assert estimate.grad.item() == 2.0**-23
 
 

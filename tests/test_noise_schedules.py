@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from guidance_pack.guidance.noise_schedule import NAMES, named
+from guidance_pack.guidance.noise_schedule import NAMES, noise_schedule
 
 EDGES = {  # VE sigma at timesteps 100, 200, ..., 900
     "linear": (0.34226, 0.72359, 1.2402, 2.0411, 3.4430, 6.1735, 12.025, 25.736, 60.822),
@@ -26,7 +26,7 @@ def test_the_names():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_published_sigmas(name):
-    schedule = named(name)
+    schedule = noise_schedule(name)
     assert len(schedule) == 1000 and schedule.sigmas.dtype == torch.float64
     assert bool((schedule.sigmas.diff() > 0).all())
     assert [schedule.sigma(t) for t in range(100, 1000, 100)] == pytest.approx(EDGES[name], rel=1e-4)
@@ -35,8 +35,8 @@ def test_published_sigmas(name):
 
 
 def test_the_first_timestep_of_25_ddim_steps():
-    assert named("linear").sigma(960) == pytest.approx(106.95, rel=1e-4)
-    assert named("cosine").sigma(960) == pytest.approx(16.43, rel=1e-3)
+    assert noise_schedule("linear").sigma(960) == pytest.approx(106.95, rel=1e-4)
+    assert noise_schedule("cosine").sigma(960) == pytest.approx(16.43, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,19 @@ def test_the_first_timestep_of_25_ddim_steps():
     [("stable diffusion", 800, 569.0), ("stable diffusion", 999, 726.9), ("cosine", 800, 481.9)],
 )
 def test_a_timestep_of_another_schedule_by_equal_noise(name, timestep, expected):
-    sigma = torch.tensor([named(name).sigma(timestep)], dtype=torch.float64)
-    found = float(named("linear").timestep(sigma))
+    sigma = torch.tensor([noise_schedule(name).sigma(timestep)], dtype=torch.float64)
+    found = float(noise_schedule("linear").timestep(sigma))
     assert found == pytest.approx(expected, abs=0.06 if expected != 569.0 else 0.6)
-    assert named("linear").sigma(found) == pytest.approx(float(sigma), rel=1e-12)
+    assert noise_schedule("linear").sigma(found) == pytest.approx(float(sigma), rel=1e-12)
 
 
 def test_stable_diffusion_at_800():
-    assert named("stable diffusion").sigma(800) == pytest.approx(5.111, abs=5e-4)
+    assert noise_schedule("stable diffusion").sigma(800) == pytest.approx(5.111, abs=5e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_timesteps_and_sigmas_are_inverse(name):
-    schedule = named(name)
+    schedule = noise_schedule(name)
     whole = schedule.timestep(schedule.sigmas)
     torch.testing.assert_close(whole, torch.arange(1000, dtype=torch.float64), rtol=0, atol=1e-9)
     between = [schedule.sigma(t) for t in (0.25, 17.5, 998.999)]
@@ -67,15 +67,15 @@ def test_timesteps_and_sigmas_are_inverse(name):
 
 def test_noise_beyond_the_schedule_has_its_last_timestep():
     sigmas = torch.tensor([0.0, 1e-9, 1e9, math.inf], dtype=torch.float64)
-    assert named("linear").timestep(sigmas).tolist() == [0.0, 0.0, 999.0, 999.0]
+    assert noise_schedule("linear").timestep(sigmas).tolist() == [0.0, 0.0, 999.0, 999.0]
 
 
 @pytest.mark.parametrize("timestep", [-1, 999.5, 1000, math.nan])
 def test_a_timestep_beyond_the_schedule_is_refused(timestep):
     with pytest.raises(ValueError, match="timestep is .*'linear' has 0 to 999"):
-        named("linear").sigma(timestep)
+        noise_schedule("linear").sigma(timestep)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="no noise schedule 'karras'.*linear, cosine, stable diffusion"):
-        named("karras")
+        noise_schedule("karras")

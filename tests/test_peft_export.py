@@ -142,12 +142,12 @@ def test_resnets_go_out_over_torchvisions_own(comfy, tmp_path, monkeypatch):
 
 def loaded(base, parts=None):
     """A guide on its wire."""
-    from guidance_pack.host.models.guides import LoadedGuide, managed
+    from guidance_pack.host.models.guides import LoadedGuide, manage
 
     if parts is None:
-        return LoadedGuide(Guide((spec(),)), (managed(base),))
+        return LoadedGuide(Guide((spec(),)), (manage(base),))
     edges = tuple(float(edge) for edge in range(1, len(parts)))
-    return LoadedGuide(Guide((spec("team", sees="noisy"),) * len(parts), Experts(edges)), (managed(bank(parts, base)),))
+    return LoadedGuide(Guide((spec("team", sees="noisy"),) * len(parts), Experts(edges)), (manage(bank(parts, base)),))
 
 
 def test_what_cannot_be_exported_is_refused_in_words_and_leaves_nothing(comfy, tmp_path, monkeypatch):

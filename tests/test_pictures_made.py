@@ -342,9 +342,9 @@ def test_pictures_that_are_no_numbers_are_not_saved(output, tiny, monkeypatch):
 
 
 def degraded(model):
-    from guidance_pack.host.degrade.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degrade
 
-    return degraded(model, "input noise", 0.3)
+    return degrade(model, "input noise", 0.3)
 
 
 def resampled(model, shift=3.0):

@@ -16,7 +16,7 @@ from guidance_pack.guidance.guides.tiny import TinyFile
 from guidance_pack.guidance.networks.tiny import files
 from guidance_pack.guidance.networks.tiny.guide import TinyGuide
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -274,7 +274,7 @@ def test_it_reads_noise_that_the_clean_one_cannot_and_needs_the_timestep(fresh):
     assert told > 0.92 and right(clean(seen)) < 0.4
     assert right(network(seen, torch.full((250,), 999))) < 0.5
     torch.testing.assert_close(network(seen[:9], at[:9] + 0.5), network(seen[:9], at[:9]), rtol=0.1, atol=0.1)
-    level = NoiseLevel.variance_exploding(named("linear").sigmas[at])
+    level = NoiseLevel.variance_exploding(noise_schedule("linear").sigmas[at])
     torch.testing.assert_close(spec.output(network, seen, level), network(seen, at), rtol=1e-4, atol=1e-4)
 
 

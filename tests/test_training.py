@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from world.ema import PlainDecay, PowerDecay, average_of, power_exponent
 from world.loop import Settings, State, denoising_loss, train
-from world.muon import Muon, orthogonalised
+from world.muon import Muon, orthogonalise
 from world.noise import LogitNormal, LogNormal, Uniform
 
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
@@ -114,12 +114,12 @@ def test_weights_in_closed_form():
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (12, 12)])
 def test_orthogonalised_matrices_keep_their_directions_and_lose_their_scales(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 1, shape[1])
-    values = torch.linalg.svdvals(orthogonalised(matrix))
+    values = torch.linalg.svdvals(orthogonalise(matrix))
     assert values.min() > 0.5 and values.max() < 1.3
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    turned = u.T @ orthogonalised(matrix) @ vh.T
+    turned = u.T @ orthogonalise(matrix) @ vh.T
     assert (turned - torch.diag(turned.diagonal())).abs().max() < 1e-3
-    assert orthogonalised(torch.zeros(shape)).abs().max() == 0
+    assert orthogonalise(torch.zeros(shape)).abs().max() == 0
 
 
 def test_the_first_step_has_the_promised_size():

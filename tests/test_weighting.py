@@ -8,7 +8,7 @@ import torch
 from world.loop import Settings, denoising_loss
 
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.training.weighting import (
     P2,
     TARGETS,
@@ -17,7 +17,7 @@ from guidance_pack.guidance.training.weighting import (
     Plain,
     Scaled,
     VelocityWeight,
-    normalised,
+    normalise_weight,
     on,
 )
 
@@ -25,7 +25,7 @@ WEIGHTS = [*map(Plain, TARGETS), P2(1, 0.5), P2(1, 1), P2(0.3, 2), MinSNR(5), Mi
 
 
 def levels_of(schedule):
-    return NoiseLevel.variance_exploding(named(schedule).sigmas)
+    return NoiseLevel.variance_exploding(noise_schedule(schedule).sigmas)
 
 
 def per_sample(error):
@@ -130,7 +130,7 @@ def test_mean_weights_of_p2_over_the_papers_schedules(schedule, gamma, mean):
 @pytest.mark.parametrize("schedule, edges", [("linear", (258, 674)), ("cosine", (495, 935))])
 def test_the_papers_stages(schedule, edges):
     """Clean-up above SNR 1, coarse below 0.01, content between: with k = 1 the weight has halved at SNR 1."""
-    found = named(schedule).timestep(torch.tensor([1.0, 10.0]))
+    found = noise_schedule(schedule).timestep(torch.tensor([1.0, 10.0]))
     assert found.tolist() == pytest.approx(edges, abs=1)
     assert on("eps", P2(1, 1), NoiseLevel.variance_exploding(torch.tensor([1.0]))).item() == pytest.approx(0.5)
 
@@ -149,7 +149,7 @@ def test_ends_of_the_scale():
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_normalised_weight_has_mean_one_and_the_same_shape(weight, target):
     level = levels_of("linear")
-    fair = normalised(weight, level, target)
+    fair = normalise_weight(weight, level, target)
     assert on(target, fair, level).mean() == pytest.approx(1.0, abs=1e-12)
     ratio = fair(level) / weight(level)
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-12, atol=0)
@@ -157,14 +157,14 @@ def test_a_normalised_weight_has_mean_one_and_the_same_shape(weight, target):
 
 def test_a_weight_can_be_made_as_large_as_another():
     level = levels_of("cosine")
-    like = normalised(P2(), level, "v", like=Plain())
+    like = normalise_weight(P2(), level, "v", like=Plain())
     assert on("v", like, level).mean() == pytest.approx(float(on("v", Plain(), level).mean()))
-    assert normalised(Plain(), level, "v", like=Plain()) == Scaled(Plain(), 1.0)
+    assert normalise_weight(Plain(), level, "v", like=Plain()) == Scaled(Plain(), 1.0)
 
 
 def test_a_mean_that_is_infinite_is_refused():
     with pytest.raises(ValueError, match="Leave out levels without noise"):
-        normalised(Plain("eps"), NoiseLevel.variance_exploding(torch.tensor([0.0, 1.0])))
+        normalise_weight(Plain("eps"), NoiseLevel.variance_exploding(torch.tensor([0.0, 1.0])))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

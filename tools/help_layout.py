@@ -70,7 +70,7 @@ def cell(one: dict, zoom: int, shown: dict) -> Image.Image:
     """A picture of a run, pixel by pixel; several side by side; or words."""
     if "words" in one:
         return written(one["words"])
-    parts = [changed(shown["pictures"][one["shot"]][i], one) for i in one["picks"]]
+    parts = [change(shown["pictures"][one["shot"]][i], one) for i in one["picks"]]
     across = one.get("across", len(parts))
     size = zoom * parts[0].width + 3, zoom * parts[0].height + 3
     sheet = Image.new("RGB", (across * size[0] - 3, -(-len(parts) // across) * size[1] - 3), PAPER)
@@ -80,7 +80,7 @@ def cell(one: dict, zoom: int, shown: dict) -> Image.Image:
     return sheet
 
 
-def changed(file: str, how: dict) -> Image.Image:
+def change(file: str, how: dict) -> Image.Image:
     """A picture as it is, or as a network sees it at a noise level (VE sigma), or resized to `small` and back."""
     picture = Image.open(file).convert("RGB")
     if "small" in how:
@@ -149,18 +149,18 @@ def chart(panel: dict, shown: dict) -> Image.Image:
 PANELS = {"grid": grid, "words": words, "whole": whole, "chart": chart, "flow": flow}
 
 
-def packed(sheet: Image.Image) -> bytes:
+def pack(sheet: Image.Image) -> bytes:
     """A picture as WebP: with exact pixels in as many colours as fit, else as a photograph."""
     for colours in COLOURS:
         few = sheet.convert("RGB").quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).convert("RGB")
         few.putalpha(sheet.getchannel("A"))
-        file = saved(few, lossless=True, quality=100)
+        file = encode(few, lossless=True, quality=100)
         if len(file) <= ENOUGH:
             return file
-    return saved(sheet, quality=75)
+    return encode(sheet, quality=75)
 
 
-def saved(sheet: Image.Image, **how) -> bytes:
+def encode(sheet: Image.Image, **how) -> bytes:
     file = io.BytesIO()
     sheet.save(file, "webp", method=6, **how)
     return file.getvalue()
@@ -168,4 +168,4 @@ def saved(sheet: Image.Image, **how) -> bytes:
 
 if __name__ == "__main__":
     made = card(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
-    Path(sys.argv[1]).write_bytes(packed(made))
+    Path(sys.argv[1]).write_bytes(pack(made))

@@ -23,11 +23,11 @@ from train_world import LABELS, ROOT, Recipe, describe, follow
 from world import Pictures, render
 
 from guidance_pack.guidance.checkpoints.atomic import atomic_save
-from guidance_pack.guidance.guide import noised
+from guidance_pack.guidance.guide import with_noise
 from guidance_pack.guidance.networks.tiny import files
 from guidance_pack.guidance.networks.tiny.guide import TinyGuide
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.noise_schedule import named
+from guidance_pack.guidance.noise_schedule import noise_schedule
 
 SCHEDULE = "linear"
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 0.05
@@ -75,7 +75,7 @@ class Training:
     def loss(self, pictures: Pictures) -> Tensor:
         """The mean loss of a batch, a scalar."""
         if self.network.config.timestep:
-            timesteps = torch.randint(len(named(SCHEDULE)), (len(pictures.labels),), generator=self.generator)
+            timesteps = torch.randint(len(noise_schedule(SCHEDULE)), (len(pictures.labels),), generator=self.generator)
             noise = torch.randn(pictures.images.shape, generator=self.generator)
             output = self.network(noisy(pictures.images, noise, timesteps), timesteps)
         else:
@@ -108,7 +108,7 @@ class Training:
 
 def noisy(images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] at whole timesteps [B] of the schedule, in VP coordinates."""
-    return noised(images, noise, NoiseLevel.variance_exploding(named(SCHEDULE).sigmas[timesteps]))
+    return with_noise(images, noise, NoiseLevel.variance_exploding(noise_schedule(SCHEDULE).sigmas[timesteps]))
 
 
 def main() -> None:
@@ -174,7 +174,7 @@ def measured(network: TinyGuide, seed: int) -> str:
 def accuracy_by_timestep(network: TinyGuide, fresh: Pictures, seed: int, bins: int = 10) -> list[float]:
     """Share of noisy pictures that are named correctly, for each tenth of the schedule."""
     generator = torch.Generator().manual_seed(seed)
-    width = len(named(SCHEDULE)) // bins
+    width = len(noise_schedule(SCHEDULE)) // bins
     shares = []
     for number in range(bins):
         timesteps = torch.randint(number * width, (number + 1) * width, (len(fresh.labels),), generator=generator)

@@ -211,7 +211,7 @@ def _keep(place: Callable[[Machine], int]) -> Callable[[Machine], None]:
     return lambda machine: machine.memo.__setitem__(place(machine), machine.stack[-1])
 
 
-def _sized(form: str, of: str) -> Callable[[Machine], None]:
+def _read_sized(form: str, of: str) -> Callable[[Machine], None]:
     return _pushes(lambda m: getattr(m.source, of)(m.source.number(form)))
 
 
@@ -221,9 +221,9 @@ _INSTRUCTIONS: dict[bytes, Callable[[Machine], Any]] = {
     b"J": _pushes(lambda m: m.source.number("<i")), b"K": _pushes(lambda m: m.source.number("<B")),
     b"M": _pushes(lambda m: m.source.number("<H")), b"G": _pushes(lambda m: m.source.number(">d")),
     b"\x8a": _pushes(_whole),
-    b"\x8c": _sized("<B", "text"), b"X": _sized("<I", "text"), b"\x8d": _sized("<Q", "text"),
-    b"C": _sized("<B", "skip"), b"B": _sized("<I", "skip"), b"\x8e": _sized("<Q", "skip"),
-    b"\x96": _sized("<Q", "skip"),
+    b"\x8c": _read_sized("<B", "text"), b"X": _read_sized("<I", "text"), b"\x8d": _read_sized("<Q", "text"),
+    b"C": _read_sized("<B", "skip"), b"B": _read_sized("<I", "skip"), b"\x8e": _read_sized("<Q", "skip"),
+    b"\x96": _read_sized("<Q", "skip"),
     b"}": _pushes(lambda m: {}), b"]": _pushes(lambda m: []), b"\x8f": _pushes(lambda m: []),  # a set: its elements
     b")": _pushes(lambda m: ()), b"\x85": _pushes(lambda m: tuple(m.taken(1))),
     b"\x86": _pushes(lambda m: tuple(m.taken(2))), b"\x87": _pushes(lambda m: tuple(m.taken(3))),

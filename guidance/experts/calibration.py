@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..guide import GuideSpec, noised
+from ..guide import GuideSpec, with_noise
 from ..noise_level import NoiseLevel
 from ..noise_schedule import NoiseSchedule
 from ..preprocessing import Preprocessing
@@ -53,7 +53,7 @@ def calibrations(
     # What the first expert learnt: its own range of timesteps, in which a picture is still to be seen.
     timesteps = torch.arange(len(pictures)) * (len(schedule) // len(experts.parts)) // len(pictures)
     level = NoiseLevel.variance_exploding(schedule.sigmas[timesteps])
-    seen = noised(pictures, torch.randn(pictures.shape, generator=generator), level)
+    seen = with_noise(pictures, torch.randn(pictures.shape, generator=generator), level)
     aim = (base(spec.prepare(pictures), None).float() / TEMPERATURE).log_softmax(1)
     found = []
     for index, scale in enumerate(experts.scales):

@@ -130,7 +130,7 @@ def read_header(path: str | Path) -> BankHeader:
     return _header(path.name, _metadata(path.name, found or {}))
 
 
-def mapped(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def map_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors as views of a file that is written for it: they occupy memory only while they are read.
 
     Where the system allows it the file has no name any more when this returns: nobody can write over what is in use,

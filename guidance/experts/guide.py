@@ -12,7 +12,7 @@ from ..checkpoints.guide_source import GuideSource
 from ..checkpoints.state_dicts import sha256_of
 from ..guide import Guide, GuideSpec
 from ..networks.tiny.files import NetworkFileError
-from ..noise_schedule import named
+from ..noise_schedule import noise_schedule
 from ..routing import Experts
 from .bank import ExpertBank, part_names, part_tensors, parts_of, problems, tensors_named
 from .file import BankFile
@@ -62,7 +62,7 @@ def fingerprint(source: GuideSource) -> str:
 def _guide(file: BankFile, spec: GuideSpec) -> Guide:
     header = file.header
     try:
-        schedule, experts = named(header.schedule), Experts(header.sigmas)
+        schedule, experts = noise_schedule(header.schedule), Experts(header.sigmas)
     except ValueError as error:
         raise NetworkFileError(f"{file.name}: its header cannot be right. {error}") from error
     member = replace(spec, name=file.name, sees="noisy", schedule=schedule, preprocessing=header.preprocessing)

@@ -12,7 +12,7 @@ from ..checkpoints.state_dicts import CheckpointError
 from ..guide import GuideFamily, GuideSpec, family
 from ..networks.adm.classifier import AdmClassifier
 from ..networks.adm.detect import classifier, is_classifier
-from ..noise_schedule import named
+from ..noise_schedule import noise_schedule
 from ..preprocessing import Preprocessing
 
 
@@ -40,6 +40,6 @@ class AdmClassifierFile(GuideFamily):
         spec = GuideSpec(
             source.name, "classification", sees="timestep", labels=tuple(map(str, range(config.classes))),
             preprocessing=Preprocessing(size=(config.size, config.size), black=-1.0, white=1.0),
-            schedule=named(config.schedule),
+            schedule=noise_schedule(config.schedule),
         )
         return network.eval().requires_grad_(False), spec

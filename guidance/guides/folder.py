@@ -14,7 +14,7 @@ _FILTERS: dict[Any, Filter] = {1: "bicubic", 3: "bicubic"}  # PIL's numbers; Lan
 _SHOWN = 160  # characters of another library's message
 
 
-def pretrained(source: GuideSource, auto: str) -> Any:
+def load_pretrained(source: GuideSource, auto: str) -> Any:
     """The network that one of transformers' Auto classes makes of a folder: float32, evaluation mode, no gradients of
     its own weights.
 

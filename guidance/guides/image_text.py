@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checkpoints.guide_source import GuideFileError, GuideSource
 from ..guide import GuideFamily, GuideSpec, family
 from ..preprocessing import Preprocessing
-from .folder import preprocessing_of, pretrained
+from .folder import load_pretrained, preprocessing_of
 
 _TYPES = ("clip", "siglip", "siglip2")
 _PATCHES = 256  # of a SigLIP 2 of variable resolution, where its folder does not say
@@ -86,7 +86,7 @@ class ImageText(GuideFamily):
 
     def load(self, source: GuideSource) -> tuple[nn.Module, GuideSpec]:
         preprocessing = preprocessing_of(source)
-        network = pretrained(source, "AutoModel")
+        network = load_pretrained(source, "AutoModel")
         patch = None
         if source.config["model_type"] == "siglip2":
             patch = int(network.config.vision_config.patch_size)

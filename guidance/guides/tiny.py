@@ -10,7 +10,7 @@ from ..checkpoints.guide_source import GuideFileError, GuideSource
 from ..guide import GuideFamily, GuideSpec, family
 from ..networks.tiny.files import GUIDE, NetworkFile, NetworkFileError, build, read_guide
 from ..networks.tiny.guide import STRIDE, TinyGuide
-from ..noise_schedule import named
+from ..noise_schedule import noise_schedule
 from ..preprocessing import Preprocessing
 
 
@@ -47,7 +47,7 @@ def _spec(name: str, file: NetworkFile, network: TinyGuide) -> GuideSpec:
     try:
         return GuideSpec(
             name, config.task, sees=sees, preprocessing=Preprocessing(multiple=STRIDE, black=-1.0, white=1.0),
-            labels=file.labels, schedule=None if schedule is None else named(schedule),
+            labels=file.labels, schedule=None if schedule is None else noise_schedule(schedule),
         )
     except ValueError as error:
         raise GuideFileError(f"{name}: its header cannot be right. {error}") from error

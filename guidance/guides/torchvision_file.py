@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checkpoints.guide_source import GuideFileError, GuideSource
 from ..guide import GuideFamily, GuideSpec, Sees, Task, family
 from ..networks.tiny.files import NetworkFileError, check_tensors
-from ..noise_schedule import NAMES, NoiseSchedule, named
+from ..noise_schedule import NAMES, NoiseSchedule, noise_schedule
 from ..preprocessing import Filter, Preprocessing
 
 _EXAMPLE = '{"architecture": "resnet50"}'
@@ -180,7 +180,7 @@ def _noise(source: GuideSource) -> tuple[Sees, NoiseSchedule | None]:
         raise GuideFileError(
             f"{source.name}: its metadata name the schedule {schedule!r}; there are {', '.join(NAMES)}."
         )
-    return ("noisy" if sees == "noisy" else "clean"), None if schedule is None else named(schedule)
+    return ("noisy" if sees == "noisy" else "clean"), None if schedule is None else noise_schedule(schedule)
 
 
 def _labels(source: GuideSource, classes: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..checkpoints.guide_source import GuideSource
 from ..guide import GuideFamily, GuideSpec, Task, family
 from ..preprocessing import resize
-from .folder import labels_of, preprocessing_of, pretrained
+from .folder import labels_of, load_pretrained, preprocessing_of
 
 _TASKS: dict[str, tuple[Task, str]] = {
     "ForImageClassification": ("classification", "AutoModelForImageClassification"),
@@ -56,7 +56,7 @@ class TransformersVision(GuideFamily):
     def load(self, source: GuideSource) -> tuple[nn.Module, GuideSpec]:
         task, auto = next(kind for words, kind in _TASKS.items() if words in source.architecture)
         preprocessing = preprocessing_of(source, 1 if task == "classification" else _STRIDE)
-        network = pretrained(source, auto)
+        network = load_pretrained(source, auto)
         if task != "classification":
             preprocessing = replace(preprocessing, whole=_takes_any_shape(network, preprocessing.multiple))
         labels = () if task == "depth" else labels_of(source, int(network.config.num_labels))

@@ -25,10 +25,10 @@ class Depth(Loss):
     reads = frozenset({"depth"})
 
     def compare(self, output: Tensor, target: Tensor) -> Tensor:
-        return (_aligned(output) - _aligned(fit(target, output))).square().flatten(1).mean(1) / 2
+        return (_align(output) - _align(fit(target, output))).square().flatten(1).mean(1) / 2
 
 
-def _aligned(depth: Tensor) -> Tensor:
+def _align(depth: Tensor) -> Tensor:
     centred = depth - depth.mean((1, 2, 3), keepdim=True)
     variance = centred.square().mean((1, 2, 3), keepdim=True)
     floor = FLAT * (1 + depth.square().mean((1, 2, 3), keepdim=True))

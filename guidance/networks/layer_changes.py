@@ -42,7 +42,7 @@ class LayerChange:
 
 
 def can_change(layer: nn.Module) -> bool:
-    """Whether `changed` knows this kind of layer."""
+    """Whether `apply_change` knows this kind of layer."""
     if convolution(layer):
         return layer.padding_mode == "zeros" and not layer.transposed
     return is_linear(layer) or isinstance(layer, NORMS)
@@ -58,7 +58,7 @@ def convolution(layer: nn.Module) -> Callable[..., Tensor] | None:
     return next((function for kind, function in CONVOLUTIONS.items() if isinstance(layer, kind)), None)
 
 
-def changed(layer: nn.Module, change: LayerChange, x: Tensor, out: Tensor) -> Tensor:
+def apply_change(layer: nn.Module, change: LayerChange, x: Tensor, out: Tensor) -> Tensor:
     """What the layer gives for x with its weights changed, from `out`, what it gives without the change."""
     channels = _channels(layer, out)
     for part in change.low_rank:

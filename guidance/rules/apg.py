@@ -11,7 +11,7 @@ from torch import Tensor
 from ..algebra import norm, parallel, ratio
 from ..branch import NEGATIVE, POSITIVE
 from ..noise_level import NoiseLevel, expand
-from ..rule import Term, param, rule, scheduled
+from ..rule import Term, param, rule, schedule_field
 from ..schedule import Schedule
 from ..step import Step
 
@@ -42,7 +42,7 @@ class APG(Term):
         -0.5, "Share of the earlier updates added to this one; negative pushes away from them. 0 = off.",
         low=-1.0, high=0.99,
     )
-    schedule: Schedule = scheduled()
+    schedule: Schedule = schedule_field()
 
     @property
     def inert(self) -> bool:

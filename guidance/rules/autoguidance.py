@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..branch import POSITIVE, Branch
 from ..noise_level import NoiseLevel, expand
-from ..rule import Term, param, rule, scheduled, weighted
+from ..rule import Term, param, rule, schedule_field, scheduled_weight
 from ..schedule import Schedule
 from ..step import Step
 
@@ -31,7 +31,7 @@ class Autoguidance(Term):
         2.0, "Guidance weight. 1 = off: the guide is not evaluated. The paper's best values lie between 1.7 and 2.9.",
         low=0.0, high=20.0, step=0.05,
     )
-    schedule: Schedule = scheduled()
+    schedule: Schedule = schedule_field()
     guide: str = field(default="guide")  # the name of the weaker network among the branches
     reuse: int = param(
         1, "Evaluate the guide at every so many noise levels, and keep its difference in between. 1 = at every one.",
@@ -43,7 +43,7 @@ class Autoguidance(Term):
         return Branch(network=self.guide)
 
     def strength(self, level: NoiseLevel) -> Tensor:
-        return weighted(self.weight, self.schedule, level)
+        return scheduled_weight(self.weight, self.schedule, level)
 
     def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
         fresh = turn % self.reuse == 0 or not kept

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..branch import NEGATIVE, POSITIVE
 from ..noise_level import NoiseLevel, expand
-from ..rule import Term, param, rule, scheduled, weighted
+from ..rule import Term, param, rule, schedule_field, scheduled_weight
 from ..schedule import Schedule
 from ..step import Step
 
@@ -35,11 +35,11 @@ class CFG(Term):
         high=100.0,
         step=0.1,
     )  # None = the sampler's own cfg
-    schedule: Schedule = scheduled()
+    schedule: Schedule = schedule_field()
 
     def weights(self, level: NoiseLevel, sampler: float | Tensor) -> Tensor:
         """The weight per sample where the sampler's own cfg is `sampler` (or [B]): float64 [B]."""
-        return weighted(sampler if self.weight is None else self.weight, self.schedule, level)
+        return scheduled_weight(sampler if self.weight is None else self.weight, self.schedule, level)
 
     def strength(self, level: NoiseLevel) -> Tensor:
         return self.weights(level, 1.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..algebra import quantile
 from ..noise_level import NoiseLevel, expand
-from ..rule import Stage, Transform, param, rule, scheduled
+from ..rule import Stage, Transform, param, rule, schedule_field
 from ..schedule import Schedule
 from ..step import Step
 
@@ -39,7 +39,7 @@ class Clamp(Transform):
         "inside by shrinking all of it, and the rest cut off (Imagen's dynamic thresholding: 0.995).",
         low=0.0, high=1.0, step=0.005,
     )  # fmt: skip
-    schedule: Schedule = scheduled()
+    schedule: Schedule = schedule_field()
 
     def strength(self, level: NoiseLevel) -> Tensor:
         return self.schedule(level) if self.limit else torch.zeros_like(level.b)

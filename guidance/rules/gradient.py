@@ -12,7 +12,7 @@ from ..algebra import norm, ratio
 from ..branch import POSITIVE
 from ..noise_level import SMALLEST_SIGNAL, NoiseLevel, expand, mean_shift
 from ..objective import Objective, gradient, noise_left, step_size
-from ..rule import Stage, Term, flag, param, rule, scheduled
+from ..rule import Stage, Term, flag, param, rule, schedule_field
 from ..schedule import Schedule
 from ..step import Step
 
@@ -45,7 +45,7 @@ class GradientGuidance(Term):
     )
     mean_shift: bool = flag("Weaken the push by the exact factor of DDPM's mean shift (ancestral samplers).")
     objective: Objective | None = None
-    schedule: Schedule = scheduled()
+    schedule: Schedule = schedule_field()
 
     def strength(self, level: NoiseLevel) -> Tensor:
         # Where no signal is left (a flow's first step) there is nothing to have an opinion about.

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..algebra import ratio, std
 from ..branch import POSITIVE
 from ..noise_level import NoiseLevel, expand
-from ..rule import Transform, param, rule, scheduled
+from ..rule import Transform, param, rule, schedule_field
 from ..schedule import Schedule
 from ..step import Step
 
@@ -31,7 +31,7 @@ class Rescale(Transform):
         0.7, "How far the spread is brought back to that of the unguided estimate. 0 = off, 1 = fully.", low=0.0,
         high=1.0,
     )
-    schedule: Schedule = scheduled()
+    schedule: Schedule = schedule_field()
 
     def strength(self, level: NoiseLevel) -> Tensor:
         return self.phi * self.schedule(level)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ..experts.bank import Part, part_tensors, parts_of
-from ..guide import GuideSpec, noised
+from ..guide import GuideSpec, with_noise
 from ..noise_level import NoiseLevel
-from ..noise_schedule import named
+from ..noise_schedule import noise_schedule
 from .distillation import distillation_loss
 from .distributed import ProcessGroup, SingleProcess, mean_gradients, sync_batch_norm
 from .recipe import ExpertRecipe, level_weights
@@ -68,7 +68,7 @@ class ExpertsTraining:
         self.base, self.spec, self.recipe = base, spec, recipe
         self.device, self.process_group = torch.device(device), process_group or SingleProcess()
         self.distillation_loss = distillation_loss(recipe.learn_from, spec.task, recipe.temperature)
-        self.sigmas = named(recipe.schedule).sigmas
+        self.sigmas = noise_schedule(recipe.schedule).sigmas
         self.parts: list[Part] = []
         self.losses: list[float] = []
         self.expert, self.step = 0, 0
@@ -230,7 +230,7 @@ class ExpertsTraining:
         level = NoiseLevel.variance_exploding(self.sigmas[timesteps.start + rows[mine]])
         with self._autocast():
             aim = self._aim(shown, classes)
-            output = self.student.network(self.spec.prepare(noised(shown, noise, level)), None)
+            output = self.student.network(self.spec.prepare(with_noise(shown, noise, level)), None)
         each = self.distillation_loss(output.float(), aim)
         return (self.weights[rows[mine]].to(self.device) * each).mean()
 

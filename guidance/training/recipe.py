@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..noise_level import NoiseLevel
-from ..noise_schedule import named
+from ..noise_schedule import noise_schedule
 from ..routing import equal_ranges
 from .distillation import Kind
 from .lora_targets import Adaptation
@@ -70,7 +70,7 @@ class ExpertRecipe:
         ):
             if value not in kinds:
                 raise ValueError(f"{word} is {value!r}; it can be {', '.join(kinds)}.")
-        equal_ranges(self.experts, named(self.schedule))
+        equal_ranges(self.experts, noise_schedule(self.schedule))
 
     @property
     def steps(self) -> int:
@@ -80,11 +80,11 @@ class ExpertRecipe:
     @property
     def edges(self) -> tuple[float, ...]:
         """Between the experts, as SNR, from clean to noisy."""
-        return tuple(sigma**-2.0 for sigma in equal_ranges(self.experts, named(self.schedule)).edges)
+        return tuple(sigma**-2.0 for sigma in equal_ranges(self.experts, noise_schedule(self.schedule)).edges)
 
     def timesteps(self, expert: int) -> range:
         """The expert's own, the upper end not included."""
-        total = len(named(self.schedule))
+        total = len(noise_schedule(self.schedule))
         return range(expert * total // self.experts, (expert + 1) * total // self.experts)
 
     def as_dict(self) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def on(target: Target, weight: LevelWeight, level: NoiseLevel) -> Tensor:
     return weight(level) / Plain(target)(level)
 
 
-def normalised(
+def normalise_weight(
     weight: LevelWeight, levels: NoiseLevel, target: Target = "x0", like: LevelWeight | None = None
 ) -> Scaled:
     """The weight times a constant, so that training with it keeps the learning rate that it would have with `like`.

@@ -115,7 +115,7 @@ def check_range(model: ModelPatcher) -> None:
         )
 
 
-def own_format(latents: LatentFormat) -> LatentFormat:
+def copy_format(latents: LatentFormat) -> LatentFormat:
     """A copy whose tensors autograd may save. Call it outside inference mode."""
     out = copy.copy(latents)
     for name, value in vars(latents).items():

@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 from ...guidance.compose import Guidance
-from ..engine.install import extended
+from ..engine.install import with_plan
 from ..engine.plan import plan_of
 from .grid import Axis, Grid
 from .settings import Settings, socket
@@ -61,13 +61,13 @@ def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: st
     watch = _CellProgress(grid, kept, size)
     for settings in grid.to_draw():
         if settings.bare() not in kept:
-            kept[settings.bare()] = drawn(scene, settings, watch.step)
+            kept[settings.bare()] = draw(scene, settings, watch.step)
         watch.finish(settings)
     pictures = torch.cat([kept[settings.bare()] for settings in grid.cells])
     return Compared(watch.sheet.picture(), pictures, grid.table(len(pictures) // len(grid.cells)))
 
 
-def drawn(scene: Scene, settings: Settings, callback) -> torch.Tensor:
+def draw(scene: Scene, settings: Settings, callback) -> torch.Tensor:
     """The pictures of one cell, [B, H, W, 3]: what the nodes, KSampler and VAE Decode give with these settings."""
     model = with_rules(scene.models[settings.model], settings)
     latent = scene.latent
@@ -89,7 +89,7 @@ def with_rules(model: ModelPatcher, settings: Settings) -> ModelPatcher:
     plan = plan_of(model)
     if plan.guidance.rules == settings.rules:
         return model
-    return extended(model, replace(plan, guidance=Guidance(settings.rules)))
+    return with_plan(model, replace(plan, guidance=Guidance(settings.rules)))
 
 
 class _CellProgress:

@@ -23,7 +23,7 @@ from .settings import (
     parameter_names,
     sampler_cfg_is_unused,
     socket,
-    varied,
+    vary,
 )
 from .sheet import Words
 from .values import Value, check_count, parse
@@ -193,7 +193,7 @@ def _cell(starts: tuple[Settings, ...], x: Axis, column: Value, y: Axis, row: Va
 
 def _in_order(settings: Settings, chosen: list[tuple[Axis, Value]]) -> Settings:
     for axis, value in chosen:
-        settings = varied(settings, axis.parameter, value.setting, axis.which)
+        settings = vary(settings, axis.parameter, value.setting, axis.which)
     return settings
 
 

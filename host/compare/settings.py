@@ -19,7 +19,7 @@ from ...guidance.rules.autoguidance import Autoguidance, split
 from ...guidance.rules.cfg import CFG
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import ALWAYS, Interval, Product, Schedule
-from ..engine.plan import scheduled
+from ..engine.plan import schedule_within
 from .values import OFF, Kind
 
 NONE, MODEL = "none", "model"
@@ -80,7 +80,7 @@ def can_be_off(name: str) -> bool:
     return name == "cfg" or " " in name
 
 
-def varied(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
+def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
     """These settings with one of them changed. which: of several components of the kind, in chain order, from 1.
 
     Raises:
@@ -93,10 +93,10 @@ def varied(settings: Settings, name: str, value: Any, which: int = 1) -> Setting
     if name in NAMES:
         return replace(settings, **{name: value})
     if name in MIXED:
-        return _mixed(settings, name, value)
+        return _mix(settings, name, value)
     kind, _, setting = name.rpartition(" ")
     place = _place(settings, kind, which, name)
-    return _with(settings, place, _changed(settings.rules[place], setting, value))
+    return _with(settings, place, _change(settings.rules[place], setting, value))
 
 
 def sampler_cfg_is_unused(settings: Settings) -> bool:
@@ -124,7 +124,7 @@ def settings_of(rule: type[Rule]) -> tuple[str, ...]:
 
 def is_off(rule: Rule) -> bool:
     """Whether a component does nothing at these settings, whatever the others."""
-    _, inside = parted(rule.schedule)
+    _, inside = split_interval(rule.schedule)
     values = {key: getattr(rule, key) for key in rule.off}
     return values == rule.off or inside.start == inside.end
 
@@ -134,7 +134,7 @@ def switched_off(rule: Rule) -> Rule:
     return replace(rule, **rule.off, **{"schedule": ALWAYS})
 
 
-def parted(schedule: Schedule) -> tuple[Schedule | None, Interval]:
+def split_interval(schedule: Schedule) -> tuple[Schedule | None, Interval]:
     """The SCHEDULE input and the interval that a component's schedule was made of (plan.scheduled)."""
     if isinstance(schedule, Interval):
         return None, schedule
@@ -156,7 +156,7 @@ def _words(rule: Rule, full: bool) -> str:
         shown = [setting for setting in shown if setting in rule.off]
     given = [(setting, getattr(rule, setting)) for setting in shown if getattr(rule, setting) is not None]
     numbers = [f"{setting} {value:g}" if len(given) > 1 else f"{value:g}" for setting, value in given]
-    schedule, inside = parted(rule.schedule)
+    schedule, inside = split_interval(rule.schedule)
     where = "" if inside.everywhere else f" from {inside.start:g} to {inside.end:g} {inside.unit}"
     return " ".join([kind_name(rule), ", ".join(numbers)]).strip() + where + (" on a schedule" if schedule else "")
 
@@ -174,12 +174,12 @@ def _place(settings: Settings, kind: str, which: int, name: str) -> int:
     missing = f"only {len(places)} of {kind}" if places else f"no {kind}"
     raise ValueError(
         f"{name} is to be varied, and {socket(settings.model)} carries {missing}. It carries: "
-        f"{_carried(settings.rules)}. Add the component (not at weight 1 or scale 0, where its node leaves it out), or "
+        f"{_carries(settings.rules)}. Add the component (not at weight 1 or scale 0, where its node leaves it out), or "
         f"vary one of {', '.join((*SAMPLER, *NAMES))}."
     )
 
 
-def _carried(rules: Sequence[Rule]) -> str:
+def _carries(rules: Sequence[Rule]) -> str:
     found = [f"{kind_name(rule)} ({', '.join(settings_of(type(rule)))})" for rule in rules]
     return ", ".join(dict.fromkeys(found)) or "no guidance components"
 
@@ -188,28 +188,28 @@ def _with(settings: Settings, place: int, rule: Rule) -> Settings:
     return replace(settings, rules=(*settings.rules[:place], rule, *settings.rules[place + 1 :]))
 
 
-def _changed(rule: Rule, setting: str, value: Any) -> Rule:
+def _change(rule: Rule, setting: str, value: Any) -> Rule:
     if value == OFF:
         return replace(rule, **rule.off)
     if setting not in PLACES:
         return replace(rule, **{setting: value})
-    schedule, inside = parted(rule.schedule)
+    schedule, inside = split_interval(rule.schedule)
     inside = value if setting == "interval" else replace(inside, **{setting: value})
-    return replace(rule, **{"schedule": scheduled(schedule, inside)})
+    return replace(rule, **{"schedule": schedule_within(schedule, inside)})
 
 
-def _mixed(settings: Settings, name: str, value: Any) -> Settings:
+def _mix(settings: Settings, name: str, value: Any) -> Settings:
     """total or mix of CFG + Autoguidance: its two weights, from what they are now (2406.02507 Eq. 6)."""
     weights = [(i, r.weight) for i, r in enumerate(settings.rules) if isinstance(r, CFG) and r.weight is not None]
     auto = [(i, r.weight) for i, r in enumerate(settings.rules) if isinstance(r, Autoguidance)]
     if len(weights) != 1 or len(auto) != 1:
         raise ValueError(
             f"{name} is that of CFG + Autoguidance, which is one cfg with a weight of its own and one autoguidance; "
-            f"{socket(settings.model)} carries: {_carried(settings.rules)}."
+            f"{socket(settings.model)} carries: {_carries(settings.rules)}."
         )
     (cfg_at, cfg), (auto_at, weaker) = weights[0], auto[0]
     total = round(cfg + weaker - 1.0, 6)  # to the digits that people type, so that the weights are those of the node
     mix = round((weaker - 1.0) / (total - 1.0), 6) if not is_one(total) else 0.5
     cfg, weaker = split(value if name == "total" else total, value if name == "mix" else mix)
-    settings = _with(settings, cfg_at, _changed(settings.rules[cfg_at], "weight", cfg))
-    return _with(settings, auto_at, _changed(settings.rules[auto_at], "weight", weaker))
+    settings = _with(settings, cfg_at, _change(settings.rules[cfg_at], "weight", cfg))
+    return _with(settings, auto_at, _change(settings.rules[auto_at], "weight", weaker))

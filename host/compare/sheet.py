@@ -77,12 +77,12 @@ class Sheet:
 
     @cached_property
     def _columns(self) -> list[str]:
-        return [wrapped(words, self._font, self.cell[0]) for words in self.words.columns]
+        return [wrap(words, self._font, self.cell[0]) for words in self.words.columns]
 
     @cached_property
     def _rows(self) -> list[str]:
         most = min(MOST_LINES, max(1, int(self.cell[1] / (1.3 * self.letter))))
-        return [wrapped(words, self._font, self._widest, most) for words in self.words.rows]
+        return [wrap(words, self._font, self._widest, most) for words in self.words.rows]
 
     @property
     def _widest(self) -> int:
@@ -90,7 +90,7 @@ class Sheet:
 
     @cached_property
     def _row_name(self) -> str:
-        return wrapped(self.words.row_name, self._small, self._widest)
+        return wrap(self.words.row_name, self._small, self._widest)
 
     @cached_property
     def _left(self) -> int:
@@ -110,7 +110,7 @@ class Sheet:
 
     @cached_property
     def _column_name(self) -> str:
-        return wrapped(self.words.column_name, self._small, self._across_all)
+        return wrap(self.words.column_name, self._small, self._across_all)
 
     @property
     def _across_all(self) -> int:
@@ -118,7 +118,7 @@ class Sheet:
 
     @cached_property
     def _below(self) -> str:
-        return wrapped(self.words.below, self._small, self._left - GAP + self._across_all, MOST_LINES * 2)
+        return wrap(self.words.below, self._small, self._left - GAP + self._across_all, MOST_LINES * 2)
 
     @property
     def _size(self) -> tuple[int, int]:
@@ -154,7 +154,7 @@ class Sheet:
         return math.ceil(right), math.ceil(bottom)
 
 
-def wrapped(words: str, font, width: int, most: int = MOST_LINES) -> str:
+def wrap(words: str, font, width: int, most: int = MOST_LINES) -> str:
     """The words on lines no wider than this, cut after `most` lines.
 
     Broken between words; a word that is too long for a line, after its underscores or dashes, else anywhere.

@@ -39,7 +39,7 @@ def parse(text: str, kind: Kind, *, name: str, side: str, options: Sequence[str]
     Raises:
         ValueError: a part that is no value of this kind, or no or too many values, in words.
     """
-    allowed = EXAMPLES.get(kind) or _listed(options)
+    allowed = EXAMPLES.get(kind) or _list_words(options)
     found: list[Value] = []
     for part in (part.strip() for part in re.split(r"[,;\n]", text)):
         if not part:
@@ -120,7 +120,7 @@ def _names(text: str, options: Sequence[str]) -> list[Value]:
     return [Value(text, text)]
 
 
-def _listed(options: Sequence[str]) -> str:
+def _list_words(options: Sequence[str]) -> str:
     return f"any of {', '.join(options)}"
 
 

@@ -14,7 +14,7 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from einops import rearrange
 
-from ...guidance.perturbation import Grid, blurred, identity_attention, partly, pooled
+from ...guidance.perturbation import Grid, blend, blur, identity_attention, pool
 from .layers import Layer, Layout
 
 ATTENTION_KINDS = ("identity attention", "blurred attention", "pooled attention")
@@ -61,17 +61,17 @@ class DegradedAttention:
             whole = plain(q, k, v, mask)
             picture = identity_attention(*(_split(part, heads) for part in (q, k, v)), text, mask)
             picture = rearrange(picture, "b heads n c -> b n (heads c)")
-            found = partly(whole[..., text:, :], picture, self.strength)
+            found = blend(whole[..., text:, :], picture, self.strength)
             return torch.cat([whole[..., :text, :], found], -2)
         grid = self._grid(q.shape[-2] - text)
         if self.kind == "blurred attention":
-            soft = partly(q[..., text:, :], blurred(q[..., text:, :], grid, self.spread), self.strength)
+            soft = blend(q[..., text:, :], blur(q[..., text:, :], grid, self.spread), self.strength)
             return plain(torch.cat([q[..., :text, :], soft], -2), k, v, mask)
         coarse = plain(q, *(self._coarse(part, text, grid) for part in (k, v)), self._coarse_mask(mask, text, grid))
-        return coarse if self.strength == 1.0 else partly(plain(q, k, v, mask), coarse, self.strength)
+        return coarse if self.strength == 1.0 else blend(plain(q, k, v, mask), coarse, self.strength)
 
     def _coarse(self, tokens: torch.Tensor, text: int, grid: Grid) -> torch.Tensor:
-        return torch.cat([tokens[..., :text, :], pooled(tokens[..., text:, :], grid, self.factor)], -2)
+        return torch.cat([tokens[..., :text, :], pool(tokens[..., text:, :], grid, self.factor)], -2)
 
     def _coarse_mask(self, mask: torch.Tensor | None, text: int, grid: Grid) -> torch.Tensor | None:
         return None if mask is None else self._coarse(mask.unsqueeze(-1), text, grid).squeeze(-1)
@@ -102,7 +102,7 @@ class DegradedAttention:
                     q, k, v, heads, mask=mask, attn_precision=precision, transformer_options=extra
                 )
 
-            return self.attend(q, k, v, _added(mask, q), 0, heads, plain)
+            return self.attend(q, k, v, _additive(mask, q), 0, heads, plain)
 
         return replaced
 
@@ -143,7 +143,7 @@ class DegradedAttention:
             def plain(q, k, v, mask):
                 return call(q, k, v, heads, mask, *args, **more)
 
-            out = self.attend(q, k, v, _added(mask, q), text, heads, plain)
+            out = self.attend(q, k, v, _additive(mask, q), text, heads, plain)
             return _split(out, heads) if skip_output_reshape else out
 
         return override
@@ -154,7 +154,7 @@ def _split(tokens: torch.Tensor, heads: int) -> torch.Tensor:
     return rearrange(tokens, "b n (heads c) -> b heads n c", heads=heads)
 
 
-def _added(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
+def _additive(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
     """A mask as a number to add to the scores, [B or 1, heads or 1, tokens or 1, tokens]; a bool means "may see"."""
     if mask is None:
         return None

@@ -58,7 +58,7 @@ class Perturbation:
         return executor(x, t, c_concat, c_crossattn, control, options, **more)
 
 
-def degraded(
+def degrade(
     model: ModelPatcher, kind: str, strength: float, layers: str = "", seed: int = 0, blur: float = 10.0,
     pooling: int = 2,
 ) -> ModelPatcher:

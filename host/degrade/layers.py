@@ -130,7 +130,7 @@ def _of_word(word: str, layers: tuple[Layer, ...]) -> list[Layer]:
 
 def _unknown(word: str, layers: tuple[Layer, ...]) -> str:
     return (
-        f"layers has {word!r}, and this model has {named(layers)}. Write for instance {named(central(layers))}, "
+        f"layers has {word!r}, and this model has {names_of(layers)}. Write for instance {names_of(central(layers))}, "
         f"or leave it empty for the usual ones."
     )
 
@@ -143,7 +143,7 @@ def central(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     return layers[start : start + max(1, round(len(layers) / 8))]
 
 
-def named(layers: Iterable[Layer]) -> str:
+def names_of(layers: Iterable[Layer]) -> str:
     """The layers in the words that `chosen` reads: input 1-2, middle, output 4."""
     words = []
     for part, group in groupby(layers, key=lambda layer: layer[0]):

@@ -15,7 +15,7 @@ from comfy.samplers import CFGGuider
 from ...guidance.experts.bank import ExpertBank
 from ...guidance.objective import Objective
 from ..common.autograd import Aliases, check_resident, differentiable_options, scope
-from ..common.decoders import VAE, latents_of, own_format, size_of
+from ..common.decoders import VAE, copy_format, latents_of, size_of
 from .plan import GradientRequest, plan_of
 from .targets import resolve_target
 
@@ -54,7 +54,7 @@ class Gradients:
             ValueError: a network that does not fit in memory, a target of another size than the picture.
         """
         with torch.inference_mode(False):
-            self.latents = own_format(latents_of(guider.model_patcher))
+            self.latents = copy_format(latents_of(guider.model_patcher))
         for objective, asked in self.asked.items():
             self._check(asked, guider)
             self.targets[objective] = self._target(asked, shape)

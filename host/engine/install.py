@@ -24,7 +24,7 @@ def with_rule(model: ModelPatcher, rule: Rule) -> ModelPatcher:
     plan = plan_of(model)
     if isinstance(rule, CFG):
         _check_overlap(model, plan, rule)
-    return extended(model, replace(plan, guidance=Guidance((*plan.guidance.rules, rule))))
+    return with_plan(model, replace(plan, guidance=Guidance((*plan.guidance.rules, rule))))
 
 
 def with_autoguidance(
@@ -57,19 +57,19 @@ def with_autoguidance(
     guide = sharing.resident_guide(guide, residents)
     added = PlannedGuide(f"guide {len(plan.guides) + 1}", positive, source, alike)
     rules = Guidance((*plan.guidance.rules, replace(rule, guide=added.name)))
-    out = extended(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
+    out = with_plan(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
     out.set_additional_models(added.key, [guide])
     return out
 
 
-def inspected(model: ModelPatcher, inspection: Inspection) -> ModelPatcher:
+def with_inspection(model: ModelPatcher, inspection: Inspection) -> ModelPatcher:
     """A clone of the MODEL whose runs are written down, beside whoever inspects it already."""
-    out = extended(model, plan_of(model))
+    out = with_plan(model, plan_of(model))
     out.set_attachments(INSPECTIONS, (*inspections_of(model), inspection))
     return out
 
 
-def extended(model: ModelPatcher, plan: Plan) -> ModelPatcher:
+def with_plan(model: ModelPatcher, plan: Plan) -> ModelPatcher:
     """A clone of the MODEL with this plan and the engine."""
     out = model.clone()
     out.set_attachments(KEY, plan)

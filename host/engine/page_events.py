@@ -18,7 +18,7 @@ from comfy_execution.utils import get_executing_context
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.rule import Rule
 from ...guidance.rules.cfg import CFG
-from ...guidance.training.weighting import LevelWeight, normalised, on
+from ...guidance.training.weighting import LevelWeight, normalise_weight, on
 from ..common.noise_levels import ModelPositions, level_of
 from ..models.guides import LoadedGuide
 from .guider_weights import numbers
@@ -47,7 +47,7 @@ def weighting_curve(model: ModelPatcher, weight: LevelWeight) -> dict[str, list[
     """The ui output of a loss weighting: its weight on the v-loss, with mean 1."""
     model_sampling: Any = model.get_model_object("model_sampling")
     level = _levels(model_sampling)
-    values = on("v", normalised(weight, level, "v"), level).tolist()
+    values = on("v", normalise_weight(weight, level, "v"), level).tolist()
     return _shown({"noise": noise_of(model_sampling), "lines": [{"key": "", "values": values}]})
 
 

@@ -84,7 +84,7 @@ def _span(schedule: Schedule) -> tuple[float, float]:
     return min((s for s, _ in parts), default=float("inf")), max((e for _, e in parts), default=0.0)
 
 
-def scheduled(schedule: Schedule | None, interval: Interval) -> Schedule:
+def schedule_within(schedule: Schedule | None, interval: Interval) -> Schedule:
     """The schedule of a node: its SCHEDULE input, if connected, inside its interval."""
     inside = ALWAYS if interval.everywhere else interval
     if schedule is None:

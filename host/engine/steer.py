@@ -20,7 +20,7 @@ from ..common.decoders import PIXELS, VAE, Decoder, decoder_for, is_pixels, late
 from ..common.keys import KEY
 from ..models.guides import LoadedGuide
 from .gradients import SMALLER, THROUGH
-from .install import extended
+from .install import with_plan
 from .plan import GradientRequest, plan_of
 from .targets import Target, class_target, picture_target
 
@@ -50,7 +50,7 @@ def with_gradient(
     asked = GradientRequest(objective, target, seen, held.guide(guide) if guide else "", guide)
     plan = plan_of(model)
     guidance = replace(plan.guidance, rules=(*plan.guidance.rules, replace(rule, objective=objective)))
-    out = extended(model, replace(plan, guidance=guidance, asked=(*plan.asked, asked)))
+    out = with_plan(model, replace(plan, guidance=guidance, asked=(*plan.asked, asked)))
     for key, patchers in held.added.items():
         out.set_additional_models(key, patchers)
     return out

@@ -147,14 +147,14 @@ def resolve_target(target: Target, guide: Guide | None, network, decoded: tuple[
     if target.texts:
         return network.embed_text(list(target.texts))
     if target.reference is not None and guide is not None:
-        return _judged(_sized(target.reference.clone(), decoded, target), guide.first, network)
+        return _judge(_resize(target.reference.clone(), decoded, target), guide.first, network)
     if target.value is None or not target.spatial:
         return None if target.value is None else target.value.clone()
-    value = _sized(target.value.clone(), decoded, target)
+    value = _resize(target.value.clone(), decoded, target)
     return value if guide is None else guide.first.preprocessing.frame(value, "nearest" if target.classes else None)
 
 
-def _sized(picture: torch.Tensor, size: tuple[int, int], target: Target) -> torch.Tensor:
+def _resize(picture: torch.Tensor, size: tuple[int, int], target: Target) -> torch.Tensor:
     """A decoder may show the picture smaller than it will be; what lies over it must be as small."""
     if not target.spatial or tuple(picture.shape[-2:]) == size:
         return picture
@@ -162,7 +162,7 @@ def _sized(picture: torch.Tensor, size: tuple[int, int], target: Target) -> torc
 
 
 @torch.no_grad()
-def _judged(picture: torch.Tensor, spec: GuideSpec, network) -> torch.Tensor:
+def _judge(picture: torch.Tensor, spec: GuideSpec, network) -> torch.Tensor:
     """A guide's own output on reference pictures, seen clean."""
     clean = NoiseLevel.variance_exploding(torch.full((len(picture),), CLEAN))
     output = spec.output(network, picture.to(next(network.parameters())), clean)

@@ -94,15 +94,15 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
         return executor(x, timestep, model_options, seed)
     run.skipped.asked = True
     with run.watching(timestep):
-        return _guided(executor, run, guider, x, timestep, model_options, seed)
+        return _guide(executor, run, guider, x, timestep, model_options, seed)
 
 
-def _guided(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
+def _guide(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
     """The host's own step, what else the rules need, and the rules."""
     level = run.move_to(timestep)
     weights = weights_at(guider, run.guidance, level)
     if weights is None:
-        return _mixed(run, guider, x, timestep, level, model_options)
+        return _predict_mixed(run, guider, x, timestep, level, model_options)
     may_act = run.guidance.acting(level, torch.full_like(level.b, nan), run.memory)  # the guider's weight shows later
     with combining_with(guider, weights.wanted):
         if not may_act and run.watch is None and not weights.changed:
@@ -125,7 +125,7 @@ def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[s
     return {**here, "following": run.following(level), "gradient_context": gradient_context}
 
 
-def _mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
+def _predict_mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
     """A batch whose samples want different weights of CFG: the host knows one, so its branches are combined here."""
     if not is_plain(guider):
         raise ValueError("A batch with several noise levels needs KSampler or CFGGuider for CFG with an interval.")

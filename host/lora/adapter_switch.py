@@ -21,7 +21,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ...guidance.networks.layer_changes import LayerChange, changed
+from ...guidance.networks.layer_changes import LayerChange, apply_change
 from ..common.keys import WEIGHTS
 from .difference import Patches, bytes_of, difference, layer_changes, obstacle
 
@@ -73,7 +73,7 @@ def unsupported_reason(resident: ModelPatcher, guide: ModelPatcher) -> str:
     return obstacle(resident, weight_patches(resident, guide))
 
 
-def switched_over(resident: ModelPatcher, guide: ModelPatcher) -> ModelPatcher:
+def switch_over(resident: ModelPatcher, guide: ModelPatcher) -> ModelPatcher:
     """A clone of the guide that the host loads with the resident's weights; `Toggle` gives it its own."""
     out = guide.clone()
     out.set_attachments(WEIGHTS, weights_of(guide))
@@ -207,4 +207,4 @@ class ChangedLayer:
                 f"This model calls a {type(self.layer).__name__} that the LoRA changes with options of its own, so the "
                 "LoRA cannot be switched on and off. Load guide_model with a loader node of its own."
             )
-        return changed(self.layer, self.change, x, self.forward(x))
+        return apply_change(self.layer, self.change, x, self.forward(x))

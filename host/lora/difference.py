@@ -38,7 +38,7 @@ def obstacle(model: ModelPatcher, patches: Patches) -> str:
     """Why a difference cannot be computed beside the layers of a MODEL, in words; empty if it can."""
     for key, found in patches.items():
         path, _, parameter = key.rpartition(".")
-        others = [words for words in map(_not_added, found) if words]
+        others = [words for words in map(_obstacle_of, found) if words]
         if others:
             return f"{others[0]} on {key}"
         if parameter not in ("weight", "bias") or not can_change(get_attr(model.model, path)):
@@ -62,7 +62,7 @@ def _remaining(first: list[Patch], second: list[Patch]) -> list[Patch]:
     while common < min(len(first), len(second)) and _equal(first[common], second[common]):
         common += 1
     first, second = first[common:], second[common:]
-    if any(map(_not_added, [*first, *second])):
+    if any(map(_obstacle_of, [*first, *second])):
         return [*first, *second]
     total: dict[tuple, Patch] = {}
     for sign, (strength, data, _, offset, function) in [*((-1.0, p) for p in first), *((1.0, p) for p in second)]:
@@ -77,7 +77,7 @@ def _equal(first: Patch, second: Patch) -> bool:
     return first is second or (same and first[1] is second[1] and first[4] is second[4])
 
 
-def _not_added(patch: Patch) -> str:
+def _obstacle_of(patch: Patch) -> str:
     """What a patch does to a weight other than to add to it; empty if it just adds."""
     data = patch[1]
     if patch[2] != 1.0 or isinstance(data, list):

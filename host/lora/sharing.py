@@ -41,7 +41,7 @@ def resident_guide(guide: ModelPatcher, residents: list[ModelPatcher]) -> ModelP
     if conflict(resident, guide):
         log.info("Guidance Components: model and guide_model share one network, which stays loaded once; switched "
                  "around the guide's evaluations: %s.", adapter_switch.words(resident, guide))
-    return adapter_switch.switched_over(resident, guide)
+    return adapter_switch.switch_over(resident, guide)
 
 
 def independent(guide: ModelPatcher, reason: str) -> ModelPatcher:

@@ -22,7 +22,7 @@ from ...guidance.networks.adm.config import AdmConfig
 from ...guidance.networks.adm.detect import Recognised, denoiser, is_denoiser
 from ...guidance.networks.adm.unet import AdmUNet
 from ..common.labels import LABELS_KEY
-from .comfy_module import ComfyModule, managed
+from .comfy_module import ComfyModule, patcher_of
 from .tiny import PixelLatents, pixel_vae
 
 LOW_RES_KEY = "low_res"
@@ -122,7 +122,7 @@ def load(
     logging.info(model.description)
     own = AdmUNet(device="meta", dtype=config.unet_config["dtype"], **found.config.as_dict()).state_dict()
     weights = {key: value.to(own[key].dtype) for key, value in checkpoint.tensors().items()}
-    patcher = managed(model, weights, disable_dynamic)
+    patcher = patcher_of(model, weights, disable_dynamic)
     patcher.cached_patcher_init = (load, (path, name), 0)
     return patcher, pixel_vae()
 

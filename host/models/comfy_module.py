@@ -32,7 +32,7 @@ class ComfyModule:
         raise NotImplementedError
 
 
-def managed(
+def patcher_of(
     model: comfy.model_base.BaseModel, weights: Mapping[str, torch.Tensor], disable_dynamic: bool
 ) -> ModelPatcher:
     """The model with these weights in its network, in the care of the memory manager, in evaluation mode."""

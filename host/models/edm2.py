@@ -23,7 +23,7 @@ from ...guidance.networks.edm2.config import EDM2Config, check_shapes, config_of
 from ...guidance.networks.edm2.unet import EDM2
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
 from ..common.labels import LABELS_KEY
-from .comfy_module import ComfyModule, managed
+from .comfy_module import ComfyModule, patcher_of
 from .tiny import PixelLatents, pixel_vae
 
 # ComfyUI's memory_usage_factor for one channel of the model: twice the 0.0015 that the tensors alive at the peak of a
@@ -175,7 +175,7 @@ def _patcher(
         weight_dtype=checkpoint.dtype,
     )
     model_config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, types))
-    return managed(EDM2Model(model_config, labels), tensors, disable_dynamic)
+    return patcher_of(EDM2Model(model_config, labels), tensors, disable_dynamic)
 
 
 def _labels(name: str, checkpoint: Checkpoint, config: EDM2Config) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...guidance.noise_schedule import NoiseSchedule, named
+from ...guidance.noise_schedule import NoiseSchedule, noise_schedule
 from ...guidance.routing import Experts, equal_ranges
 from .guides import LoadedGuide, switch
 
@@ -119,7 +119,7 @@ def _edge(timestep: float, schedule: NoiseSchedule) -> float:
 
 def _schedule(name: str, guides: Sequence[LoadedGuide]) -> NoiseSchedule:
     if name != OWN:
-        return named("linear" if name == ADM else name)
+        return noise_schedule("linear" if name == ADM else name)
     own = [member.schedule for guide in guides for member in guide.guide.members if member.schedule is not None]
     if not own:
         raise ValueError("None of the guides has a noise schedule of its own; choose a named one.")

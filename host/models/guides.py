@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSource
-from ...guidance.experts.file import BANK, contents_sha256, is_bank, mapped, read_bank, read_header
+from ...guidance.experts.file import BANK, contents_sha256, is_bank, map_tensors, read_bank, read_header
 from ...guidance.experts.guide import bank_guide
 from ...guidance.experts.guide import fingerprint as fingerprint_of
 from ...guidance.guide import Guide, GuideFamily, GuideSpec, families
@@ -56,7 +56,7 @@ def guide_names() -> list[str]:
                 weights = [""] if whole and Path(place) != root else []
             folders.sort()
             found |= dict.fromkeys((Path(place) / file).relative_to(root).as_posix() for file in weights)
-    embedded = _embedded()
+    embedded = _embedded_names()
     return [*embedded, *sorted(name for name in found if name not in embedded)]
 
 
@@ -105,23 +105,23 @@ def load_bank(path: Path) -> LoadedGuide:
     except ValueError as error:
         raise ValueError(f"{file.name} is a bank of experts of {file.header.base}, which is missing. {error}") from None
     source = GuideSource(where, file.header.base)
-    base, spec = built(source)
+    base, spec = build(source)
     with torch.inference_mode(False):
-        bank, guide = bank_guide(file, base, spec, fingerprint_of(source), _mapped)
-    return LoadedGuide(guide, (managed(bank),))
+        bank, guide = bank_guide(file, base, spec, fingerprint_of(source), _map_originals)
+    return LoadedGuide(guide, (manage(bank),))
 
 
 def _is_bank(path: Path) -> bool:
     return path.suffix == ".safetensors" and is_bank(format_of(path))
 
 
-def _mapped(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+def _map_originals(tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """In a file of ComfyUI's temporary folder, which it empties at every start."""
     folder = Path(folder_paths.get_temp_directory())
     make_folder(folder)
     name = f"guidance-bank-{contents_sha256(tensors)}-{os.getpid()}.safetensors"
     with disk_words(folder, "Make room there (ComfyUI's --temp-directory says where it is) and load the bank again."):
-        return mapped(folder / name, tensors)
+        return map_tensors(folder / name, tensors)
 
 
 def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
@@ -144,13 +144,13 @@ def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
 
 def _load(name: str, disable_dynamic: bool = True) -> tuple[ModelPatcher, GuideSpec]:
     """The patcher is never a dynamic one, whatever is asked for: a gradient needs plain weights that stay in place."""
-    network, spec = built(source_of(name))
-    patcher = managed(network)
+    network, spec = build(source_of(name))
+    patcher = manage(network)
     patcher.cached_patcher_init = (_load, (name,), 0)
     return patcher, spec
 
 
-def managed(network: torch.nn.Module) -> ModelPatcher:
+def manage(network: torch.nn.Module) -> ModelPatcher:
     return ModelPatcher(
         network, load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
@@ -162,7 +162,7 @@ def source_of(name: str) -> GuideSource:
     return GuideSource(_path(name), name)
 
 
-def built(source: GuideSource) -> tuple[torch.nn.Module, GuideSpec]:
+def build(source: GuideSource) -> tuple[torch.nn.Module, GuideSpec]:
     """A guide's network, new and nobody else's, and what it says of itself. Raises GuideFileError in words."""
     # Weights made in inference mode, which ComfyUI runs nodes in, could not take part in a gradient.
     with torch.inference_mode(False):
@@ -185,13 +185,13 @@ def _roots() -> list[Path]:
     return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
 
 
-def _embedded() -> list[str]:
+def _embedded_names() -> list[str]:
     return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) in (GUIDE, BANK))
 
 
 def _path(name: str) -> Path:
     """Where a guide lies. Raises ValueError, naming the nearest, if there is none or it would lie outside."""
-    if name in _embedded():
+    if name in _embedded_names():
         return ASSETS / f"{name}.safetensors"
     inside = PurePosixPath(name)
     if inside.is_absolute() or ".." in inside.parts or "\\" in name or PureWindowsPath(name).drive:

@@ -22,10 +22,10 @@ from ...guidance.experts.guide import fingerprint
 from ...guidance.experts.ppap_files import PpapExperts, inputs, read_ppap
 from ...guidance.guide import GuideSpec
 from ...guidance.networks.tiny.files import format_of
-from ...guidance.noise_schedule import named
+from ...guidance.noise_schedule import noise_schedule
 from ...guidance.preprocessing import Preprocessing
 from ...guidance.training.recipe import ExpertRecipe
-from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, built, load_bank, source_of
+from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
 from .tiny import ASSETS
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
         OSError: the bank cannot be written.
     """
     files, path, source = files_of(experts), bank_path(name), source_of(base)
-    network, spec = built(source)
+    network, spec = build(source)
     if spec.sees != "clean":
         raise ValueError(f"{base} sees noise already; choose the clean network that the experts were made of.")
     facts = {
@@ -155,7 +155,7 @@ def _reading(
         return (found.scales[0], ways[0]), words
     shown = load_file(PICTURES)["images"] if pictures is None else pictures[..., :3].movedim(-1, 1).float() * 2 - 1
     comfy.model_management.throw_exception_if_processing_interrupted()
-    tried = calibrations(network, spec, found, ways, shown, named(SCHEDULE))
+    tried = calibrations(network, spec, found, ways, shown, noise_schedule(SCHEDULE))
     best = best_calibration(tried)
     words.append(f"Run with {best.words} nats from the clean network on {len(shown)} lightly noised pictures, against")
     words += [f"  {other.words}" for other in tried if other is not best]
@@ -164,7 +164,7 @@ def _reading(
 
 def _summary(found: PpapExperts, base: str, count: int) -> str:
     kind = "parameter-efficient" if found.efficient else "fine-tuned"
-    edges = [str(n * len(named(SCHEDULE)) // count) for n in range(count + 1)]
+    edges = [str(n * len(noise_schedule(SCHEDULE)) // count) for n in range(count + 1)]
     return (
         f"{count} {kind} {found.backbone} expert{'s' if count > 1 else ''} of {base}, from clean to noisy, for the "
         f"timesteps {', '.join(edges)} of ADM's {SCHEDULE} schedule."

@@ -20,7 +20,7 @@ from ...guidance.networks.tiny.files import DENOISER, NetworkFile, check_tensors
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
 from ...guidance.networks.tiny.unet import Around, Attend, Run, TinyUNet
 from ..common.labels import LABELS_KEY
-from .comfy_module import ComfyModule, managed
+from .comfy_module import ComfyModule, patcher_of
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FAMILIES = {"edm": comfy.model_base.ModelType.EDM, "flow": comfy.model_base.ModelType.FLOW}
@@ -121,7 +121,7 @@ def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_pat
     model = TinyModel(config, FAMILIES[file.prediction], file.labels)
     # Under dynamic memory management the hosted layers hold no weights before they are loaded.
     check_tensors(file.name, TinyUNet(device="meta", **file.config), file.tensors)
-    patcher = managed(model, {key: value.float() for key, value in file.tensors.items()}, disable_dynamic)
+    patcher = patcher_of(model, {key: value.float() for key, value in file.tensors.items()}, disable_dynamic)
     patcher.cached_patcher_init = (load_tiny_model, (name,))
     return patcher
 

@@ -25,7 +25,7 @@ from .inspection import Inspection
 from .live import Live
 from .previews import Lens
 from .record import Evaluation, Record, Score, TermRecord, shown_steps
-from .timer import Meter, held
+from .timer import Meter, memory_held
 
 PAUSE = 0.5  # seconds between two readings: each costs about half a millisecond, and nobody reads faster
 
@@ -64,7 +64,7 @@ class Recorder:
         self.run = run
         self.lens = Lens(latents_of(model), run.latent_shapes)
         self.live = Live([i.node for i in inspections if i.node]) if context else None
-        self.rules = labelled(run.guidance.rules)
+        self.rules = label_rules(run.guidance.rules)
         self.record = Record(describe(model), context.node_id if context else "", max(len(run.sigmas.values) - 1, 0))
         self.wanted = [index + 1 for index in shown_steps(self.record.levels)]  # steps whose pictures are still to come
         self.pending: list[Seen] = []
@@ -105,7 +105,7 @@ class Recorder:
 
     def _evaluations(self, pending: list[Seen]) -> list[Evaluation]:
         """Of as many samples each."""
-        memory = held(pending[0].meter.device)
+        memory = memory_held(pending[0].meter.device)
         found = zip(pending, figures([seen.kept for seen in pending]), self._strengths(pending), strict=True)
         return [self._evaluation(*one, memory) for one in found]
 
@@ -132,7 +132,7 @@ class Recorder:
         return self.lens.look(denoised)
 
 
-def labelled(rules: tuple[Rule, ...]) -> list[tuple[int, str, Rule]]:
+def label_rules(rules: tuple[Rule, ...]) -> list[tuple[int, str, Rule]]:
     """Every rule beside CFG: its place in the chain, a name of its own, the rule."""
     named: list[tuple[int, str, Rule]] = []
     for index, rule in enumerate(rules):

@@ -38,7 +38,7 @@ class Meter:
             self.times[index] = time.perf_counter()
 
 
-def held(device: torch.device) -> int:
+def memory_held(device: torch.device) -> int:
     """Bytes. On CUDA: the most that torch has had in tensors since ComfyUI started. Elsewhere: what the process has in
     memory now.
     """

@@ -94,7 +94,7 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, mai
     steps = len(main)
     lines = [f"Main: {describe(model)}"]
     lines += [f"{g.name}: {describe(p)}{describe_sharing(model, p)}" for g, p in guides_of(model).items()]
-    lines += [_asked(asked, model) for asked in plan_of(model).asked]
+    lines += [_describe_gradient(asked, model) for asked in plan_of(model).asked]
     lines += ["", "Rules, in chain order:" if rules else "No guidance components on this MODEL."]
     lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}" for i, rule in enumerate(rules, 1)]
     if not any(isinstance(rule, CFG) for rule in rules):
@@ -138,7 +138,7 @@ def _runs(main: tuple[int, ...], guides: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
-def _asked(asked: GradientRequest, model: ModelPatcher) -> str:
+def _describe_gradient(asked: GradientRequest, model: ModelPatcher) -> str:
     """A gradient's networks in words."""
     size = sum(p.model_size() for p in model.get_additional_models_with_key(asked.key)) / 2**20
     by = f"by {asked.objective.guide.name} ({size:.0f} MB)" if asked.objective.guide else "of the picture itself"

@@ -11,7 +11,7 @@ from ...guidance.rule import Rule
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import Interval, Schedule, Unit
 from ..common.decoders import DECODERS
-from ..engine.plan import scheduled
+from ..engine.plan import schedule_within
 from ..engine.steer import PLACES
 
 ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
@@ -96,7 +96,7 @@ def interval_inputs() -> list[io.Input]:
 
 def schedule_of(unit: Unit, start: float, end: float, schedule: Schedule | None) -> Schedule:
     """The schedule that a node's interval inputs describe."""
-    return scheduled(schedule, Interval(start, end, unit))
+    return schedule_within(schedule, Interval(start, end, unit))
 
 
 def interval_problem(unit: str | None, start: float | None, end: float | None) -> str | None:

@@ -26,7 +26,7 @@ from ...guidance.checkpoints.atomic import atomic_write, disk_words, name_lock
 from ...guidance.training.checkpoint import differences
 from .per_sample_noise import ALONE, generators, sampler_for, start_noise
 from .pictures import MADE, PictureFolder, made_root
-from .source import PictureSource, dealt
+from .source import PictureSource, deal
 
 FORMAT = "guidance-components/pictures/1"
 MANIFEST = "manifest.json"
@@ -121,7 +121,7 @@ def _draw_missing(
     for indices in _batches(len(files), 1 if drawing.sampler_name in ALONE else batch_size):
         missing = [index for index in indices if not made.has([files[index]])]
         if missing:
-            pictures = _drawn(source, drawing, sigmas, indices, bar)
+            pictures = _draw(source, drawing, sigmas, indices, bar)
             for index in missing:
                 made.add(files[index], pictures[index - indices[0]])
             made.note()
@@ -134,7 +134,7 @@ def _batches(count: int, size: int) -> Iterator[range]:
         yield range(first, min(first + size, count))
 
 
-def _drawn(
+def _draw(
     source: PictureSource, drawing: Drawing, sigmas: torch.Tensor, indices: range, bar: _Bar
 ) -> list[Image.Image]:
     """The pictures of these numbers. Raises ValueError if they are none."""
@@ -142,7 +142,7 @@ def _drawn(
     noise = start_noise(source.shape, own)
     samples = comfy.sample.sample_custom(
         source.model, noise, drawing.cfg, sampler_for(drawing.sampler_name, sigmas, source.shape, own), sigmas,
-        dealt(source.positive, indices), dealt(source.negative, indices), torch.zeros_like(noise),
+        deal(source.positive, indices), deal(source.negative, indices), torch.zeros_like(noise),
         callback=lambda step, *_: bar.step(indices, step + 1), disable_pbar=True, seed=drawing.seed % 2**32,
     )
     images = source.vae.decode(samples)

@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
 
 from ...guidance.noise_level import NoiseLevel, expand
-from ...guidance.training.weighting import P2, TARGETS, LevelWeight, MinSNR, Plain, normalised, on
+from ...guidance.training.weighting import P2, TARGETS, LevelWeight, MinSNR, Plain, normalise_weight, on
 from ..common.keys import LOSS_WEIGHTING
 from ..common.noise_levels import convertible, level_of
 from ..report.plot import draw_curves
@@ -46,7 +46,7 @@ class LossWeighting:
         """The weight for a model with these noise levels."""
         if not self.normalise:
             return self.weight
-        return normalised(self.weight, trained_levels(model_sampling), "v", like=HOST)
+        return normalise_weight(self.weight, trained_levels(model_sampling), "v", like=HOST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +104,7 @@ def plot(model: ModelPatcher, weighting: LossWeighting, label: str) -> torch.Ten
     others = {"ComfyUI's own (x0)": HOST, "plain eps": Plain("eps")}
     lines = {label: weighting.weight} | {name: w for name, w in others.items() if w != weighting.weight}
     series = tuple(
-        Series(name, tuple(on("v", normalised(weight, everything, "v"), shown).tolist()))
+        Series(name, tuple(on("v", normalise_weight(weight, everything, "v"), shown).tolist()))
         for name, weight in lines.items()
     )
     sigmas = tuple(float(model_sampling.percent_to_sigma((i + 0.5) / SHOWN)) for i in range(SHOWN))
@@ -135,10 +135,10 @@ def predict_noise(executor, x, timestep, *args, **kwargs):
     training: _Training | None = options.get(LOSS_WEIGHTING)
     if training is None or not denoised.requires_grad:
         return denoised
-    return weighted(denoised, training.weight(level_of(training.model_sampling, timestep)))
+    return weigh(denoised, training.weight(level_of(training.model_sampling, timestep)))
 
 
-def weighted(estimate: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weigh(estimate: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """The same values; a gradient that comes back is multiplied by weights [B] per sample. estimate: [B, ...].
 
     In float32 or better, as the host's loss takes it: in half precision the product would be rounded, or overflow,

@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...guidance.experts.bank import ExpertBank, own_tensors, part_names
 from ...guidance.guide import Guide
-from ...guidance.noise_schedule import named
+from ...guidance.noise_schedule import noise_schedule
 from ...guidance.routing import Experts
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.training.experts import ExpertsTraining
@@ -21,7 +21,7 @@ from ..common.decoders import LINEAR, is_pixels, latents_of
 from ..common.labels import class_conditioning
 from ..engine.steer import AUTO, steer_to_class, steer_to_target
 from ..engine.targets import REFERENCE
-from ..models.guides import LoadedGuide, managed
+from ..models.guides import LoadedGuide, manage
 from .pictures import PictureFolder
 
 SHOWN, STEPS, SEED = 8, 12, 0
@@ -45,7 +45,7 @@ def guided_pictures(
     The latest expert stands in for those that are still to come.
     """
     with torch.inference_mode():
-        steered = _steered(model, _guide(training), pictures, scale)
+        steered = _steer(model, _guide(training), pictures, scale)
         latent = torch.zeros(SHOWN, 3, *pictures.size)
         noise = comfy.sample.prepare_noise(latent, SEED)
         nothing = class_conditioning(model, "")
@@ -64,12 +64,12 @@ def _guide(training: ExpertsTraining) -> LoadedGuide:
         parts = [*mine, *[mine[-1]] * (training.recipe.experts - len(mine))]
         base = copy.deepcopy(training.base)
         bank = ExpertBank(base, parts, own_tensors(base, part_names(parts))).eval()
-    member = replace(training.spec, sees="noisy", schedule=named(training.recipe.schedule))
+    member = replace(training.spec, sees="noisy", schedule=noise_schedule(training.recipe.schedule))
     experts = Experts(tuple(edge**-0.5 for edge in training.recipe.edges))
-    return LoadedGuide(Guide((member,) * len(parts), experts), (managed(bank),))
+    return LoadedGuide(Guide((member,) * len(parts), experts), (manage(bank),))
 
 
-def _steered(model: ModelPatcher, guide: LoadedGuide, pictures: PictureFolder, scale: float) -> ModelPatcher:
+def _steer(model: ModelPatcher, guide: LoadedGuide, pictures: PictureFolder, scale: float) -> ModelPatcher:
     rule = GradientGuidance(scale)
     where = {"at": AUTO, "decoder": LINEAR, "vae": None}
     if guide.guide.first.task == "classification":

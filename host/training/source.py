@@ -51,7 +51,7 @@ class PictureSource:
         return cls(model, *prompts, found, shape, facts)
 
 
-def dealt(conditioning: list, indices: Sequence[int]) -> list:
+def deal(conditioning: list, indices: Sequence[int]) -> list:
     """A CONDITIONING that holds several rows (such as classes) for the pictures of these numbers, dealt in turn."""
 
     def rows(value: Any) -> Any:

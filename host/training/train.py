@@ -42,7 +42,7 @@ from ...guidance.training.recipe import PRECISIONS as _PRECISIONS
 from ...guidance.training.recipe import WEIGHTINGS as _WEIGHTINGS
 from ...guidance.training.recipe import ExpertRecipe
 from ..models.expert_switch import ADM
-from ..models.guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, built, load_bank, source_of
+from ..models.guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
 from ..report.plot import draw_losses
 from .dataset import PictureFolder, training_pictures
 from .preview import check_preview, guided_pictures
@@ -101,10 +101,10 @@ def train_experts(request: Request, watch: Watch) -> Trained:
     fingerprint = request.pictures.take_fingerprint(comfy.model_management.throw_exception_if_processing_interrupted)
     facts = facts_of(source, request.recipe.as_dict(), fingerprint, len(request.pictures))
     if path.exists():
-        return _finished(path, facts)
+        return _load_finished(path, facts)
     with reserved(path, waiting):
         if path.exists():  # another process has finished it just now
-            return _finished(path, facts)
+            return _load_finished(path, facts)
         trained = _trained(request, source, facts, watch)
         waiting.unlink(missing_ok=True)
     return trained
@@ -114,7 +114,7 @@ def _trained(request: Request, source: GuideSource, facts: dict[str, Any], watch
     """Take the steps that are left and write the bank."""
     path, waiting = bank_path(request.name), _waiting_path(request.name)
     with torch.inference_mode(False), torch.enable_grad():
-        network, spec = built(source)
+        network, spec = build(source)
         training = _training(network, spec, request.recipe)
         lessons = training_pictures(request.pictures, spec, request.recipe.learn_from)
         if waiting.exists():
@@ -132,7 +132,7 @@ def _trained(request: Request, source: GuideSource, facts: dict[str, Any], watch
                 with disk_words(path.parent, ALL_TAKEN):
                     write_bank(path, bank, False)
             except FileExistsError:  # written under this name in the meantime, by what does not train
-                return _finished(path, facts)
+                return _load_finished(path, facts)
     return Trained(load_bank(path), path, loss_curves(training))
 
 
@@ -144,7 +144,7 @@ def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -
     return ExpertsTraining(network.to(device), spec, recipe, device)
 
 
-def _finished(path: Path, facts: dict[str, Any]) -> Trained:
+def _load_finished(path: Path, facts: dict[str, Any]) -> Trained:
     bank = read_bank(path)
     differs = differences(facts, facts_in(bank, facts))
     if differs:

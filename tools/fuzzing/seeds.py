@@ -104,6 +104,6 @@ def source_of(path: Path, name: str) -> Any:
 
 def loaded(path: Path, name: str) -> tuple[Any, Any]:
     """A guide's network and what it says of itself."""
-    from guidance_pack.host.models.guides import built
+    from guidance_pack.host.models.guides import build
 
-    return built(source_of(path, name))
+    return build(source_of(path, name))

@@ -52,7 +52,7 @@ def _matrix_step(gradient: Tensor, state: dict[str, Tensor], group: dict) -> Ten
     average = state.setdefault("momentum", torch.zeros_like(gradient))
     average.lerp_(gradient, 1 - group["momentum"])
     matrix = gradient.lerp(average, group["momentum"]).flatten(1)
-    return 0.2 * max(matrix.shape) ** 0.5 * orthogonalised(matrix).view_as(gradient)
+    return 0.2 * max(matrix.shape) ** 0.5 * orthogonalise(matrix).view_as(gradient)
 
 
 def _vector_step(gradient: Tensor, state: dict[str, Tensor], group: dict) -> Tensor:
@@ -66,7 +66,7 @@ def _vector_step(gradient: Tensor, state: dict[str, Tensor], group: dict) -> Ten
     return mean / (1 - first**steps) / ((square / (1 - second**steps)).sqrt() + 1e-8)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalise(matrix: Tensor) -> Tensor:
     """Nearly the orthogonal matrix U V^T of matrix = U S V^T: its singular values end in about [0.7, 1.2].
 
     Args:

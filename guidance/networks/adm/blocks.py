@@ -57,7 +57,7 @@ class Layers:
         return self.operations.Conv1d(channels, out, 1, **(self.exact if exact else self.fast))
 
 
-def normalised(norm: nn.Module, x: Tensor) -> Tensor:
+def normalise(norm: nn.Module, x: Tensor) -> Tensor:
     """Group normalisation with its sums in float32 at least; the result has x's dtype."""
     return norm(x.to(exact_dtype(x.dtype))).to(x.dtype)
 
@@ -95,11 +95,11 @@ class ResBlock(nn.Module):
         self.skip_connection = nn.Identity() if same else layers.conv(step.channels, step.out, 1)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        hidden = F.silu(normalised(self.in_layers["0"], x))
+        hidden = F.silu(normalise(self.in_layers["0"], x))
         hidden, x = self._resized(hidden), self._resized(x)
         hidden = self.in_layers["2"](hidden)
         scale, shift = self.emb_layers["1"](F.silu(embedding)).to(x.dtype)[:, :, None, None].chunk(2, dim=1)
-        hidden = F.silu(normalised(self.out_layers["0"], hidden) * (1 + scale) + shift)
+        hidden = F.silu(normalise(self.out_layers["0"], hidden) * (1 + scale) + shift)
         return self.skip_connection(x) + self.out_layers["3"](hidden)
 
     def _resized(self, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         places = x.flatten(2)
-        mixed = attend(self.qkv(normalised(self.norm, places)), self.heads, self.order)
+        mixed = attend(self.qkv(normalise(self.norm, places)), self.heads, self.order)
         return (places + self.proj_out(mixed)).view(x.shape)
 
 

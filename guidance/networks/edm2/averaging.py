@@ -47,7 +47,7 @@ def average_files(files: Sequence[Path], std: float, out: Path | None = None) ->
     facts = {"format": state_dicts.CONVERTED, "config": json.dumps(opened[-1].config), "ema": json.dumps(sources)}
 
     def tensors() -> Mapping[str, Tensor]:
-        averaged = posthoc_ema.combined((checkpoint.tensors() for checkpoint in opened), shares)
+        averaged = posthoc_ema.combine_states((checkpoint.tensors() for checkpoint in opened), shares)
         return {name: tensor.to(opened[-1].dtype) for name, tensor in averaged.items()}
 
     _write_once(out, opened[-1].metadata | facts, opened[-1].shapes, tensors)

@@ -76,7 +76,7 @@ def coefficients(snapshots: Sequence[Snapshot], target: Snapshot) -> list[float]
     return (shares / shares.sum()).tolist()
 
 
-def combined(states: Iterable[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+def combine_states(states: Iterable[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
     """The linear combination of state dicts, in float32; buffers are the last one's. Reads one state dict at a time.
 
     Raises:
