@@ -135,7 +135,7 @@ def switched_off(rule: Rule) -> Rule:
 
 
 def split_interval(schedule: Schedule) -> tuple[Schedule | None, Interval]:
-    """The SCHEDULE input and the interval that a component's schedule was made of (plan.scheduled)."""
+    """The SCHEDULE input and the interval that a component's schedule was made of (plan.schedule_within)."""
     if isinstance(schedule, Interval):
         return None, schedule
     if isinstance(schedule, Product) and len(schedule.parts) == 2 and isinstance(schedule.parts[1], Interval):
