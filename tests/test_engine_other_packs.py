@@ -144,14 +144,14 @@ def held_by_us(options):
 
 
 def test_a_guide_behind_a_cache_on_its_network_is_refused_and_one_before_it_is_itself(main):
-    from guidance_pack.host.degrade.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degrade
 
     behind, setting = cached(main), probe.setting_of(main, SD15, steps=2)
     prompts = SD15.conditioning(1), SD15.conditioning(2)
     try:
         with pytest.raises(ValueError, match="one network, on which another pack's node keeps kept_state .* before"):
-            setting.run(probe.cfg_guider(probe.guided(behind, degraded(behind, "skipped layers", 1.0)), *prompts, 1.0))
-        weak = degraded(main, "skipped layers", 1.0)
+            setting.run(probe.cfg_guider(probe.guided(behind, degrade(behind, "skipped layers", 1.0)), *prompts, 1.0))
+        weak = degrade(main, "skipped layers", 1.0)
         model, calls = probe.recorded(probe.guided(behind, weak, weight=WEIGHT))
         setting.run(probe.cfg_guider(model, *prompts, 1.0))
         bare = [probe.alone(network, prompts[0], setting, calls) for network in (main, weak)]
