@@ -6,7 +6,7 @@ import edm2_formulas
 import guide_folder
 import pytest
 import torch
-from host_models import MODELS
+from host_models import MODELS, count_forwards
 from safetensors.torch import save_file
 
 from guidance_pack.guidance.networks.edm2.config import EDM2Config
@@ -251,6 +251,12 @@ def test_a_clamped_model_of_pictures(models):
     with torch.inference_mode():
         on, off = (GuidanceClamp.execute(models["linear"], limit, 0.0, "percent", 0.0, 1.0).args[0]
                    for limit in (0.5, 0.0))  # fmt: skip
-    plain = sampled(models["linear"], sigmas)
-    assert torch.equal(sampled(off, sigmas), plain) and float(plain.abs().max()) > 0.5
-    assert float(sampled(on, sigmas).abs().max()) <= 0.5
+    forwards, results = [], []
+    for model in (models["linear"], off, on):
+        with count_forwards(models["linear"]) as count:
+            results.append(sampled(model, sigmas))
+        forwards.append(count.forwards)
+    plain, without, clamped_result = results
+    assert torch.equal(without, plain) and float(plain.abs().max()) > 0.5
+    assert float(clamped_result.abs().max()) <= 0.5
+    assert forwards == [10, 10, 10], "neither on nor off does it cost an evaluation"
