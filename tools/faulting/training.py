@@ -61,7 +61,8 @@ class TrainingScene:
 
     def wrong_after(self, at: int, error: BaseException) -> str:
         """What is wrong when operation number `at` fails and the training is run again; empty if nothing is."""
-        with suppress(type(error), RuntimeError), FailingOperation(at, error):  # out of memory leaves in words
+        # What leaves may be another error: out of memory is put in words, and libraries raise their own in its place.
+        with suppress(type(error), Exception), FailingOperation(at, error):
             self.run()
         self.run()
         left = [file.name for file in self.folder.rglob("*") if file.suffix in (".partial", ".lock")]
