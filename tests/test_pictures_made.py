@@ -390,8 +390,17 @@ def steered_by(model, seed=0):
     return steer_to_class(model, guide, "star", GradientGuidance(2.0), at=AUTO, decoder="vae", vae=None)
 
 
+def autoguided(model):
+    """By itself without the LoRA that it has: one network, whose weights change from one evaluation to the next."""
+    from guidance_pack.guidance.rules.autoguidance import Autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
+
+    return with_autoguidance(lora(model), model, Autoguidance(2.0))
+
+
 CHANGES = [
-    degraded, resampled, lambda model: resampled(model, 4.0), rescaled, lambda model: rescaled(model, 0.5), wrapped,
+    autoguided, degraded, resampled, lambda model: resampled(model, 4.0), rescaled,
+    lambda model: rescaled(model, 0.5), wrapped,
     lambda model: wrapped(model, 3.0), lora, lambda model: lora(model, 1), steered_by,
     lambda model: steered_by(model, 1),
 ]
@@ -406,10 +415,10 @@ def test_whatever_lies_on_the_model_belongs_to_the_settings(output, tiny):
     assert [json.dumps(facts_of_model(change(tiny))) for change in CHANGES] == facts[:-1]
 
 
-@pytest.mark.parametrize("change", [degraded, resampled, rescaled, wrapped])
+@pytest.mark.parametrize("change", [autoguided, degraded, resampled, rescaled, wrapped])
 def test_a_set_of_a_changed_model_needs_another_name_and_goes_on_by_its_own(output, tiny, change):
     make(tiny, "plain", 2)
-    with pytest.raises(ValueError, match=r"made otherwise \(patches \[\] instead of \['.*Choose another name"):
+    with pytest.raises(ValueError, match=r"made otherwise \(.*patches none instead of .*Choose another name"):
         make(change(tiny), "plain", 4)
     first = make(change(tiny), "changed", 2)
     assert make(change(tiny), "changed", 4).files[:2] == first.files, "a run leaves the facts as they were"

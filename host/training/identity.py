@@ -10,8 +10,9 @@ import dis
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -38,15 +39,14 @@ def facts_of_model(model: ModelPatcher) -> dict[str, Any]:
     weights = [(key, [patch[1:] for patch in model.patches[key]]) for key in sorted(model.patches)]
     on = sorted(_on(model), key=lambda entry: entry[0])
     kept = frozenset(cell for part in _parts(on) if isinstance(part, FunctionType) for cell in _written(part))
-    facts: dict[str, Any] = {
+    return {
         "model": " ".join([describe(model), *(file.name for file in _files(model))]),
         "files": digest([_head(file) for file in _files(model)]),
         "loras": digest([patches, weights]) if patches else "none",
         "guidance": [f"{rule.explain()}{where(rule.schedule)}" for rule in plan_of(model).guidance.rules],
-        "guides": [_guide(guide) for guide in guides_of(model).values()],
-        "patches": [f"{name} {digest(value, kept)[:8]}" for name, value in on],
+        "guides": [f"{describe(guide)} {digest(facts_of_model(guide))}" for guide in guides_of(model).values()],
+        "patches": ", ".join(f"{name} {digest(value, kept)[:8]}" for name, value in on) or "none",
     }
-    return facts
 
 
 def digest(value: Any, kept: frozenset[int] = frozenset()) -> str:
@@ -66,12 +66,8 @@ def digest(value: Any, kept: frozenset[int] = frozenset()) -> str:
     return found.hexdigest()[:16]
 
 
-def _guide(guide: ModelPatcher) -> str:
-    return f"{describe(guide)} {digest([facts_of_model(guide), sample_of(guide.model)])}"
-
-
 def sample_of(network: nn.Module) -> dict[str, Any]:
-    """Some numbers of every tensor of a network whose weights nobody patches; of a bank what each expert has."""
+    """Some numbers of every tensor of a network, in whose weights no LoRA is; of a bank what each expert has."""
     if isinstance(network, ExpertBank):
         return {"parts": contents_sha256(part_tensors(network.parts)), "base": contents_sha256(network.originals)}
     return {name: tensor.reshape(-1)[:4].cpu() for name, tensor in network.state_dict().items()}
@@ -157,6 +153,8 @@ def _inside(part: Any, kept: frozenset[int]) -> list[Any]:
         return _of_module(part)
     if isinstance(part, ModelPatcher | type):
         return []
+    if isinstance(part, Enum | PurePath):
+        return [str(part)]
     if is_dataclass(part):
         return [[each.name, getattr(part, each.name)] for each in fields(part) if each.repr]
     settings = {name: value for name, value in getattr(part, "__dict__", {}).items() if not name.startswith("_")}
