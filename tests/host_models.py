@@ -16,6 +16,7 @@ Nothing of ComfyUI is imported before a function runs: take the `comfy` fixture 
 import functools
 import math
 import zlib
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -34,12 +35,12 @@ class HostModel:
     context: tuple[int, int]  # tokens, width
     pooled: int | None = None  # width of pooled_output
     extras: dict = field(default_factory=dict)  # more entries of the conditioning's dictionary
-    hints: dict = field(default_factory=dict)  # checkpoint tensors by which the config knows its prediction type
+    hints: dict | Callable[[], dict] = field(default_factory=dict)  # tensors by which the config knows the checkpoint
     scheduler: str = "normal"
 
     def build(self, seed: int = 0, scale: float = 1.0):
         """A new MODEL. `scale` multiplies the spread of its matrices (1 gives outputs of about size 1)."""
-        return load(self.name, seed, scale)
+        return load(self, seed, scale)
 
     def latent(self, batch: int = 1, seed: int | None = 0) -> dict:
         """A LATENT as KSampler takes it, random or (seed None) empty."""
@@ -61,16 +62,16 @@ class HostModel:
         return [[embeddings, more]]
 
 
-def load(name: str, seed: int = 0, scale: float = 1.0, disable_dynamic: bool = False):
+def load(family: HostModel | str, seed: int = 0, scale: float = 1.0, disable_dynamic: bool = False):
     """The factory that ComfyUI's `cached_patcher_init` wants: the same arguments give an equal, independent MODEL."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
 
-    spec = MODELS[name]
+    spec = MODELS[family] if isinstance(family, str) else family
     config = getattr(comfy.supported_models, spec.config)({**spec.unet})
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({**_hints(spec)}, "", device="cpu")
+    model = config.get_model({**(spec.hints() if callable(spec.hints) else spec.hints)}, "", device="cpu")
     fill(model, seed, scale)
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
     patcher = kind(
@@ -78,7 +79,7 @@ def load(name: str, seed: int = 0, scale: float = 1.0, disable_dynamic: bool = F
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    patcher.cached_patcher_init = (load, (name, seed, scale))
+    patcher.cached_patcher_init = (load, (family, seed, scale))
     return patcher
 
 
@@ -105,9 +106,8 @@ def fill(module: torch.nn.Module, seed: int, scale: float = 1.0) -> None:
                 parameter.copy_(1 + noise * 0.05)
 
 
-def _hints(spec: HostModel) -> dict:
-    if spec.config != "StableAudio":
-        return spec.hints
+def seconds() -> dict:
+    """The weights of Stable Audio's embeddings of seconds."""
     import comfy.ldm.audio.embedders
 
     conditioner = comfy.ldm.audio.embedders.NumberConditioner(768, min_val=0, max_val=512)
@@ -230,7 +230,7 @@ FAMILIES = (
     HostModel("wan", "WAN21_T2V", "CONST", WAN_UNET, ((16, 3, 8, 8),), (8, 4096), scheduler="simple"),
     HostModel("qwen_image", "QwenImage", "CONST", QWEN_UNET, ((16, 1, 8, 8),), (8, 3584), scheduler="simple"),
     HostModel("stable_audio", "StableAudio", "V_PREDICTION", AUDIO_UNET, ((64, 32),), (8, 768),
-              extras={"seconds_start": 0, "seconds_total": 4}, scheduler="exponential"),
+              extras={"seconds_start": 0, "seconds_total": 4}, hints=seconds, scheduler="exponential"),
     HostModel("ace_step15", "ACEStep15", "CONST", ACE_UNET, ((64, 32),), (8, 1024),
               extras={"conditioning_lyrics": torch.ones(1, 4, 1024)}, scheduler="simple"),
     HostModel("ltxav", "LTXAV", "CONST", LTXAV_UNET, ((128, 2, 4, 4), (8, 6, 16)), (8, 128), scheduler="simple"),

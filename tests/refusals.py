@@ -1,0 +1,26 @@
+"""The sentences with which components refuse a family, a guider or a latent: read by a person, and found clear.
+
+A refusal that `tools/matrix.py` meets and that none of these finds is a fault until somebody has read it.
+"""
+
+import re
+
+SENTENCES = (
+    # What the guider has not.
+    r"CFG Combine \(or CFG \+ Autoguidance\) needs a negative prompt, and \w+ takes none\. Use CFGGuider or KSampler",
+    r"\w+ mixes two prompts with two weights of its own, so CFG Combine cannot set one weight\. Choose weight_from",
+    r"works on the difference between one positive and one negative prompt, and \w+ (combines|takes|has|evaluates) ",
+    # What the network offers no place for.
+    r"kind = [a-z ]+ cannot be used with this model \(\w+\); it supports [a-z, ]+\. .* works with ",
+    r"This model's input is not a picture with noise, so kind = input noise cannot be used\.",
+    # What a guide of pictures cannot see.
+    r"makes sound, which a guide that looks at pictures cannot see\.",
+    r"latents have no linear RGB factors in ComfyUI\. Choose decoder = vae and connect a VAE",
+    r"makes several things at once \(such as a video and its sound\), which a guide that looks at pictures cannot",
+    r"at = noisy input: the guide looks at pictures, and .* works on latents, .* Choose at = denoised",
+)
+
+
+def is_read(words: str) -> bool:
+    """Whether a person has read this sentence."""
+    return any(re.search(sentence, words, re.DOTALL) for sentence in SENTENCES)

@@ -1,0 +1,137 @@
+"""The matrix command: its order, its judgement, and a sample of its cells, all right or refused in words."""
+
+import functools
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations, islice
+
+import pytest
+import torch
+from host_families import BUILT
+from refusals import is_read
+from trials import results
+from trials.cells import BATCHES, GUIDERS, SAMPLERS, SWEEPS, Cell, ordered
+from trials.components import COMPONENTS, Component
+from trials.judge import FINE, Bench, Outcome
+
+NOT_BUILT = {  # classes of comfy.supported_models
+    # Large whatever their settings.
+    "Anima", "ACEStep", "HunyuanDiT1", "Ideogram4", "GenmoMochi", "HiDreamO1",
+    # Whose latents the host packs in a way of their own, or which need another network's output.
+    "HunyuanImage21Refiner", "PiD",
+    # Another's network in every respect but its size.
+    "SD21UnclipH", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "Hunyuan3Dv2mini",
+    # No diffusion models.
+    "RT_DETR_v4", "DepthAnything3", "SAM3", "SAM31",
+}  # fmt: skip
+QUICK = (
+    "flux", "sd35", "chroma", "lumina2", "wan_i2v", "hunyuan_video", "cosmos", "kandinsky5_image", "stable_audio3",
+    "hunyuan3d", "pixel_dit", "ltxav",
+)  # fmt: skip
+SAMPLE = 26
+
+
+def test_every_family_of_the_host_is_built_or_has_a_reason(comfy):
+    import comfy.supported_models
+
+    built = {spec.config for spec in BUILT.values()}
+    assert len(BUILT) >= 70 and not built & NOT_BUILT
+    assert built | NOT_BUILT == {kind.__name__ for kind in comfy.supported_models.models}
+
+
+def test_the_first_sweep_has_every_pair_and_the_whole_every_cell_once():
+    whole = list(ordered(QUICK[:3], list(COMPONENTS), 4))
+    assert len(whole) == len(set(whole)) == 3 * len(COMPONENTS) * SWEEPS
+    names = ("family", "component", "sampler", "guider", "batch")
+    choices = dict(zip(names, (BUILT, COMPONENTS, SAMPLERS, GUIDERS, BATCHES), strict=True))
+    sweep = list(islice(ordered(list(BUILT), list(COMPONENTS), 4), len(BUILT) * len(COMPONENTS)))
+    for first, second in combinations(names, 2):
+        pairs = {(getattr(cell, first), getattr(cell, second)) for cell in sweep}
+        assert len(pairs) == len(choices[first]) * len(choices[second]), (first, second)
+
+
+def test_a_seed_is_an_order_and_a_cell_a_text():
+    def first(seed):
+        return list(islice(ordered(QUICK, list(COMPONENTS), seed), 50))
+
+    assert first(1) == first(1) != first(2)
+    assert all(Cell.named(str(cell)) == cell for cell in first(1))
+    with pytest.raises(ValueError, match="is no cell"):
+        Cell.named("flux/apg")
+
+
+def test_results_are_gone_on_with_and_shown(tmp_path):
+    cells = list(islice(ordered(QUICK, list(COMPONENTS), 0), 3))
+    assert results.read(tmp_path / "out.jsonl") == {}
+    for cell, outcome in zip(cells, (Outcome("right"), Outcome("refused", "no."), Outcome("crash", "oh")), strict=True):
+        results.append(tmp_path / "out.jsonl", cell, outcome)
+    found = results.read(tmp_path / "out.jsonl")
+    assert list(found) == cells and results.sentences(found) == {"no.": cells[1]}
+    shown = results.table(found, "sampler")
+    assert "| all | 1 | 1 | 0 | 1 |" in shown and f"crash: {cells[2]}: oh" in shown
+
+
+def changed(model, change):
+    """A clone whose denoised estimate is changed by a function of it."""
+    out = model.clone()
+    out.set_model_sampler_post_cfg_function(lambda args: change(args["denoised"]))
+    return out
+
+
+def raising(_):
+    raise RuntimeError("broken kernel")
+
+
+def spoilt(models):
+    """A MODEL whose making leaves the network itself changed."""
+    with torch.inference_mode():
+        next(models.main.model.diffusion_model.parameters()).mul_(1.01)
+    return changed(models.main, lambda x: x * 1.01)
+
+
+def twice(models):
+    out = models.main.clone()
+    out.set_model_unet_function_wrapper(
+        lambda run, args: [run(args["input"], args["timestep"], **args["c"]) for _ in range(2)][1]
+    )
+    return out
+
+
+def plain(models):
+    return models.main
+
+
+def by(change):
+    return Component(lambda models: changed(models.main, change), plain)
+
+
+WRONG = {
+    "crash": by(raising),
+    "numbers": by(lambda x: x * float("nan")),
+    "apart": by(lambda x: x + 0.1 * x.mean(0, keepdim=True)),
+    "nothing": Component(plain, plain),
+    "off": replace(by(lambda x: x * 1.01), off=lambda models: changed(models.main, lambda x: x * 1.000001)),
+    "off, at twice the cost": replace(by(lambda x: x * 1.01), off=twice),
+    "after": Component(spoilt, plain),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_component_that_is_wrong_is_found(comfy, kind):
+    bench = Bench(BUILT["flux"], WRONG)
+    assert bench.judge(Cell("flux", kind, "euler", "cfg", 3)).kind == kind.partition(",")[0]
+
+
+def test_what_the_host_cannot_run_is_no_fault_of_a_component(comfy):
+    bench = Bench(BUILT["flux"], WRONG)
+    assert bench.judge(Cell("flux", "crash", "no such sampler", "cfg", 1)).kind == "host"
+
+
+def test_a_sample_of_the_matrix_is_right(comfy):
+    bench, found = functools.cache(lambda family: Bench(BUILT[family])), {}
+    for cell in islice(ordered(QUICK, list(COMPONENTS), 5), SAMPLE):
+        found[cell] = bench(cell.family).judge(cell)
+    assert results.faults(found) == []
+    assert [words for words in results.sentences(found) if not is_read(words)] == []
+    counted = Counter(outcome.kind for outcome in found.values())
+    assert counted["right"] > SAMPLE / 2 and counted["refused"] and counted["host"] == 0 and set(counted) <= set(FINE)

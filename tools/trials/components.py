@@ -1,0 +1,159 @@
+"""Every component of ours as its node makes it, switched on and switched off."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import host_models
+import steering
+import torch
+
+WITH_NEGATIVE = frozenset({"cfg", "dual", "perp neg", "dual model"})
+EVERYWHERE = WITH_NEGATIVE | {"basic"}
+PERTURBATIONS = {  # of Degraded Model: strength
+    "identity attention": 1.0, "blurred attention": 1.0, "pooled attention": 1.0, "skipped layers": 1.0,
+    "random blocks": 0.5, "dropout": 0.2, "input noise": 0.3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Models:
+    """What components take: two networks of a family, and its prompts."""
+
+    spec: host_models.HostModel
+    main: Any
+    guide: Any
+    picture: torch.Tensor  # [1, H, W, 3] of the size that the family's latents become
+
+
+@dataclass(frozen=True)
+class Component:
+    """One component, or one choice of it.
+
+    Attributes:
+        on: the MODEL with it.
+        off: the MODEL with it at weight 1 or scale 0, which must be the plain one bit for bit.
+        acts: the guiders under which it changes the picture, where it is not refused.
+    """
+
+    on: Callable[[Models], Any]
+    off: Callable[[Models], Any]
+    acts: frozenset[str] = EVERYWHERE
+
+
+def use(node_id: str, **given):
+    """The first output of a node, its widgets at their defaults unless given."""
+    from guidance_pack.nodes import NODES
+
+    node = next(node for node in NODES if node.GET_SCHEMA().node_id == node_id)
+    widgets = {}
+    for item in node.GET_SCHEMA().inputs:
+        options, default = getattr(item, "options", None) or [None], getattr(item, "default", None)
+        chosen = options[0] if default is None else default
+        if chosen is not None:
+            widgets[item.id] = chosen
+    with torch.inference_mode():  # as execution.py runs every node
+        made = node.execute(**{**widgets, **given}).result
+    assert made, f"{node_id} gives nothing"
+    return made[0]
+
+
+def classifier():
+    return steering.loaded(3)
+
+
+def experts():
+    guides = {"guide0": steering.loaded(3), "guide1": steering.loaded(4)}
+    return use("GuidanceExpertSwitch", guides=guides)
+
+
+def pair(make: Callable[..., Any], on: dict, off: dict, acts: frozenset[str] = EVERYWHERE) -> Component:
+    """A component from a function of Models and settings, and its settings switched on and off."""
+    return Component(functools.partial(make, **on), functools.partial(make, **off), acts)
+
+
+def alone(node_id: str) -> Callable[..., Any]:
+    """A node that takes a MODEL and settings."""
+    return lambda models, **settings: use(node_id, model=models.main, **settings)
+
+
+def classified(models: Models, scale: float, guide: Callable[[], Any] = classifier, **more):
+    chosen = {"label": "dog", "decoder": "linear rgb", "at": "denoised", **more}
+    return use("GuidanceClassifier", model=models.main, guide=guide(), scale=scale, **chosen)
+
+
+def compared(models: Models, scale: float, **more):
+    chosen = {"loss": "mse", "decoder": "linear rgb", "at": "denoised", "target": models.picture, **more}
+    return use("GuidanceLoss", model=models.main, scale=scale, **chosen)
+
+
+def steered(models: Models, weight: float, **more):
+    return use("GuidanceAutoguidance", **{"model": models.main, "guide_model": models.guide, "weight": weight, **more})
+
+
+def by_rule(models: Models, weight: float):
+    """Autoguidance in the engine whatever its weight: the node leaves it out at weight 1."""
+    from guidance_pack.guidance.rules.autoguidance import Autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
+
+    return with_autoguidance(models.main, models.guide, Autoguidance(weight))
+
+
+def prompted(models: Models, weight: float):
+    return steered(models, weight, guide_positive=models.spec.conditioning(5))
+
+
+def scheduled(models: Models, weight: float):
+    ramp = use("GuidanceSchedule", shape="linear", start_strength=0.2, end_strength=1.0)
+    return steered(models, weight, schedule=ramp)
+
+
+def mixed(models: Models, total: float):
+    return use("GuidanceMix", model=models.main, guide_model=models.guide, total=total)
+
+
+def weakened(models: Models, kind: str, strength: float, weight: float):
+    weak = use("GuidanceDegrade", model=models.main, kind=kind, strength=strength)
+    return steered(models, weight, guide_model=weak)
+
+
+def chained(models: Models, weight: float, start: float, phi: float):
+    """Autoguidance, CFG Combine, Guidance Rescale and Inspect."""
+    out = use("GuidanceCFG", model=steered(models, weight), start=start)
+    return use("GuidanceInspect", model=use("GuidanceRescale", model=out, phi=phi))
+
+
+WHOLE = {"strength": 0.0, "weight": 1.0}
+ON, OFF = {"scale": 2.0}, {"scale": 0.0}
+NOISY = {**ON, "at": "noisy input", "guide": functools.partial(steering.loaded, 3, sees="timestep")}
+THROUGH = {**ON, "at": "through denoiser"}
+APG, NO_APG = (
+    {"eta": eta, "norm_threshold": most, "momentum": share} for eta, most, share in ((0.0, 2.0, -0.5), (1.0, 0.0, 0.0))
+)
+COMPONENTS: dict[str, Component] = {
+    "cfg": pair(alone("GuidanceCFG"), {"weight_from": "node", "weight": 6.0}, {}),
+    "cfg interval": pair(alone("GuidanceCFG"), {"start": 0.4, "end": 0.8}, {}, WITH_NEGATIVE),
+    "rescale": pair(alone("GuidanceRescale"), {"phi": 0.7}, {"phi": 0.0}, WITH_NEGATIVE),
+    "apg": pair(alone("GuidanceAPG"), APG, NO_APG, WITH_NEGATIVE),
+    "autoguidance": Component(functools.partial(steered, weight=2.0), functools.partial(by_rule, weight=1.0)),
+    "autoguidance reuse": pair(steered, {"weight": 2.0, "reuse": 2}, {"weight": 1.0, "reuse": 2}),
+    "autoguidance prompt": pair(prompted, {"weight": 2.0}, {"weight": 1.0}),
+    "autoguidance schedule": pair(scheduled, {"weight": 2.0}, {"weight": 1.0}),
+    "mix": Component(functools.partial(mixed, total=3.0), functools.partial(by_rule, weight=1.0)),
+    "classifier": pair(classified, ON, OFF),
+    "classifier noisy": pair(classified, NOISY, OFF),
+    "classifier through": pair(classified, THROUGH, OFF),
+    "experts": pair(classified, {**ON, "guide": experts}, OFF),
+    "loss": pair(compared, ON, OFF),
+    "loss through": pair(compared, THROUGH, OFF),
+    **{
+        kind: pair(functools.partial(weakened, kind=kind), {"strength": strength, "weight": 2.0}, WHOLE)
+        for kind, strength in PERTURBATIONS.items()
+    },
+    "inspect": pair(alone("GuidanceInspect"), {}, {}, frozenset()),
+    "loss weighting": pair(alone("GuidanceLossWeighting"), {}, {}, frozenset()),
+    "chain": pair(chained, {"weight": 2.0, "start": 0.2, "phi": 0.5}, {"weight": 1.0, "start": 0.0, "phi": 0.0}),
+}  # fmt: skip
