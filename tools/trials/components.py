@@ -138,6 +138,7 @@ COMPONENTS: dict[str, Component] = {
     "cfg interval": pair(alone("GuidanceCFG"), {"start": 0.4, "end": 0.8}, {}, WITH_NEGATIVE),
     "rescale": pair(alone("GuidanceRescale"), {"phi": 0.7}, {"phi": 0.0}, WITH_NEGATIVE),
     "apg": pair(alone("GuidanceAPG"), APG, NO_APG, WITH_NEGATIVE),
+    "clamp": pair(alone("GuidanceClamp"), {"limit": 0.5}, {"limit": 0.0}),
     "autoguidance": Component(functools.partial(steered, weight=2.0), functools.partial(by_rule, weight=1.0)),
     "autoguidance reuse": pair(steered, {"weight": 2.0, "reuse": 2}, {"weight": 1.0, "reuse": 2}),
     "autoguidance prompt": pair(prompted, {"weight": 2.0}, {"weight": 1.0}),
