@@ -33,8 +33,17 @@ load_pack()
 
 
 def pytest_collection_modifyitems(items):
-    """Every test is marked by the most that it needs: browser, server, host or core."""
+    """Every test is marked by the most that it needs: browser, server, host or core.
+
+    A test marked `slow` is left out by `tools/dev.py test --fast`; of one marked `many` the first of its cases stays.
+    """
+    met = set()
     for item in items:
+        if item.get_closest_marker("many"):
+            test = item.nodeid.partition("[")[0]
+            if test in met:
+                item.add_marker("slow")
+            met.add(test)
         if "test_browser" in item.path.name:
             item.add_marker("browser")
         elif "server" in item.fixturenames:

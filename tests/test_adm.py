@@ -67,6 +67,7 @@ def inputs(config, batch=2, size=8, seed=1):
 # the released tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLE)
 def test_every_released_network_has_its_numbers_tensors_and_names(name):
     state = on_paper(name)
@@ -126,6 +127,7 @@ def test_heads_of_the_released_networks():
 # configuration from shapes
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", TABLE)
 def test_a_released_network_is_known_by_its_shapes(name):
     found = adm_shapes.denoiser("file.pt", {key: tuple(value.shape) for key, value in on_paper(name).items()})
@@ -206,6 +208,7 @@ def test_wrong_words_in_a_header_are_refused():
 # the network against the formulas
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", CASES)
 def test_the_network_is_the_formulas(name):
     config = AdmConfig(**CASES[name])
@@ -288,6 +291,7 @@ def test_what_the_network_refuses_in_words():
         built(CASES["noise alone"]).forward_with_variance(x, t)
 
 
+@pytest.mark.slow
 def test_the_p2_network_runs_at_full_size():
     network = AdmUNet(**DENOISERS["P2"].as_dict()).eval().requires_grad_(False)
     with torch.no_grad():

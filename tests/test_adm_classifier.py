@@ -116,6 +116,7 @@ def test_what_the_classifier_refuses_in_words():
         network(torch.zeros(1, 3, 8, 8))
 
 
+@pytest.mark.slow
 def test_the_64_classifier_runs_at_full_size_with_a_gradient():
     network = AdmClassifier(**CLASSIFIERS["64x64_classifier"].as_dict()).eval().requires_grad_(False)
     fill(network, 0)

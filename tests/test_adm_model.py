@@ -96,6 +96,7 @@ def assert_same(found, wanted, tolerance=2e-5):
     assert float((found - wanted).abs().max()) < tolerance * float(wanted.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "alpha_bars", "ends"),
     [("plain", formulas.linear_alpha_bars, (0.01, 157.41)), ("cosine", formulas.cosine_alpha_bars, (0.00643, 20291))],
@@ -113,6 +114,7 @@ def test_the_schedule_is_adms(model, name, alpha_bars, ends):
     assert torch.equal(sampling.timestep(sampling.sigmas[times]).cpu(), times)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "cosine"])
 def test_ddim_25_is_euler_from_timestep_960(model, files, name):
     kept = {"plain": formulas.linear_alpha_bars, "cosine": formulas.cosine_alpha_bars}[name]()
@@ -129,6 +131,7 @@ def test_the_hosts_ddim_uniform_scheduler_is_one_timestep_beside_ddim_25(model):
     assert torch.equal(sigmas, sigmas_at(model("plain"), [t + 1 for t in T25]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_classifier_guidance_is_condition_score(model, files, tmp_path, monkeypatch, suffix):
     from guidance_pack.host.engine.steer import steer_to_class
@@ -343,6 +346,7 @@ def test_a_patch_of_weights_changes_what_it_predicts(model):
     assert torch.equal(euler(main, conditioning(main), noise, sigmas), before)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("stored", "computed", "tolerance"),
     [(torch.float16, torch.float32, 5e-3), (torch.float16, None, 5e-2), (torch.float8_e4m3fn, torch.float32, 0.5)],
@@ -381,6 +385,7 @@ def test_published_for_float32_stays_float32(adm, monkeypatch):
         assert asked["model_params"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["128x128_diffusion", "512x512_diffusion", "P2"])
 def test_the_memory_that_is_asked_for_is_what_a_forward_holds(adm, model, monkeypatch, name):
     """The numbers alive at once, counted on the meta device, without any library's workspace."""

@@ -37,6 +37,7 @@ def same(made, *cells):
     return torch.equal(made.pictures, torch.cat(cells))
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_nodes_bit_for_bit(tiny):
     over = scene(chained(*tiny))
     made = compared(over, ("autoguidance weight", "1, 3"), ("cfg weight", "1..2 step 0.5"))
@@ -44,6 +45,7 @@ def test_weights_are_those_of_the_nodes_bit_for_bit(tiny):
     assert same(made, *nodes) and made.pictures.shape == (12, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_the_nodes_bit_for_bit(tiny):
     over = scene(chained(*tiny, unit="sigma", start=9.0, end=0.1))
     made = compared(over, ("cfg interval", "always, 0.2 to 0.6, 5 to 0.2 sigma, off"))
@@ -75,6 +77,7 @@ def test_total_and_mix_are_those_of_the_node_bit_for_bit(tiny):
     assert same(made, *nodes)
 
 
+@pytest.mark.slow
 def test_gradients_rescale_and_apg_are_those_of_the_nodes_bit_for_bit(tiny):
     from guidance_pack.host.models.guides import load_guide
     from guidance_pack.nodes.cfg import GuidanceAPG, GuidanceCFG, GuidanceRescale
@@ -93,6 +96,7 @@ def test_gradients_rescale_and_apg_are_those_of_the_nodes_bit_for_bit(tiny):
     assert same(compared(over, ("apg eta", "0.9")), sampled(over, built(eta=0.9)))
 
 
+@pytest.mark.slow
 def test_the_samplers_own_settings(tiny):
     over = scene(tiny[0])
     made = compared(over, ("seed", "1..2"), ("cfg", "off, 3"))
@@ -105,6 +109,7 @@ def test_the_samplers_own_settings(tiny):
     assert same(made, *(sampled(over, tiny[0], denoise=d) for d in (0.3, 0.6)))
 
 
+@pytest.mark.slow
 def test_several_models_stand_beside_each_other_and_each_is_drawn_in_one_go(tiny, drawings):
     models = tiny[0], chained(*tiny), chained(*tiny, auto=3.0)
     over = scene(*models)
@@ -154,6 +159,7 @@ def test_a_grid_that_grows_draws_only_what_is_new(tiny, drawings):
     assert len(drawings) == 6
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("change", ["prompt", "latent", "seed", "model", "node", "vae"])
 def test_nothing_is_kept_that_another_setting_would_make_different(tiny, drawings, change):
     from dataclasses import replace

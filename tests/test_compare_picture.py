@@ -23,6 +23,7 @@ def corners(made, columns, rows):
     return [made._corner(column, row) for row in range(rows) for column in range(columns)]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9])
 @pytest.mark.parametrize("names", [("1", "2"), (LONG, "res_multistep_ancestral_cfg_pp"), ("", "")])
 def test_no_heading_reaches_into_a_cell_and_all_stay_inside(drawing, names, count):

@@ -119,6 +119,7 @@ def compared(model_sampling, cases, monkeypatch):
         yield args, values, schedule.resolve(positions)(levels_of(model_sampling, percents)).tolist()
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", FAMILIES)
 def test_intervals_are_the_same(models, family, monkeypatch):
     from guidance_pack.guidance.schedule import Interval
@@ -132,6 +133,7 @@ def test_intervals_are_the_same(models, family, monkeypatch):
         assert page == python, args
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ramps_and_points_are_the_same(models, family, monkeypatch):
     from guidance_pack.host.schema.schedules import make_schedule
@@ -197,6 +199,7 @@ def test_equal_ranges_are_the_same(page_name, name):
         assert edges == pytest.approx(equal_ranges(count, noise_schedule(name)).edges, rel=1e-9)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shares_of_the_training_are_the_same(models, family, monkeypatch):
     from guidance_pack.host.training.loss_weighting import WEIGHTINGS, trained_levels, weight_named

@@ -20,6 +20,7 @@ def shown(ui):
     return json.loads(text)
 
 
+@pytest.mark.slow
 def test_a_nodes_output_holds_the_strengths_of_its_own_rules(sd15):
     from guidance_pack.guidance.rules.cfg import CFG
     from guidance_pack.guidance.rules.rescale import Rescale

@@ -14,6 +14,7 @@ def picture(batch=2, height=24, width=32, dtype=torch.float64):
     return torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64).to(dtype)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("size", [4, 16, 64])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_the_crops_of_a_picture_lie_next_to_each_other(height, width, size):
@@ -85,6 +86,7 @@ def test_replayable_numbers():
     assert len(draws) == 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 20])
 def test_the_gradient_reaches_the_picture(size):
     cutouts = Cutouts(2, size=size)

@@ -74,6 +74,7 @@ def changed(owner, name, value):
             delattr(owner, name)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_damage_is_real_repeatable_and_leaves_the_model_alone(scene, kind, name):
     model, setting, calls = scene(name)
@@ -89,6 +90,7 @@ def test_damage_is_real_repeatable_and_leaves_the_model_alone(scene, kind, name)
     assert torch.equal(first, again) == (kind in ("skipped layers", *(k for k in KINDS if "attention" in k)))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(("kind", "name"), [p for p in PAIRS if p[1] not in ("ace_step15", "ltxav")])
 def test_a_sample_is_damaged_alone_as_in_a_batch(scene, kind, name):
     model, setting, calls = scene(name, batch=3)
@@ -147,6 +149,7 @@ def test_a_skipped_block_of_a_transformer_is_as_if_it_were_not_there(scene, name
     assert probe.far_apart(half, expected) > 1e-5
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", UNETS)
 @pytest.mark.parametrize("word", ["middle", "input 1", "output 0"])
 def test_a_skipped_block_of_a_unet_is_as_if_it_were_not_there(scene, name, word):
@@ -217,6 +220,7 @@ def test_random_blocks_are_skipped_as_often_as_asked(scene):
     assert outcomes == {0, 1, 2, 3}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", UNETS)
 @pytest.mark.parametrize("kind", ["identity attention", "blurred attention", "pooled attention"])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
@@ -265,6 +269,7 @@ def by_hand(kind, strength, q, k, v, heads, grid, text=0, mask=None):
     return whole + strength * (attend(q, *small, columns) - whole)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", [*JOINT, "wan"])
 @pytest.mark.parametrize("kind", ["identity attention", "blurred attention", "pooled attention"])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
@@ -301,6 +306,7 @@ def test_attention_of_a_transformer_by_hand(scene, name, kind, strength, monkeyp
         assert_same(found, expected)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", MODELS)
 def test_input_noise_is_more_noise_and_the_level_is_told(scene, name):
     """By hand: x and sigma after adding noise, given to the undamaged model."""

@@ -115,6 +115,7 @@ def patched(model, name, seen):
     return out
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(("name", "kind"), [
     *(("sd15", kind) for kind in KINDS), *(("sd3", kind) for kind in KINDS if kind != "skipped layers"),
 ])  # fmt: skip
@@ -145,6 +146,7 @@ def test_damages_add_up(scene):
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", MODELS)
 def test_what_a_network_does_not_offer_is_refused_in_words(scene, name):
     model, _, _ = scene(name)
@@ -227,6 +229,7 @@ def test_tokens_that_are_no_grid_are_refused_in_words(scene):
 # --- as a guide -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["sd15", "flux"])
 def test_autoguidance_over_it_is_the_law(scene, name, kind):

@@ -248,3 +248,22 @@ def test_the_sheet_holds_a_row_for_each_workflow(tmp_path):
     assert made.size == (width, 2 * (sheet.HIGH + 2 * sheet.LABEL + sheet.MARGIN) + sheet.MARGIN)
     middle = sheet.MARGIN + sheet.WIDE // 2, sheet.MARGIN + sheet.LABEL + sheet.HIGH // 2
     assert made.getpixel(middle) == (255, 0, 0)
+
+
+def test_the_fast_run_leaves_out_what_is_slow_and_all_but_the_first_of_many():
+    from conftest import pytest_collection_modifyitems
+
+    class Item:
+        def __init__(self, nodeid, *marks):
+            self.nodeid, self.marks, self.path, self.fixturenames = nodeid, list(marks), Path("test_x.py"), ["comfy"]
+
+        def get_closest_marker(self, name):
+            return name if name in self.marks else None
+
+        def add_marker(self, name):
+            self.marks.append(name)
+
+    items = [Item("one"), Item("two", "slow"), Item("three[a]", "many"), Item("three[b]", "many"), Item("four[a]")]
+    pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items if "slow" not in item.marks] == ["one", "three[a]", "four[a]"]
+    assert all("host" in item.marks for item in items)

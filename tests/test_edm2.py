@@ -50,6 +50,7 @@ def draws(config, batch=3, side=16, seed=1):
     return x, torch.linspace(-1.5, 1.0, batch), torch.eye(max(config.label_dim, 1))[:batch]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(("channels", "kind", "count"), CASES)
 def test_released_sizes(channels, kind, count):
     config = EDM2Config(model_channels=channels, **kind)
@@ -85,6 +86,7 @@ def test_names_and_shapes_of_the_released_network():
     assert shapes["logvar_fourier.freqs"] == (128,) and shapes["logvar_linear.weight"] == (1, 128)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("change", [
     {}, {"label_dim": 0}, {"img_channels": 3, "channel_mult": (1, 2, 2)},
     {"model_channels": 128, "num_blocks": 1, "attn_resolutions": (8,)},
@@ -99,6 +101,7 @@ def test_both_implementations_agree(change):
     assert expected.std() > 0.1
 
 
+@pytest.mark.slow
 def test_every_tensor_of_the_network_counts():
     network, tensors = filled(SMALL)
     x, c_noise, labels = draws(SMALL)
@@ -111,6 +114,7 @@ def test_every_tensor_of_the_network_counts():
         own.copy_(tensor)
 
 
+@pytest.mark.slow
 def test_labels():
     """Zeros, none and an unconditional network's ignorance; each sample has its own."""
     network, _ = filled(SMALL)
@@ -125,6 +129,7 @@ def test_labels():
     assert torch.equal(free(x, c_noise, labels), free(x, c_noise))
 
 
+@pytest.mark.slow
 def test_the_scale_of_a_weight_does_not_matter_and_the_type_hardly():
     network, tensors = filled(SMALL)
     x, c_noise, labels = draws(SMALL)
@@ -170,6 +175,7 @@ def test_the_gradient_of_the_input_is_right():
     assert ((ends[0] - ends[1]) / 2e-3).item() == pytest.approx((x.grad * direction).sum().item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_full_size_forward():
     """EDM2-XS img64 as published, at its own resolution, against the second implementation."""
     config = EDM2Config(img_channels=3)
@@ -236,6 +242,7 @@ def profile(snapshot, times):
 SNAPSHOTS = [posthoc_ema.Snapshot(time, std) for time, std in itertools.product((0.25, 0.5, 0.75, 1.0), (0.05, 0.1))]
 
 
+@pytest.mark.slow
 def test_inner_products_are_the_integrals_of_the_profiles():
     times = torch.linspace(0, 1, 400_001, dtype=torch.float64)
     for first, second in itertools.product(SNAPSHOTS[::3], SNAPSHOTS):

@@ -77,6 +77,7 @@ def denoiser(file, classes):
     return lambda x, sigma: formulas.denoiser(file.tensors, x, torch.full((len(x),), sigma), labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "text", "classes"), [
     ("latent", "3, 7", [3, 7]), ("pixel", "9", [9, 9]), ("latent", "", [10, 10]), ("free", "", [0, 0]),
 ])  # fmt: skip
@@ -110,6 +111,7 @@ def run_noise(model, noise, positive, negative, cfg):
         return comfy.sample.sample(model, noise, 3, cfg, "euler", "karras", positive, negative, torch.zeros_like(noise))
 
 
+@pytest.mark.slow
 def test_autoguidance_between_sizes(pack, models, files):
     """D_guide + w (D_main - D_guide), both with the class, at every step."""
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
@@ -127,6 +129,7 @@ def test_autoguidance_between_sizes(pack, models, files):
     torch.testing.assert_close(model.model.latent_format.process_in(out) / scale, expected / scale, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_cfg_with_an_unconditional_guide(pack, models, files):
     """The paper's CFG: the guide has no labels and ignores the class that it is given."""
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
@@ -138,6 +141,7 @@ def test_cfg_with_an_unconditional_guide(pack, models, files):
     torch.testing.assert_close(model.model.latent_format.process_in(out), expected, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_lora_changes_the_weights_before_they_are_normalised(pack, models, files):
     keys = [f"unet.{part}" for part in ("enc.16x16_conv.weight", "enc.8x8_block0.attn_qkv.weight", "emb_noise.weight",
                                         "dec.16x16_block0.emb_linear.weight")]  # fmt: skip
@@ -157,6 +161,7 @@ def test_a_lora_changes_the_weights_before_they_are_normalised(pack, models, fil
     torch.testing.assert_close(models["latent"].model.latent_format.process_in(again), plain, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_weights(pack, files, monkeypatch, dtype):
     """Stored in half precision, computed in float32 where the processor cannot do otherwise."""
@@ -191,6 +196,7 @@ def test_partly_loaded_weights_are_cast_as_they_are_used(pack, models, files):
     assert not torch.equal(cast, whole)
 
 
+@pytest.mark.slow
 def test_a_second_copy_and_a_deep_copy(pack, models):
     other = models["latent"].clone(force_deepcopy=True)
     assert other.model is not models["latent"].model
@@ -316,6 +322,7 @@ def test_memory_grows_with_the_batch_the_network_and_its_weights(models):
     assert two - one == pytest.approx(one - 8 * weight) and needed("guide", 1) > 1.9 * one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "batch"), [(128, 1), (128, 4), (192, 2)])
 def test_the_memory_asked_for_is_what_a_forward_takes(pack, monkeypatch, channels, batch):
     """With an attention that keeps no table of weights, as on a GPU; counted on the meta device."""

@@ -59,6 +59,7 @@ NAMES = ["autoguidance 1", "autoguidance nowhere", "sampler's cfg", "own cfg 4",
          "all of them"]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m_sde", "euler_ancestral_cfg_pp"])
 @pytest.mark.parametrize("name", NAMES)
 def test_off_is_bit_identical_and_costs_nothing(main, guide, off, name, sampler):
@@ -71,6 +72,7 @@ def test_off_is_bit_identical_and_costs_nothing(main, guide, off, name, sampler)
     assert guide_count.forwards == 0
 
 
+@pytest.mark.slow
 def test_a_plain_run_after_guided_runs_is_exact(pack, main, guide):
     CFG, Autoguidance, APG, Rescale = rules()
     before = run(main)
@@ -80,6 +82,7 @@ def test_a_plain_run_after_guided_runs_is_exact(pack, main, guide):
     assert main.model.current_patcher is None and guide.model.current_patcher is None
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("build", "cfg", "expected"),
     [
@@ -125,6 +128,7 @@ def test_evaluations(pack, main, guide, build, cfg, expected):
     assert (count.evaluations, guide_count.evaluations) == expected
 
 
+@pytest.mark.slow
 def test_the_guides_prediction_is_the_checkpoint_evaluated_alone(pack, main, guide):
     """Maximum difference 0 between the guide inside KSampler and the same MODEL sampled by itself on the same x."""
     _, Autoguidance, _, _ = rules()
@@ -134,6 +138,7 @@ def test_the_guides_prediction_is_the_checkpoint_evaluated_alone(pack, main, gui
         assert torch.equal(alone(guide, x, sigma), prediction)
 
 
+@pytest.mark.slow
 def test_autoguidance_is_the_closed_form_in_every_step(pack, main, guide):
     """D' = D_main + (w - 1)(D_main - D_guide), from predictions made apart from the engine."""
     _, Autoguidance, _, _ = rules()
@@ -145,6 +150,7 @@ def test_autoguidance_is_the_closed_form_in_every_step(pack, main, guide):
         assert (d_main - d_guide).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_apg_without_shaping_equals_cfg_and_with_it_the_formula(pack, main):
     CFG, _, APG, _ = rules()
     for x, sigma, denoised in outputs(pack.with_rule(main, APG(0.0, 0.0, 0.0)), cfg=3.0):
@@ -154,6 +160,7 @@ def test_apg_without_shaping_equals_cfg_and_with_it_the_formula(pack, main):
         torch.testing.assert_close(denoised, positive + 2.0 * orthogonal, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_rescale_is_the_formula(pack, main):
     _, _, _, Rescale = rules()
     for x, sigma, denoised in outputs(pack.with_rule(main, Rescale(0.6)), cfg=3.0):
@@ -163,6 +170,7 @@ def test_rescale_is_the_formula(pack, main):
         torch.testing.assert_close(denoised, 0.6 * combined * ratio + 0.4 * combined, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_guide_may_have_its_own_prompt(pack, main, guide):
     _, Autoguidance, _, _ = rules()
     model = pack.with_autoguidance(main, guide, Autoguidance(2.0), SD15.conditioning(9))

@@ -46,6 +46,7 @@ def image(model, loaded):
     return picture
 
 
+@pytest.mark.slow
 def test_the_nodes_work_on_a_full_size_checkpoint(loaded, guide):
     from guidance_pack.nodes.cfg import GuidanceCFG
     from guidance_pack.nodes.weak_model import GuidanceAutoguidance
@@ -68,6 +69,7 @@ def test_the_nodes_work_on_a_full_size_checkpoint(loaded, guide):
     assert torch.equal(image(off, loaded), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["denoised", "through denoiser"])
 def test_a_guide_from_its_folder_steers_the_checkpoint_through_its_own_vae(loaded, tmp_path, monkeypatch, at):
     """A transformers folder in models/guides, Load Guide, Classifier Guidance, and KSampler beside CFG."""

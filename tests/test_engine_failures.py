@@ -46,6 +46,7 @@ def broken(network, error, at):
     return network.register_forward_pre_hook(hook)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["exception", "interrupt", "out of memory"])
 @pytest.mark.parametrize("which", ["guide", "main"])
 @pytest.mark.parametrize("at", [0, 2])

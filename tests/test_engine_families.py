@@ -32,6 +32,7 @@ def guider_of(model, spec):
     return probe.cfg_guider(model, spec.conditioning(1), spec.conditioning(2), cfg)
 
 
+@pytest.mark.many
 def test_a_step_is_the_hosts_own_plus_the_guides_term(spec, pair):
     main, guide = pair
     edge = float(main.get_model_object("model_sampling").percent_to_sigma(0.5))
@@ -53,6 +54,7 @@ def test_a_step_is_the_hosts_own_plus_the_guides_term(spec, pair):
     probe.assert_law(calls, host, *bare, lambda sigma: WEIGHT)
 
 
+@pytest.mark.many
 def test_off_is_bit_identical(spec, pair):
     main, guide = pair
     setting = probe.setting_of(main, spec, steps=2)
@@ -75,6 +77,7 @@ def test_families_that_mix_samples_are_named(spec, pair):
     assert (apart > 1e-3) == (spec.name in NOT_PER_SAMPLE)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("spec", sorted(MODELS.keys() - NOT_PER_SAMPLE), indirect=True)
 def test_a_batch_of_3_is_three_batches_of_1(spec, pair):
     from guidance_pack.guidance.rules.apg import APG
@@ -147,6 +150,7 @@ def carried(call, source, target):
     return probe.Call(x.float(), sigma.float(), call.denoised)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("target", FAMILIES)
 @pytest.mark.parametrize("source", FAMILIES)
 def test_a_guide_of_another_family_sees_the_same_noise(source, target, mains, guides):

@@ -40,6 +40,7 @@ def failures():
     return [RuntimeError("broken"), management.InterruptProcessingException(), torch.OutOfMemoryError("no memory")]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["exception", "interrupt", "out of memory"])
 @pytest.mark.parametrize("when", ["forward", "backward"])
 @pytest.mark.parametrize("name", PLACES)
@@ -74,6 +75,7 @@ def test_a_failure_in_a_gradient_leaves_nothing_behind(main, guide, vae, kind, w
     assert not torch.equal(run(model), before)
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_nothing_behind(main, guide, vae):
     for name in PLACES:
         run(steer(main, guide, **place(name, vae)))

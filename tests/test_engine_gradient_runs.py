@@ -63,6 +63,7 @@ def test_outside_its_interval_it_is_bit_identical_and_free(main, guide, vae, nam
     assert (count.forwards, count.evaluations) == (plain.forwards, plain.evaluations)
 
 
+@pytest.mark.slow
 def test_the_guide_is_evaluated_once_per_step_and_the_denoiser_no_more_than_before(main, guide, vae):
     for name, extra in (("denoised", 0), ("vae", 0), ("through", 3)):
         model = steer(main, guide, **place(name, vae))
@@ -74,6 +75,7 @@ def test_the_guide_is_evaluated_once_per_step_and_the_denoiser_no_more_than_befo
         assert count.evaluations == 6 + extra
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PLACES, "noisy"])
 def test_a_batch_of_three_is_three_batches_of_one(main, guide, vae, name):
     spec, settings = (RADIANCE, {"at": "noisy input"}) if name == "noisy" else (SD15, place(name, vae))
@@ -170,6 +172,7 @@ def test_inpainting_keeps_what_is_masked(main, guide):
 SAMPLERS = ["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde", "ddim", "uni_pc", "ddpm", "lcm"]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_samplers_finish_and_repeat(main, guide, sampler):
     model = steer(main, guide, **PLACES["denoised"])

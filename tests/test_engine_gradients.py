@@ -86,6 +86,7 @@ def test_the_noisy_input_of_a_pixel_model_is_looked_at_in_vp_coordinates(pack, s
 FAMILIES = ["sd15", "sd20_v", "sdxl_edm", "sd3", "flux", "wan"]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_denoised_estimate_through_the_linear_colours(pack, name):
     from guidance_pack.host.common.decoders import Decoder
@@ -106,6 +107,7 @@ def test_the_denoised_estimate_through_the_linear_colours(pack, name):
     check(found, model, lambda call, own, a, b: steering.gradient_of(score, own), held=True)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", ["autoencoder", "tiny_autoencoder"])
 @pytest.mark.parametrize("name", ["sd15", "sd20_v"])
 def test_the_denoised_estimate_through_a_vae(pack, kind, name):
@@ -122,6 +124,7 @@ def test_the_denoised_estimate_through_a_vae(pack, kind, name):
     check(found, model, gradient, held=True)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", ["sd15", "sd20_v", "sd3", "flux", "wan", "chroma_radiance"])
 def test_through_the_denoiser_is_the_slope_of_the_score(pack, name):
     """Along the gradient's own direction, finite differences of log p(decode(D(x))) by the host's own evaluation."""

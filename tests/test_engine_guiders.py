@@ -66,6 +66,7 @@ def spanned(main, guide, **more):
     )
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", COSTS)
 def test_every_guider_gets_its_own_step_plus_the_guides_term(kind, main, guide, second):
     model, calls = probe.recorded(spanned(main, guide))
@@ -85,6 +86,7 @@ def test_every_guider_gets_its_own_step_plus_the_guides_term(kind, main, guide, 
     probe.assert_law(calls, host, *bare, weight)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", COSTS)
 def test_off_is_bit_identical_under_every_guider(kind, main, guide, second):
     setting = probe.setting_of(main, SD15, steps=2)
@@ -99,6 +101,7 @@ def test_off_is_bit_identical_under_every_guider(kind, main, guide, second):
     assert torch.equal(setting.run(make(kind, main, second)), expected)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", COSTS)
 def test_the_guiders_weights_are_its_own_again_after_a_run(kind, main, guide, second):
     guider = make(kind, spanned(main, guide), second)
@@ -109,6 +112,7 @@ def test_the_guiders_weights_are_its_own_again_after_a_run(kind, main, guide, se
     assert torch.equal(setting.run(guider), first), "a second run of the same guider must be the same run"
 
 
+@pytest.mark.slow
 def test_ksampler_and_sampler_custom_give_what_a_cfg_guider_gives(main, guide):
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustom, SamplerCustomAdvanced
@@ -142,6 +146,7 @@ def advanced(model, start, end, first, last):
     return part(latent, end, 10000, "disable", "disable") if last else latent
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("split", [1, 2, 3])
 def test_two_halves_of_ksampler_advanced_are_one_whole(split, main, guide):
     for model in (main, spanned(main, guide)):
@@ -163,6 +168,7 @@ def test_cfg_combine_makes_dual_model_guider_at_cfg_1_evaluate_the_negative_mode
     probe.assert_law(calls, host, *bare, lambda sigma: WEIGHT)
 
 
+@pytest.mark.slow
 def test_cfg_combine_with_its_own_weight_stands_for_the_samplers(main, guide, second):
     setting = probe.setting_of(main, SD15, steps=2)
     for kind in ("cfg", "perp neg", "dual model"):
@@ -192,6 +198,7 @@ def test_apg_is_refused_where_there_is_no_one_difference_to_shape(kind, main, se
     assert ours.forwards == 0
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", COSTS)
 def test_rescale_works_on_the_result_of_every_guider(kind, main, second):
     from guidance_pack.guidance.rules.rescale import Rescale

@@ -29,12 +29,14 @@ def check(main, guide, scene, before: bool, weight: float = WEIGHT):
     probe.assert_law(calls, host, bare, weak, lambda sigma: weight)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("name", scenes.SCENES)
 def test_the_guides_term_is_added_to_the_hosts_own_step(name, before, main, guide):
     check(main, guide, scenes.SCENES[name], before)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", scenes.SCENES)
 def test_off_is_bit_identical(name, main, guide):
     scene = scenes.SCENES[name]
@@ -53,6 +55,7 @@ def bare_run(main, setting):
     return plain.run(probe.cfg_guider(main, SD15.conditioning(1), SD15.conditioning(2), CFG))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize(
     "hook", [scenes.pre_cfg, scenes.post_cfg, scenes.cfg_function, scenes.legacy_cfg_function, scenes.function_wrapper],
@@ -96,6 +99,7 @@ def test_the_guides_own_wrapper_runs_on_the_guide_and_its_cfg_hooks_do_not(main,
     probe.assert_law(calls, host, *bare, lambda sigma: WEIGHT)
 
 
+@pytest.mark.slow
 def test_the_guides_copy_of_a_controlnet_leaves_the_main_models_alone(main):
     """The guide has another schedule of timesteps: a shared ControlNet would end with the wrong one."""
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
@@ -110,6 +114,7 @@ def test_the_guides_copy_of_a_controlnet_leaves_the_main_models_alone(main):
     assert control.model_sampling_current is None and control.cond_hint is None and control.timestep_range is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_a_compiled_model_and_its_guide_stay_apart(before, main, guide):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
@@ -147,6 +152,7 @@ def evaluated(model):
         handle.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_easycache_skips_the_same_evaluations_of_the_main_model(before, main, guide):
     from comfy_extras.nodes_easycache import EasyCacheNode
@@ -167,6 +173,7 @@ def test_easycache_skips_the_same_evaluations_of_the_main_model(before, main, gu
     probe.assert_law(calls, host, bare, weak, lambda sigma: WEIGHT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_lazycache_caches_what_lies_inside_it(before, main, guide):
     from comfy_extras.nodes_easycache import LazyCacheNode

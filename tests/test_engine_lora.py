@@ -53,6 +53,7 @@ def assert_as_apart(pack, auto, pair, spec=SD15, **more):
     assert far_apart(run(main, spec, **more), expected) > 100 * TOLERANCE, "the guidance is as good as zero"
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", ["sd15", "sdxl", "sd3", "flux", "wan", "qwen_image"])
 @pytest.mark.parametrize("case", ["the base guides", "an earlier epoch guides"])
 def test_one_network_equals_two_checkpoints(pack, auto, family, case):
@@ -78,18 +79,21 @@ PAIRS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", PAIRS)
 def test_every_way_to_wire_it(pack, auto, base, case):
     one, two = lora_file(base, 1), lora_file(base, 2)
     assert_as_apart(pack, auto, lambda first, second: PAIRS[case](first, second, one, two), cfg=3.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tucker", "loha", "lokr", "diff"])
 def test_every_kind_that_adds_to_weights(pack, auto, base, kind):
     file = lora_file(base, 1, kind)
     assert_as_apart(pack, auto, lambda first, second: (loaded(first, file), second))
 
 
+@pytest.mark.slow
 def test_changes_of_norms_and_biases(pack, auto, base):
     file, draw = lora_file(base, 1), torch.Generator().manual_seed(3)
     for name, layer in norms(base).items():
@@ -114,6 +118,7 @@ def test_a_lora_on_a_part_of_a_joint_layer(pack, auto):
     assert_as_apart(pack, auto, lambda first, second: (loaded(first, file), second), spec)
 
 
+@pytest.mark.slow
 def test_several_guides_over_one_network(pack, auto, base):
     from guidance_pack.host.engine.plan import guides_of
 
@@ -129,6 +134,7 @@ def test_several_guides_over_one_network(pack, auto, base):
     assert far_apart(run(together), expected) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_two_guides_over_a_network_that_is_not_the_main_one(pack, auto, base):
     from guidance_pack.host.engine.plan import guides_of
 
@@ -149,6 +155,7 @@ def test_a_lora_after_autoguidance_changes_the_main_model_alone(pack, auto, base
     assert far_apart(run(after), run(before)) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family, node", [("sd3", "ModelSamplingSD3"), ("sd15", "ModelSamplingDiscrete")])
 def test_a_sampling_patch_of_one_of_the_two_is_switched_too(pack, auto, family, node):
     from comfy_extras import nodes_model_advanced
@@ -161,6 +168,7 @@ def test_a_sampling_patch_of_one_of_the_two_is_switched_too(pack, auto, family, 
     assert_as_apart(pack, auto, lambda first, second: (loaded(first, file), patch(second, *arguments)[0]), spec)
 
 
+@pytest.mark.slow
 def test_sampler_custom_advanced(pack, auto, base):
     from engine_probe import cfg_guider, setting_of
 
@@ -184,6 +192,7 @@ def test_weight_one_is_the_main_model_and_evaluates_nothing_more(pack, base):
     assert count.evaluations == 3
 
 
+@pytest.mark.slow
 def test_outside_its_interval_every_step_is_the_main_models_own(pack, base):
     """The main branch is never unmerged: until the guide acts, the trajectory is bit-identical."""
     from engine_probe import cfg_guider, recorded, setting_of
@@ -202,6 +211,7 @@ def test_outside_its_interval_every_step_is_the_main_models_own(pack, base):
     assert equal[:3] == [True] * 3 and not equal[-1]
 
 
+@pytest.mark.slow
 def test_the_order_of_components_makes_no_difference(pack, auto, base):
     from guidance_pack.guidance.rules.cfg import CFG
 
@@ -211,6 +221,7 @@ def test_the_order_of_components_makes_no_difference(pack, auto, base):
     assert torch.equal(run(first), run(second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False], ids=["compiled before the LoRA", "compiled after it"])
 def test_a_compiled_main_model_and_its_base(pack, auto, base, before):
     """The compiled network of the main model never answers for the guide."""

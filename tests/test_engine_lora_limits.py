@@ -53,6 +53,7 @@ def changed_layers(model) -> list[str]:
 # --- nothing is left behind -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bypass", [False, True], ids=["merged", "bypassed"])
 def test_after_a_run_both_models_are_as_before(pack, auto, base, bypass):
     main = loaded(base, lora_file(base, 1), bypass=bypass)
@@ -71,6 +72,7 @@ def failures():
     return [RuntimeError("broken kernel"), management.InterruptProcessingException(), torch.OutOfMemoryError("none")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["exception", "interrupt", "out of memory"])
 @pytest.mark.parametrize("at", [0, 1, 3])
 @pytest.mark.parametrize("bypass", [False, True], ids=["merged", "bypassed"])
@@ -184,6 +186,7 @@ def measured(pack, auto, kind: str) -> tuple[int, int, int]:
     return *peaks, sum(tensor.nbytes for tensor in file.values())
 
 
+@pytest.mark.slow
 def test_one_base_and_the_loras_are_all_that_is_resident(pack, auto):
     plain, guided, file = measured(pack, auto, "lora")
     size = network_size(SD15.build(0))
@@ -193,6 +196,7 @@ def test_one_base_and_the_loras_are_all_that_is_resident(pack, auto):
     assert copied - plain > 0.9 * size, "a second network would have been seen"
 
 
+@pytest.mark.slow
 def test_what_the_guide_needed_is_let_go_after_the_run(pack, auto, base):
     from guidance_pack.host.lora.adapter_switch import AdapterSwitch, ChangedLayer
 
@@ -204,6 +208,7 @@ def test_what_the_guide_needed_is_let_go_after_the_run(pack, auto, base):
 # --- how the network is loaded --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_partly_loaded_network(pack, auto, base, monkeypatch):
     """Weights that stay offloaded are patched as they are used (the host's low memory mode)."""
     from comfy.model_patcher import ModelPatcher
@@ -221,6 +226,7 @@ def test_a_partly_loaded_network(pack, auto, base, monkeypatch):
     assert far_apart(found, expected) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_guide_takes_the_lora_off_the_rounded_weights(pack, auto, monkeypatch):
     """In float8 the guide is the main network's rounded weights minus the LoRA, so the rounding is in both alike."""
     base = SD15.build(0)
@@ -246,6 +252,7 @@ def test_the_guide_takes_the_lora_off_the_rounded_weights(pack, auto, monkeypatc
 # --- copies, words --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, named", [("dora", "DoRA"), ("set", "'set'")])
 def test_what_does_not_add_to_weights_gets_a_copy_and_says_so(pack, auto, base, kind, named, caplog):
     from guidance_pack.host.engine.plan import guides_of
@@ -260,6 +267,7 @@ def test_what_does_not_add_to_weights_gets_a_copy_and_says_so(pack, auto, base, 
     assert torch.equal(run(model), run(apart))
 
 
+@pytest.mark.slow
 def test_what_both_have_needs_no_copy_whatever_it_is(pack, auto, base):
     """A DoRA below, a LoRA on top of it in the main model alone."""
     from guidance_pack.host.engine.plan import guides_of
@@ -305,6 +313,7 @@ def test_the_same_lora_in_another_order_is_the_same_model(pack, auto, base):
         pack.with_autoguidance(stacked(one, two), stacked(two, one), auto)
 
 
+@pytest.mark.slow
 def test_the_log_and_the_report_say_how_the_guide_gets_its_weights(pack, auto, base, caplog):
     from guidance_pack.host.report.report import report, sigmas_of
 

@@ -87,6 +87,7 @@ def losses():
     return losses()
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", ["mse", "l1", "ssim", "edges", "colour", "total_variation"])
 def test_losses_of_the_picture(model, pictures, name):
     loss = losses()[name]()

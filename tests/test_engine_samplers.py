@@ -71,6 +71,7 @@ def test_the_list_is_the_hosts(comfy):
     assert not missing, "the host has samplers that are not tested"
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_follow_the_noise_level_of_every_call(name, main, guide):
     model, calls = probe.recorded(scheduled(main, guide))
@@ -92,6 +93,7 @@ def test_weights_follow_the_noise_level_of_every_call(name, main, guide):
         assert applied(call, *predictions) == pytest.approx(expected, abs=2e-3), f"at sigma {call.level:g}"
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", NAMES)
 def test_off_is_bit_identical_with_every_sampler(name, main, guide):
     from guidance_pack.guidance.schedule import Interval
@@ -103,6 +105,7 @@ def test_off_is_bit_identical_with_every_sampler(name, main, guide):
     assert guides.forwards == 0
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", ["dpm_2_ancestral", "dpmpp_sde", "dpmpp_2s_ancestral", "seeds_3"])
 def test_samplers_with_inner_calls_meet_both_sides_of_an_edge(name, main, guide):
     """These call the model between the steps: their calls must be told apart by noise level, not by number."""

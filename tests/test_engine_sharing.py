@@ -47,6 +47,7 @@ def lora(model, seed, strength=1.0):
 # --- chaining -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_terms_add_in_any_order(pack, rules, main, guide):
     other = SD15.build(9)
     one, two = rules["Auto"](2.0), rules["Auto"](1.5)
@@ -58,6 +59,7 @@ def test_terms_add_in_any_order(pack, rules, main, guide):
     assert torch.equal(with_cfg_last, with_cfg_first)
 
 
+@pytest.mark.slow
 def test_the_same_component_twice_adds(pack, rules, main, guide):
     twice = pack.with_autoguidance(pack.with_autoguidance(main, guide, rules["Auto"](1.5)), guide, rules["Auto"](2.0))
     once = pack.with_autoguidance(main, guide, rules["Auto"](2.5))
@@ -65,6 +67,7 @@ def test_the_same_component_twice_adds(pack, rules, main, guide):
     assert len(pack.plan_of(twice).guides) == 1, "one guide connected twice is one guide"
 
 
+@pytest.mark.slow
 def test_a_branch_of_the_graph_keeps_its_own_plan(pack, rules, main, guide):
     plain = run(main)
     branch = pack.with_rule(main, rules["CFG"](2.0))
@@ -76,6 +79,7 @@ def test_a_branch_of_the_graph_keeps_its_own_plan(pack, rules, main, guide):
     assert [len(pack.plan_of(m).guidance.rules) for m in (main, branch, longer)] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_clones_downstream_keep_the_guide(pack, rules, main, guide):
     model = pack.with_autoguidance(main, guide, rules["Auto"](2.0))
     assert torch.equal(run(model.clone().clone()), run(model))
@@ -88,6 +92,7 @@ def test_an_engine_is_installed_once(pack, rules, main, guide):
     assert all(len(model.get_wrappers(kind, engine)) == 1 for kind in model.wrappers)
 
 
+@pytest.mark.slow
 def test_transforms_run_last_in_chain_order(pack, rules, main, guide):
     rescale, auto = rules["Rescale"](1.0), rules["Auto"](2.0)
     early = run(pack.with_autoguidance(pack.with_rule(main, rescale), guide, auto))
@@ -114,6 +119,7 @@ def test_overlapping_cfg_is_refused_in_words_and_neighbours_are_not(pack, rules,
 # --- one network, several weights -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["guide is the base", "main is the base", "two LoRAs"])
 def test_two_lora_variants_of_one_checkpoint(pack, rules, main, case):
     """Equal to two truly separate checkpoints; never zero guidance."""
@@ -129,6 +135,7 @@ def test_two_lora_variants_of_one_checkpoint(pack, rules, main, case):
     assert (run(pairs[case](main, main)[0], cfg=1.0) - expected).abs().max() > 0.01, "the guidance is not zero"
 
 
+@pytest.mark.slow
 def test_a_shared_network_with_equal_weights_needs_no_copy(pack, rules, main):
     from guidance_pack.host.engine.plan import guides_of
 
@@ -145,6 +152,7 @@ def test_a_model_as_its_own_guide_is_refused(pack, rules, main):
         pack.with_autoguidance(main, main.clone(), rules["Auto"](3.0))
 
 
+@pytest.mark.slow
 def test_a_model_with_other_attention_is_a_guide_over_the_same_network(pack, rules, main):
     """Identity attention in the middle block (as in PAG), set as a patch of the guide's own options."""
     from guidance_pack.host.engine.plan import guides_of
@@ -173,6 +181,7 @@ def test_without_a_way_to_load_it_again_the_error_names_the_ways_out(pack, rules
         pack.with_autoguidance(merged, main, rules["Auto"](2.0))
 
 
+@pytest.mark.slow
 def test_a_sampling_patch_on_one_of_two_clones_is_a_difference_too(pack, rules, main):
     import comfy_extras.nodes_model_advanced as advanced
 

@@ -35,6 +35,7 @@ def level(*sigmas):
     return NoiseLevel(torch.ones_like(sigma), sigma)
 
 
+@pytest.mark.slow
 def test_a_switch_keeps_members_and_patchers_in_order(guides):
     clean, noisy = guides.load_guide("someone/resnet"), guides.load_guide("noisy/resnet18.safetensors")
     team = guides.switch([clean, noisy], Experts((2.0,)))
@@ -67,6 +68,7 @@ def pair(guides):
     return [guides.load_guide("someone/resnet"), guides.load_guide("noisy/resnet18.safetensors")]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("edges_from", "edges", "schedule", "sigma"),
     [

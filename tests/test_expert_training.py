@@ -125,6 +125,7 @@ def test_the_same_seed_gives_the_same_experts_whatever_else_draws():
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])
 @pytest.mark.parametrize(
     "changed",
@@ -192,6 +193,7 @@ def test_an_expert_goes_on_from_the_one_before_or_starts_anew():
     assert not bool(begun["mix.lora_B.expert.weight"].any()), "LoRA starts at nothing"
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss():
     losses = trained(experts=1, iterations=150, batch=12, schedule="cosine", learning_rate=0.02).losses
     assert sum(losses[-20:]) < 0.6 * sum(losses[:20])
@@ -236,6 +238,7 @@ def test_depth_is_compared_up_to_scale_and_shift_but_not_sign():
     assert bool(torch.isfinite(scale_and_shift(torch.zeros(1, 1, 5, 5), other)).all())
 
 
+@pytest.mark.slow
 def test_the_papers_layers_are_found_in_the_papers_networks():
     from torchvision.models import resnet50, vit_b_16
     from transformers import DeiTConfig, DeiTForImageClassification, ResNetConfig, ResNetForImageClassification
@@ -252,6 +255,7 @@ def test_the_papers_layers_are_found_in_the_papers_networks():
     assert vit and not [name for name in vit if "self_attention" in name or name.startswith("heads")]
 
 
+@pytest.mark.slow
 def test_peft_counts_of_the_paper():
     """B4: five experts of a ResNet-50 at the paper's rank are 5.71 % each; peft's convolutions need fewer numbers."""
     from torchvision.models import resnet50

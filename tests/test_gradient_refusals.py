@@ -179,6 +179,7 @@ def test_a_dynamically_managed_model_is_loaded_plainly(guide):
     assert steer(model, guide, **LINEAR).model is model.model, "only a gradient through the model needs that"
 
 
+@pytest.mark.slow
 def test_a_dynamically_managed_model_that_cannot_be_loaded_again(guide):
     model = dynamic(steering.as_nodes_do(SD15.build, 0))
     model.cached_patcher_init = None

@@ -112,6 +112,7 @@ def test_golden_values(coordinates):
     assert guided[0].tolist() == pytest.approx((0.8235292932, -0.4203845703), abs=2e-10)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("sigma", [0.05, 0.7, 20.0])
 @pytest.mark.parametrize("coordinates", COORDINATES)
 def test_the_score_is_shifted(coordinates, sigma):
@@ -237,6 +238,7 @@ def vp_levels(kept, next_kept, count=1):
     return [NoiseLevel.variance_preserving(torch.full((count,), v, dtype=torch.float64)) for v in (kept, next_kept)]
 
 
+@pytest.mark.slow
 def test_the_mean_shift_s_share_of_the_score_shift():
     assert float(mean_shift(*vp_levels(*respaced(250, 120)))) == pytest.approx(0.97677, abs=5e-6)
     medians = {1000: 0.992, 250: 0.969, 100: 0.924, 25: 0.720}
@@ -298,6 +300,7 @@ def other(x_vp, timestep):
     return 0.5 * classify(x_vp, timestep)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("at", ["noisy input", "denoised", "through denoiser"])
 @pytest.mark.parametrize("settings", [{}, {"cap": 0.1}, {"normalise": True}, {"mean_shift": True}], ids=str)
 @pytest.mark.parametrize("coordinates", COORDINATES)
@@ -335,6 +338,7 @@ def test_only_the_expert_in_charge_is_evaluated():
     assert clean.asked == [(0, 4)], "the expert that is not in charge was evaluated"
 
 
+@pytest.mark.slow
 def test_a_smooth_hand_over_is_continuous_and_a_hard_one_is_not():
     x, _ = points(1)
     logs = torch.linspace(-0.5, 0.5, 401, dtype=torch.float64)
@@ -418,6 +422,7 @@ EMBEDDER = GuideSpec("embedder", "embedding", preprocessing=Preprocessing((8, 8)
 WORDS = torch.tensor([[1.0, -0.3, 0.2, 0.5]], dtype=torch.float64)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("cutouts", [None, Cutouts(3, seed=2, size=6)], ids=["whole", "cutouts"])
 @pytest.mark.parametrize("at", ["noisy input", "denoised", "through denoiser"])
 @pytest.mark.parametrize("sees", ["clean", "noisy"])

@@ -119,6 +119,7 @@ def test_colours_can_be_swapped(written, tmp_path):
     torch.testing.assert_close(conformance.output(swapped, picture), conformance.output(plain, picture.flip(1)))
 
 
+@pytest.mark.slow
 def test_metadata_say_what_a_torchvision_network_sees(written):
     spec = conformance.load(written("resnet18")).spec
     assert spec.sees == "noisy" and spec.schedule is noise_schedule("cosine") and spec.labels == LABELS
@@ -134,6 +135,7 @@ def test_torchvision_preprocessing_is_that_of_its_own_weights(written, tmp_path)
     assert conformance.load(path).spec.preprocessing.size == (224, 224)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
@@ -239,6 +241,7 @@ def an_adapter(path):
     (path / "adapter_config.json").write_text("{}")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

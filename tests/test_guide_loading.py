@@ -51,6 +51,7 @@ def test_the_folder_is_registered(comfy):
     assert folder_paths.get_folder_paths(FOLDER) == [str(comfy.base / "models" / "guides")]
 
 
+@pytest.mark.slow
 def test_names_are_the_embedded_and_what_lies_in_the_folder(guides):
     assert guides.guide_names() == [
         EMBEDDED, "noisy/resnet18.safetensors", "old.pt", "own.safetensors", "someone/resnet", "squeeze.safetensors"
@@ -187,6 +188,7 @@ def test_every_embedded_guide_loads(comfy):
         assert loaded.guide.first.name == name and torch.isfinite(output(loaded)).all()
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", [EMBEDDED, "someone/resnet", "noisy/resnet18.safetensors"])
 def test_the_gradient_works_inside_a_prompt(guides, name):
     """The manager's moves turn weights into inference tensors; the gradient is that of a network outside a prompt."""

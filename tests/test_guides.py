@@ -46,32 +46,39 @@ def test_every_family_has_a_case():
         assert family.title and family.__doc__
 
 
+@pytest.mark.many
 def test_says_what_it_is(case, guide):
     assert (guide.family, guide.spec.task, guide.spec.labels) == (case.family, case.task, case.labels)
     assert guide.spec.name == "a guide" and guide.spec.domain == "pixels"
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("width", [40, 72])
 def test_shapes(case, guide, width):
     conformance.check_shape(guide, case.outputs, width, case.sizes[width == 72])
 
 
+@pytest.mark.many
 def test_each_sample_is_seen_alone(guide):
     conformance.check_per_sample(guide)
 
 
+@pytest.mark.many
 def test_the_gradient_reaches_the_picture(guide):
     conformance.check_gradient(guide)
 
 
+@pytest.mark.many
 def test_is_in_evaluation_mode(guide):
     conformance.check_evaluation_mode(guide)
 
 
+@pytest.mark.many
 def test_holds_what_the_file_holds(guide):
     conformance.check_round_trip(guide)
 
 
+@pytest.mark.many
 def test_depends_on_the_noise_level_only_by_its_timestep(guide):
     conformance.check_noise(guide)
 
@@ -114,6 +121,7 @@ def test_shards_are_one_network(written, tmp_path):
 # texts
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", ["clip", "siglip", "siglip2"])
 def test_texts_become_vectors_of_the_pictures_space(written, name):
     found = conformance.load(written(name))

@@ -28,6 +28,7 @@ def change(one, other):
     return min(((a - b).norm() / a.norm()).item() for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.many
 def test_is_the_hosts_own_class_with_the_prediction_that_the_table_says(spec, model):
     import comfy.model_base
     import comfy.model_sampling
@@ -36,12 +37,14 @@ def test_is_the_hosts_own_class_with_the_prediction_that_the_table_says(spec, mo
     assert isinstance(model.get_model_object("model_sampling"), getattr(comfy.model_sampling, spec.prediction))
 
 
+@pytest.mark.many
 def test_samples_finite_latents_of_the_given_shapes(spec, model):
     out = run(spec, model, batch=2)
     assert [t.shape for t in out] == [t.shape for t in tensors(spec.latent(2)["samples"])]
     assert all(torch.isfinite(t).all() and t.std() > 0 for t in out)
 
 
+@pytest.mark.many
 def test_depends_on_prompt_noise_latent_and_weights(spec, model):
     out = run(spec, model)
     assert change(out, run(spec, model)) == 0
@@ -51,6 +54,7 @@ def test_depends_on_prompt_noise_latent_and_weights(spec, model):
     assert change(run(spec, model, denoise=0.5), run(spec, model, denoise=0.5, latent=1)) > 1e-2
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("batch, cfg, per_step", [(1, 1.0, 1), (2, 1.0, 1), (2, 4.0, 2)])
 def test_counts_the_evaluations_of_a_step(spec, model, batch, cfg, per_step):
     with count_forwards(model, batch) as count:
@@ -68,6 +72,7 @@ def test_counting_changes_nothing_and_ends_with_its_block(comfy):
     assert count.evaluations == 4
 
 
+@pytest.mark.many
 def test_the_networks_raw_output_follows_x_sigma_and_prompt_at_size_one(spec, model):
     base = predict(spec, model)
     assert all(0.05 < t.std() < 20 for t in base)
@@ -103,6 +108,7 @@ def custom_sample(spec, model, x, sigmas, prompt):
         )
 
 
+@pytest.mark.many
 def test_the_recorded_factory_rebuilds_an_equal_independent_model(spec, model):
     factory, arguments = model.cached_patcher_init
     again = factory(*arguments, disable_dynamic=True)
@@ -116,6 +122,7 @@ def test_families_have_short_names(comfy):
     assert host_models.sd15(seed=3).model.model_config.__class__.__name__ == "SD15"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_file_loads_whole_and_makes_a_picture(comfy, tmp_path, monkeypatch, caplog):
     import folder_paths
 

@@ -37,6 +37,7 @@ def run(model, spec=SD15, batch=1, cfg=CFG, **more):
     return tensors(made)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m_sde", "euler_ancestral_cfg_pp"])
 @pytest.mark.parametrize("components", [True, False], ids=["guided", "plain"])
 def test_it_changes_no_bit_and_counts_what_was_evaluated(main, guide, guided, components, sampler):
@@ -54,6 +55,7 @@ def test_it_changes_no_bit_and_counts_what_was_evaluated(main, guide, guided, co
     assert sum(e.guides for e in record.evaluations) == guides.evaluations
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_of_the_law(main, guide, guided):
     watched, inspection = inspect(guided)
     model, calls = probe.recorded(watched)
@@ -88,6 +90,7 @@ def assert_near(values, wanted, tolerance=1e-3):
     assert values == pytest.approx(wanted.tolist(), rel=tolerance, abs=1e-5)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", [kind for kind in COSTS])
 def test_under_every_guider_it_changes_no_bit(main, guide, kind):
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
@@ -104,6 +107,7 @@ def test_under_every_guider_it_changes_no_bit(main, guide, kind):
     assert (evaluations[0].terms[0].push[0] > 0) == (kind != "basic")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "flux", "wan", "stable_audio", "ltxav", "chroma_radiance"])
 def test_every_family_is_written_down_and_shown(comfy, name):
     from guidance_pack.host.report.show import show
@@ -154,6 +158,7 @@ def page(comfy, monkeypatch):
     return made
 
 
+@pytest.mark.slow
 def test_runs_of_one_prompt_are_kept_apart_and_the_next_prompt_starts_anew(guided, page):
     from comfy_execution.utils import CurrentNodeContext
 
@@ -206,6 +211,7 @@ def test_fast_evaluations_are_told_together(guided, page, monkeypatch):
     assert [(e.total, e.terms, e.cosine) for e in seen] == [(e.total, e.terms, e.cosine) for e in expected]
 
 
+@pytest.mark.slow
 def test_a_long_run_keeps_the_pictures_that_are_shown(guided):
     from guidance_pack.host.recording.record import MOST_SHOWN, shown_steps
     from guidance_pack.host.report.show import show
@@ -244,6 +250,7 @@ def test_the_same_component_twice_has_two_names(main, guide):
     assert labels == ["CFG", "autoguidance (guide 1)", "autoguidance (guide 1) #2"]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["exception", "interrupt", "out of memory"])
 def test_what_was_recorded_before_a_failure_is_kept(main, guide, guided, kind):
     watched, inspection = inspect(guided)

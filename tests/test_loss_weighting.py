@@ -26,6 +26,7 @@ def weighted(pack, model, weight=None, normalise=False):
     return pack.with_loss_weighting(model, pack.LossWeighting(weight or P2(), normalise))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_are_those_of_the_explicitly_weighted_loss(pack, family):
     """eps, v, EDM and flow; three pictures at three noise levels in a batch."""
@@ -56,6 +57,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_train_lora_is_weighted(pack, option):
     model, training = MODELS["sd15"].build(), Training("sd15", options=OPTIONS[option])
@@ -64,6 +66,7 @@ def test_every_option_of_train_lora_is_weighted(pack, option):
     assert gradients_differ(ours, training.run(model)) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd15", "flux"])
 @pytest.mark.parametrize("buckets", [False, True])
 def test_pictures_of_several_sizes(pack, family, buckets):
@@ -86,6 +89,7 @@ def quantised(seed=0, disable_dynamic=False):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bypass", [False, True])
 def test_quantised_weights(pack, bypass):
     model, training = quantised(), Training("flux", options={"bypass_mode": bypass})
@@ -94,6 +98,7 @@ def test_quantised_weights(pack, bypass):
     assert gradients_differ(ours, training.run(model)) > 0.01
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("weight", [*map(Plain, TARGETS[1:]), P2(1, 0.5), P2(0.2, 2), MinSNR(5)], ids=str)
 @pytest.mark.parametrize("normalise", [False, True])
 def test_every_weighting(pack, weight, normalise):
@@ -111,12 +116,14 @@ def test_a_flow_models_plain_loss_is_that_on_its_own_output(pack):
     assert gradients_differ(ours, training.run(model, lambda level: 1 / level.b**2)) < ROUNDING
 
 
+@pytest.mark.slow
 def test_an_eps_models_plain_loss_is_that_on_its_own_output(pack):
     model, training = MODELS["sd15"].build(), Training("sd15")
     ours = training.run(weighted(pack, model, Plain("eps")))
     assert gradients_differ(ours, training.run(model, lambda level: 1 / level.b**2)) < ROUNDING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd15", "flux"])
 def test_the_levels_of_a_mean_are_those_that_the_trainer_draws(pack, family):
     from types import SimpleNamespace
@@ -135,6 +142,7 @@ def test_the_levels_of_a_mean_are_those_that_the_trainer_draws(pack, family):
     assert float(draws) == pytest.approx(float(expected), rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_changed_afterwards_counts(pack):
     """ModelSamplingSD3 after the node: the shift of the training, not of the MODEL that the node saw."""
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
@@ -166,6 +174,7 @@ def drawn(model, family):
     return out, count.evaluations
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", ["sd15", "sd20_v", "sdxl_edm", "flux", "stable_audio"])
 def test_sampling_is_untouched(pack, family):
     model = MODELS[family].build()
@@ -173,6 +182,7 @@ def test_sampling_is_untouched(pack, family):
     assert torch.equal(ours, plain) and own_cost == cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_sampling_with_guidance_is_untouched(pack, order):
     model, guide = MODELS["sd15"].build(), MODELS["sd15"].build(1)
@@ -279,6 +289,7 @@ def run(node, model, **changed):
 EXPECTED = {"p2": P2(2.0, 0.5), "min-SNR": MinSNR(3.0)} | {target: Plain(target) for target in TARGETS}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("family", ["sd15", "flux"])
 def test_the_node_gives_the_model_and_a_picture(pack, node, name, family):
@@ -310,6 +321,7 @@ def test_wrong_inputs_in_words(node, comfy, changed, words):
         run(node, MODELS["flux"].build(), **changed)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("weight", [P2(1, 0.5), Plain("x0"), Plain("eps"), MinSNR(5)], ids=str)
 def test_the_plot_shows_shares_of_the_v_loss(pack, monkeypatch, weight):
     shown = []

@@ -19,6 +19,7 @@ from guidance_pack.guidance.losses.ssim import StructuralSimilarity
 from guidance_pack.guidance.losses.total_variation import TotalVariation
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
 @pytest.mark.parametrize("cls", losses().values(), ids=losses().keys())
 def test_loss(cls, check):

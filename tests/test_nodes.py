@@ -137,6 +137,7 @@ def test_schedules_multiply_and_reach_the_rule(nodes, model):
     assert weights[3:].tolist() == [1.0, 1.0]
 
 
+@pytest.mark.slow
 def test_report_says_what_a_run_then_does(nodes, model):
     """Evaluations promised = evaluations counted."""
     import comfy.sample
@@ -171,6 +172,7 @@ def tiny(nodes):
     return nodes["GuidanceTinyModel"]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     "name", ["shapes-edm", "shapes-edm-early", "shapes-edm-weak", "shapes-flow", "shapes-flow-weak"]
 )

@@ -88,6 +88,7 @@ def test_requirements_never_touch_what_comfyui_brings():
     assert not names & {"torch", "torchvision", "torchaudio", "numpy", "transformers", "pillow"}
 
 
+@pytest.mark.slow
 def test_validate_is_clean(published):
     done = comfy_cli("node", "validate", cwd=published)
     said = done.stdout + done.stderr
@@ -113,6 +114,7 @@ def test_the_registry_understands_the_metadata(published):
     assert "OS Independent" in systems and "NVIDIA CUDA" in accelerators and comfyui == ">=0.30.0"
 
 
+@pytest.mark.slow
 def test_the_archive_holds_what_users_need_and_nothing_else(archive):
     names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
@@ -165,6 +167,7 @@ def test_style():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_types(comfyui_root):
     done = checks.types(PYTHON, comfyui_root)
     assert done.returncode == 0, done.stdout + done.stderr

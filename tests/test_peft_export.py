@@ -53,6 +53,7 @@ def test_loralibs_convolutions_become_pefts_exactly(shape):
     torch.testing.assert_close(exact[0], exact[1], rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_peft_gives_what_the_bank_gives(tmp_path):
     """Every kind of layer, both layouts, several ranks, and all that is not LoRA."""
     parts = [random_part(seed) for seed in range(2)]
@@ -84,6 +85,7 @@ def test_ranks_and_layers_are_those_of_whole_names(tmp_path):
         torch.testing.assert_close(merged[name], weight, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_imported_experts_go_out_again(comfy, tmp_path, monkeypatch):
     """PPAP's files as a bank, the bank as adapters over torchvision's and transformers' own networks."""
     import folder_paths
@@ -120,6 +122,7 @@ def test_imported_experts_go_out_again(comfy, tmp_path, monkeypatch):
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_resnets_go_out_over_torchvisions_own(comfy, tmp_path, monkeypatch):
     import folder_paths
     from torchvision.models import resnet50

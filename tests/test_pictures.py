@@ -30,6 +30,7 @@ def load(folder, height=8, width=8):
     return load_pictures(folder, height, width)
 
 
+@pytest.mark.slow
 def test_files_are_sorted_and_nothing_else_is_taken(folders):
     photos = folders / "input" / "photos"
     for name in ("b.png", "a.JPG", "c.webp", "10.jpeg", ".hidden.png", "__MACOSX/d.png"):

@@ -105,6 +105,7 @@ def levels(first, second):
     return float((first.batch(everything)[0] - second.batch(everything)[0]).abs().max()) * 127.5
 
 
+@pytest.mark.slow
 def test_the_batch_does_not_matter_with_any_sampler(output, tiny):
     """Not to the last bit: torch's convolutions sum in another order for another batch, which rounding may show."""
     import comfy.samplers
@@ -292,6 +293,7 @@ def test_a_full_disk_is_said_and_what_is_made_can_be_used(output, tiny, monkeypa
     assert data(make(tiny, "a", 8)) == whole
 
 
+@pytest.mark.slow
 def test_latents_are_decoded_by_the_vae(output, comfy):
     spec = host_models.MODELS["sd15"]
     model, vae = spec.build(), steering.autoencoder()

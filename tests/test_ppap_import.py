@@ -65,6 +65,7 @@ def vit_files(folder, network, count=5, **how):
     return experts
 
 
+@pytest.mark.slow
 def test_resnets_of_the_released_layout_give_what_the_authors_forward_gives(folder, resnets):
     from guidance_pack.host.models.ppap_import import expert_sets, import_experts
 
@@ -87,6 +88,7 @@ def test_resnets_of_the_released_layout_give_what_the_authors_forward_gives(fold
     assert part.numbers() < 0.07 * sum(p.numel() for p in network.parameters()) + 60_000
 
 
+@pytest.mark.slow
 def test_the_same_files_are_imported_once_and_nothing_else_is_overwritten(folder, resnets):
     from guidance_pack.host.models.ppap_import import import_experts
 
@@ -102,6 +104,7 @@ def test_the_same_files_are_imported_once_and_nothing_else_is_overwritten(folder
     assert (folder / "team.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_deits_give_what_the_authors_forward_gives(folder):
     """Scale 1, normalised input; the query, key and value of the base have their own rows of the change."""
     from guidance_pack.host.models.ppap_import import import_experts
@@ -124,6 +127,7 @@ def test_deits_give_what_the_authors_forward_gives(folder):
     assert "network.classifier.bias" in bank.parts[0].whole and "network.vit.layernorm.bias" in bank.parts[0].whole
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(("scale", "normalised"), [(1.0, True), (0.5, True), (1.0, False), (0.5, False)])
 def test_how_deits_are_run_is_settled_by_agreement(folder, scale, normalised):
     """An expert that agrees with the clean network under one reading alone is run so, whichever it is."""
@@ -201,6 +205,7 @@ def test_deits_of_the_old_code_have_no_change_and_say_so(folder):
         torch.testing.assert_close(said(guide, 1, PICTURES), experts[1](PICTURES), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuned_networks_are_whole_parts(folder):
     """One noise-aware network under `classifier.`, raw input; and two experts with torchvision's own names."""
     from torchvision.models import resnet50
@@ -246,6 +251,7 @@ def spoilt(folder, change):
     torch.save(change(dict(tensors)), path)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("change", "words"),
     [

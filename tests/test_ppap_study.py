@@ -166,6 +166,7 @@ def test_embedded_banks_are_those_of_the_study_and_fit_their_bases(variant, name
     assert bank.use(0)(render(2, 7).images).isfinite().all()
 
 
+@pytest.mark.slow
 def test_embedded_experts_read_noise_that_the_clean_classifier_cannot():
     clean = base("shapes-classifier")
     alone = calibrations(clean.network, Guide((clean.spec,)))

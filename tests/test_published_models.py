@@ -47,6 +47,7 @@ def run(model, asked, **more):
     return sample(model, asked, asked, latent, seed=3, steps=3, scheduler="karras", **more)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_samples_the_same(models):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
@@ -57,6 +58,7 @@ def test_a_compiled_network_samples_the_same(models):
     assert float((found - plain).abs().max()) < 1e-4 * float(plain.abs().max())
 
 
+@pytest.mark.slow
 def test_every_component_works_on_it_at_once(models):
     from guidance_pack.guidance.rules.apg import APG
     from guidance_pack.guidance.rules.autoguidance import Autoguidance

@@ -183,6 +183,7 @@ def denoising_error(denoise, prediction, sigma, unconditional=False):
     return (denoise(noisy, torch.full((40,), sigma), labels) - pictures.images).square().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unconditional", [False, True], ids=["class", "null class"])
 @pytest.mark.parametrize("family, main, weak", [*PAIRS, EARLY])
 def test_denoisers_have_learnt_to_denoise(family, main, weak, unconditional):

@@ -63,6 +63,7 @@ def with_reuse(main, weak, reuse):
     return with_autoguidance(main, weak, Autoguidance(2.0, reuse=reuse))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
 def test_the_host_evaluates_the_guide_at_half_of_the_levels(comfy, sampler):
     spec = MODELS["sd15"]
@@ -76,6 +77,7 @@ def test_the_host_evaluates_the_guide_at_half_of_the_levels(comfy, sampler):
     assert forwards == ([6, 3] if sampler == "euler" else [11, 5])
 
 
+@pytest.mark.slow
 def test_each_push_is_the_last_difference_that_was_evaluated(comfy):
     spec = MODELS["sd15"]
     main, weak, words = spec.build(0), spec.build(5), spec.conditioning(1)

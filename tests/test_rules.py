@@ -13,6 +13,7 @@ from guidance_pack.guidance.rules.apg import APG
 from guidance_pack.guidance.rules.cfg import CFG
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
 @pytest.mark.parametrize("cls", rules().values(), ids=rules().keys())
 def test_rule(cls, check):

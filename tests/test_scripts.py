@@ -15,6 +15,7 @@ SCRIPTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_script_starts_and_says_how_it_is_used(script, tmp_path):
     command = [sys.executable, script, "--help"]

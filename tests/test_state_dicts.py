@@ -282,6 +282,7 @@ EXCESSIVE = {
 }
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", list(EXCESSIVE))
 def test_excess_is_refused(tmp_path, name):
     content, words = EXCESSIVE[name]
@@ -311,6 +312,7 @@ def test_every_kind_cut_short(tmp_path, tensors, share):
             open_checkpoint(path).tensors()
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("seed", range(60))
 def test_damage_is_told_in_words(tmp_path, tensors, seed):
     """A changed byte is refused in words, or changes nothing but a number."""

@@ -245,6 +245,7 @@ def test_the_depth_guide_knows_the_world(fresh):
     assert error < 0.022 and error < flat / 4
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_segmentation_guide_knows_the_world(fresh):
     network, _ = loaded("shapes-segmentation")
@@ -252,6 +253,7 @@ def test_the_segmentation_guide_knows_the_world(fresh):
     assert (found == fresh.segmentation).float().mean() > 0.97 and mean_iou(found, fresh.segmentation) > 0.8
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_noise_makes_the_noisy_classifier_less_sure(fresh):
     network, _ = loaded("shapes-noisy-classifier")
@@ -260,6 +262,7 @@ def test_noise_makes_the_noisy_classifier_less_sure(fresh):
     assert all(later < earlier + 0.04 for earlier, later in zip(shares, shares[1:], strict=False))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_reads_noise_that_the_clean_one_cannot_and_needs_the_timestep(fresh):
     at, images, labels = torch.full((250,), 200), fresh.images[:250], fresh.labels[:250]
@@ -278,6 +281,7 @@ def test_it_reads_noise_that_the_clean_one_cannot_and_needs_the_timestep(fresh):
     torch.testing.assert_close(spec.output(network, seen, level), network(seen, at), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_steers_the_unconditional_denoiser():
     options = SimpleNamespace(assets=ROOT / "assets", samples=40, steps=7, batch=40, seed=4)

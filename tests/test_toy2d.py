@@ -24,6 +24,7 @@ def rows():
     return {name: toy2d.measure(truth, x, peak) for name, x in {"ground truth": clean, **found}.items()}
 
 
+@pytest.mark.slow
 def test_the_world_has_the_moments_that_the_paper_states():
     both = world("AB", torch.float64)
     weights = both.weights[:, None]
@@ -46,6 +47,7 @@ def test_the_exact_score_is_the_gradient_of_the_density(sigma):
     torch.testing.assert_close(truth.score(x, sigmas), numeric, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_exact_score_gives_the_data_back(rows):
     assert rows["exact score"].outliers < 2.0
     assert abs(rows["exact score"].trunk - rows["ground truth"].trunk) < 3.0

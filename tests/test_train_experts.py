@@ -90,6 +90,7 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_a_bank_is_written_and_steers(scene):
     from guidance_pack.host.models.guides import guide_names, load_guide
 
@@ -106,6 +107,7 @@ def test_a_bank_is_written_and_steers(scene):
     assert not list(scene.waiting.rglob("*.safetensors")), "nothing waits any more"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(scene, stop):
     from comfy.model_management import InterruptProcessingException
@@ -120,6 +122,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(scene, stop):
     assert same(scene.parts("team"), scene.parts("whole"))
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_file(scene):
     first = scene.train().path.read_bytes()
     shutil.move(scene.guides / "team.safetensors", scene.guides / "old.safetensors")
@@ -139,6 +142,7 @@ def test_a_finished_bank_is_loaded_and_never_overwritten(scene):
     assert (scene.guides / "team.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_training_that_waits_is_not_mixed_with_another(scene):
     from comfy.model_management import InterruptProcessingException
 
@@ -149,6 +153,7 @@ def test_a_training_that_waits_is_not_mixed_with_another(scene):
     scene.train()
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(scene, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
@@ -309,6 +314,7 @@ def test_the_user_s_guide_stays_as_it_was(scene):
     assert same(before, after) and not network.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["shapes-depth", "shapes-segmentation"])
 def test_maps_have_experts_too(scene, guide):
     trained = scene.train(guide=guide)

@@ -80,6 +80,7 @@ def torchrun(*given):
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "started"), [("batch", accelerated), ("group", torchrun)])
 def test_two_processes_are_one_with_twice_the_batch(norm, started, pictures, tmp_path):
     """Float32 sums in another order differ in their last digits. A bias before a norm has no gradient but those
@@ -157,6 +158,7 @@ def test_shared_statistics_are_those_of_all_pictures():
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12, msg=name)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file_of_the_node(comfy, pictures, tmp_path, monkeypatch):
     import folder_paths
 
@@ -180,6 +182,7 @@ def test_the_command_writes_the_file_of_the_node(comfy, pictures, tmp_path, monk
         assert made.read_bytes() == (tmp_path / "team.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_command_that_was_stopped_goes_on_to_the_same_file(pictures, tmp_path, capsys):
     run(*arguments(CLASSIFIER, pictures, tmp_path / "whole.safetensors", 4))
     again = arguments(CLASSIFIER, pictures, tmp_path / "stopped.safetensors", 4)
@@ -195,6 +198,7 @@ def test_a_command_that_was_stopped_goes_on_to_the_same_file(pictures, tmp_path,
     assert "is finished already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_the_step_and_saves(pictures, tmp_path):
     given = arguments(CLASSIFIER, pictures, tmp_path / "long.safetensors", 4, "--iterations", "100000")
     running = subprocess.Popen(
@@ -208,6 +212,7 @@ def test_ctrl_c_waits_for_the_step_and_saves(pictures, tmp_path):
     assert (tmp_path / "work" / "long.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_sentence(pictures, tmp_path, capsys):
     out = tmp_path / "team.safetensors"
     (tmp_path / "empty").mkdir()

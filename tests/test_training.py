@@ -50,6 +50,7 @@ def averaged(decay, values):
     return average, module
 
 
+@pytest.mark.slow
 def test_power_average_has_the_profile_it_promises():
     """Weights w(t) = t and t^2 averaged with the profile t^gamma have known means; their spread is the width."""
     steps, width = 4000, 0.1
@@ -140,6 +141,7 @@ def toy(**changes):
     return Settings(**options | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"prediction": "flow", "noise": LogitNormal(), "weight": VelocityWeight()}], ids=["edm", "flow"]
 )

@@ -4,7 +4,7 @@
     python3 tools/dev.py demo     run the pack's workflows and keep their pictures under output/
     python3 tools/dev.py serve    leave ComfyUI running with the pack and print its address
     python3 tools/dev.py test     the whole suite; arguments after -- go to pytest (test -- tests/test_dev.py -x);
-                                  --fast leaves out what needs a server or a browser
+                                  --fast leaves out what needs a server, a browser or much time
     python3 tools/dev.py lint     ruff and the type checker
 
 Needs Python 3.10 or newer and the package registries, nothing else. The first run makes .venv and fetches ComfyUI (or
@@ -33,7 +33,7 @@ CACHE = ROOT / ".cache"
 OUTPUT = ROOT / "output"
 LOGS = CACHE / "logs"
 SERVE_PORT = 8188
-FAST = "core or host"  # what needs neither a server nor a browser
+FAST = "(core or host) and not slow"  # what needs neither a server nor a browser, nor much time
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where ComfyUI computes")
     parser.add_argument("--port", type=int, help=f"of the server (serve: {SERVE_PORT}, demo: any free one)")
     parser.add_argument("--comfyui", choices=list(RELEASES), help=f"its version (default {DEFAULT_VERSION})")
-    parser.add_argument("--fast", action="store_true", help="test: without the server and the browser")
+    parser.add_argument("--fast", action="store_true", help="test: without the server, the browser and what is slow")
     options = parser.parse_args(arguments)
     options.rest = rest
     return options
