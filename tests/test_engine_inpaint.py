@@ -82,3 +82,11 @@ def test_the_packs_own_networks_take_the_mask_too(comfy, name):
     for kind in own:
         taken = signature(kind.scale_latent_inpaint).parameters
         assert "denoise_mask" in taken or any(p.kind is Parameter.VAR_KEYWORD for p in taken.values())
+
+
+def test_a_guide_is_told_the_shapes_of_the_latents_as_the_host_tells_the_model(scene, monkeypatch):
+    """Models that pack several streams into one latent read them there, from 0.33 on."""
+    spec, main, other, setting = scene
+    monkeypatch.setattr(other.model, "latent_shapes", None, raising=False)
+    run(guided(main, other, cfg=False), spec, setting)
+    assert [tuple(shape) for shape in other.model.latent_shapes] == [tuple(setting.latent.shape)]

@@ -45,21 +45,15 @@ class GuideModel:
         """Encode the conditioning with the guide's own network, once per run (networks are loaded by now)."""
         check_conditioning(self.patcher, self.name, self.raw["positive"])
         self.opened = True
-        self.options = create_model_options_clone(self.patcher.model_options)
         # The host evaluates the positive on the areas of the other prompts too (create_cond_with_same_area_if_none).
         regions = {name: [cond for cond in conds if is_region(cond)] for name, conds in self.raw.items()}
         regions["positive"] = self.raw["positive"]
         conds = {name: [own_control(cond) for cond in found] for name, found in regions.items()}
-        comfy.samplers.preprocess_conds_hooks(conds)
-        comfy.sampler_helpers.prepare_model_patcher(self.patcher, conds, self.options)
-        comfy.samplers.filter_registered_hooks_on_conds(conds, self.options)
-        self.options = without_step_cache(self.options)
-        device = self.patcher.load_device
-        comfy.samplers.cast_to_load_options(self.options, device=device, dtype=self.patcher.model_dtype())
-        self.options["transformer_options"]["sample_sigmas"] = sigmas
+        self.options = self._options(main_options, conds, sigmas)
         self.toggle = AdapterSwitch(self.resident, self.patcher) if self.resident is not None else None
-        if "context_handler" in main_options and "context_handler" not in self.options:
-            self.options["context_handler"] = copy.copy(main_options["context_handler"])
+        device = self.patcher.load_device
+        if hasattr(self.patcher.model, "latent_shapes"):  # ComfyUI from 0.33 on, CFGGuider.inner_sample
+            self.patcher.model.latent_shapes = shapes
         with self._current(), self._weights():
             self.patcher.pre_run()
             self.conds = comfy.samplers.process_conds(
@@ -70,6 +64,19 @@ class GuideModel:
         wrapper = self.options.get("model_function_wrapper")
         same = wrapper is not None and wrapper is main_options.get("model_function_wrapper")
         self.beside = same and self.patcher.model is main.model
+
+    def _options(self, main_options: dict, conds: dict[str, list[dict]], sigmas) -> dict:
+        """The options of the guide's evaluations, with the hooks that its conditioning brings."""
+        out = create_model_options_clone(self.patcher.model_options)
+        comfy.samplers.preprocess_conds_hooks(conds)
+        comfy.sampler_helpers.prepare_model_patcher(self.patcher, conds, out)
+        comfy.samplers.filter_registered_hooks_on_conds(conds, out)
+        out = without_step_cache(out)
+        comfy.samplers.cast_to_load_options(out, device=self.patcher.load_device, dtype=self.patcher.model_dtype())
+        out["transformer_options"]["sample_sigmas"] = sigmas
+        if "context_handler" in main_options and "context_handler" not in out:
+            out["context_handler"] = copy.copy(main_options["context_handler"])
+        return out
 
     def denoised(self, condition: str, x: torch.Tensor, sigma: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
         """The guide's denoised estimate [B, ...] of the main model's x at the main model's sigma [B]."""
