@@ -18,6 +18,7 @@ from .routing import Experts
 Task = Literal["classification", "depth", "segmentation", "embedding"]
 Sees = Literal["clean", "noisy", "timestep"]
 Domain = Literal["pixels", "latent"]
+LONGEST_LABEL = 500  # characters; ImageNet's longest has 121
 Network = Callable[[Tensor, Tensor | None], Tensor]  # (input [B, C, h, w], timestep [B] or None) -> output
 
 
@@ -51,6 +52,9 @@ class GuideSpec:
         ):
             if value not in get_args(kinds):
                 raise ValueError(f"{self.name}: {word} is {value!r}; it can be {', '.join(get_args(kinds))}.")
+        wrong = [label for label in self.labels if not isinstance(label, str) or len(label) > LONGEST_LABEL]
+        if wrong:
+            raise ValueError(f"{self.name}: a label is no text of at most {LONGEST_LABEL} characters; get it again.")
         if self.sees == "timestep" and self.schedule is None:
             raise ValueError(f"{self.name} takes a timestep, so it must name the noise schedule that counts it.")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Filter = Literal["bilinear", "bicubic"]
+LARGEST = 4096  # side of what a network may be given, in pixels; a multiple is at most LARGEST_MULTIPLE
+LARGEST_MULTIPLE = 256
+_LARGEST = 1e6  # of colours, as a file may give them
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Preprocessing:
         mean, std: per channel, as the network was trained.
         filter, antialias: how to resize. Old torchvision did not antialias tensors (PPAP's DeiT).
         whole: nothing is cut out: the shorter side becomes that of `size`, the longer one keeps the picture's shape.
+
+    Raises:
+        ValueError: a size, number or word that cannot be, in words.
     """
 
     size: tuple[int, int] | None = None
@@ -35,6 +41,16 @@ class Preprocessing:
     filter: Filter = "bilinear"
     antialias: bool = True
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not (_pair(self.size) and all(_whole(side, LARGEST) for side in self.size)):
+            raise ValueError(f"its preprocessing has another size than height and width from 1 to {LARGEST}")
+        if not _whole(self.multiple, LARGEST_MULTIPLE):
+            raise ValueError(f"its preprocessing has another multiple than a whole number from 1 to {LARGEST_MULTIPLE}")
+        if not (_numbers((self.black, self.white), 2) and _numbers(self.mean, 3) and _numbers(self.std, 3)):
+            raise ValueError("its preprocessing needs numbers for black and white, three for mean and three for std")
+        if not all(self.std) or self.filter not in get_args(Filter):
+            raise ValueError(f"its preprocessing has a std of 0, or another filter than {', '.join(get_args(Filter))}")
 
     def __call__(self, picture: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] (noisy pictures go beyond) -> [B, 3, h, w]."""
@@ -62,6 +78,20 @@ class Preprocessing:
         factor = 1.0 if self.size is None else min(self.size) / min(height, width)
         m = self.multiple
         return max(m, round(height * factor / m) * m), max(m, round(width * factor / m) * m)
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2
+
+
+def _whole(value: Any, most: int) -> bool:
+    return type(value) is int and 0 < value <= most
+
+
+def _numbers(values: Any, count: int) -> bool:
+    """Whether these are so many numbers, as a file may give them."""
+    plain = isinstance(values, tuple) and len(values) == count
+    return plain and all(type(value) in (int, float) and abs(value) < _LARGEST for value in values)
 
 
 def resize(picture: Tensor, size: tuple[int, int], filter: str, antialias: bool = True) -> Tensor:

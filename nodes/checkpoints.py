@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..host.common.errors import user_error
-from ..host.models.convert import average, convert
+from ..host.models.convert import SCHEDULES, average, convert
 from ..host.models.denoisers import denoiser_names
 
 NONE = "(none)"
@@ -30,14 +30,27 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Combo.Input("name", options=denoiser_names(), tooltip="The file to convert. It stays as it is."),
+                io.Int.Input(
+                    "heads", default=0, min=0, max=64, advanced=True,
+                    tooltip="ADM and P2 of your own training: its attention heads (num_heads; 4 is that script's "
+                    "default), which a .pt does not tell. 0 = as known of the released ones.",
+                ),
+                io.Combo.Input(
+                    "schedule", options=SCHEDULES, advanced=True,
+                    tooltip="ADM and P2 of your own training: its noise_schedule.",
+                ),
+                io.Int.Input(
+                    "diffusion_steps", default=0, min=0, max=10000, advanced=True,
+                    tooltip="ADM and P2 of your own training: its diffusion_steps. 0 = as known, which is 1000.",
+                ),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="The new file's name, for Load Denoiser.")],
         )
 
     @classmethod
     @user_error()
-    def execute(cls, name) -> io.NodeOutput:
-        made = convert(name)
+    def execute(cls, name, heads=0, schedule=SCHEDULES[0], diffusion_steps=0) -> io.NodeOutput:
+        made = convert(name, heads, schedule, diffusion_steps)
         return io.NodeOutput(made, ui=ui.PreviewText(made))
 
 

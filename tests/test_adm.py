@@ -11,7 +11,8 @@ from host_models import fill
 from guidance_pack.guidance.checkpoints.state_dicts import CheckpointError
 from guidance_pack.guidance.networks.adm import detect as adm_shapes
 from guidance_pack.guidance.networks.adm.blocks import attend, timestep_embedding
-from guidance_pack.guidance.networks.adm.config import DENOISERS, AdmConfig
+from guidance_pack.guidance.networks.adm.classifier import AdmClassifier
+from guidance_pack.guidance.networks.adm.config import CLASSIFIERS, DENOISERS, AdmConfig
 from guidance_pack.guidance.networks.adm.unet import AdmUNet
 
 # (numbers, tensors) of the released files
@@ -169,6 +170,8 @@ def small_shapes():
         (lambda s: s.update({"input_blocks.2.0.op.weight": (32, 32, 3, 3)}), "trained with resblock_updown"),
         (lambda s: s.update({"input_blocks.1.0.emb_layers.1.weight": (32, 128)}), "use_scale_shift_norm"),
         (lambda s: s.update({"output_blocks.4.0.in_layers.0.weight": (64,)}), "no whole levels"),
+        (lambda s: s.update({"output_blocks.999999999.0.weight": (1,)}), "has output_blocks.999999999 among"),
+        (lambda s: s.update({"output_blocks.x.0.weight": (1,)}), "has output_blocks.x among"),
     ],
 )
 def test_a_damaged_file_in_words(change, words):
@@ -196,9 +199,19 @@ def test_another_kind_of_file_is_named(names, words):
         adm_shapes.denoiser("x.pt", dict.fromkeys(names, (1, 1)))
 
 
+@pytest.mark.parametrize("number", ["999999999", "-1", "", "\u0661", "1" * 5000])
+def test_a_classifier_with_blocks_that_are_not_numbered_from_0(number):
+    """Counting up to such a number would never end."""
+    shapes = shapes_of(AdmClassifier(device="meta", **CLASSIFIERS["64x64_classifier"].as_dict()))
+    with pytest.raises(CheckpointError, match="which must be numbered from 0") as caught:
+        adm_shapes.classifier("x.pt", {**shapes, f"input_blocks.{number}.0.weight": (1,)})
+    assert len(str(caught.value)) < 500
+
+
 def test_wrong_words_in_a_header_are_refused():
     for header, words in (({"order": "old"}, "can be legacy, new"), ({"schedule": "sd"}, "linear, cosine"),
-                          ({"heads": "many"}, "cannot be built"), ({"heads": "7"}, "7 heads cannot share 64")):
+                          ({"heads": "many"}, "cannot be built"), ({"heads": "7"}, "7 heads cannot share 64"),
+                          ({"heads": "-1"}, "heads is -1; it can be"), ({"heads": "9" * 4000}, "bits heads cannot")):
         with pytest.raises(CheckpointError, match=words):
             adm_shapes.denoiser("x.safetensors", small_shapes(), header)
     with pytest.raises(ValueError, match="multiple of 32"):

@@ -56,8 +56,8 @@ ARROWS = {
     "host/schema": {"host/common", "host/engine", CORE},
     "host/compare": {"host/common", "host/engine", "host/report", CORE},
     "host/training": {
-        "host/common", "host/models", "host/engine", "host/report", CORE, "guidance/experts", "guidance/training",
-        "guidance/checkpoints",
+        "host/common", "host/models", "host/engine", "host/report", CORE, "guidance/checkpoints", "guidance/experts",
+        "guidance/training",
     },
     "guidance": set(),
     "guidance/checkpoints": set(),

@@ -88,3 +88,39 @@ def test_nothing_is_overwritten(folder):
     with pytest.raises(ValueError, match="exists already"):
         GuidancePostHocEMA.execute(NAMES[0], NAMES[1], NONE, NONE, 0.1)
     assert (folder / NAMES[2]).read_bytes() == before
+
+
+def test_what_a_pt_does_not_tell_is_kept_in_the_converted_file(folder):
+    import adm_files
+
+    from guidance_pack.host.models.denoisers import load_denoiser
+    from guidance_pack.nodes.checkpoints import GuidanceConvertCheckpoint
+
+    network = adm_files.unet(0, channels=64, widths=(64, 128), heads=4)
+    torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, folder / "mine.pt")
+    (name,) = GuidanceConvertCheckpoint.execute("mine.pt", 4, "linear", 500).args
+    with torch.inference_mode():
+        (unsaid, _), (said, _) = load_denoiser("mine.pt"), load_denoiser(name)
+        x, t = torch.rand(1, 3, 8, 8), torch.tensor([100.0])
+        own = [model.model.diffusion_model.to("cpu")(x, t) for model in (unsaid, said)]
+        wanted = network(x, t)
+    torch.testing.assert_close(own[1].cpu(), wanted)
+    assert not torch.allclose(own[0].cpu(), wanted, rtol=0.01), "2 heads of 64 channels, where nothing is said"
+    sampling = said.get_model_object("model_sampling")
+    betas = torch.linspace(2e-4, 0.04, 500, dtype=torch.float64)
+    kept = torch.cumprod(1 - betas, 0)
+    assert len(sampling.sigmas) == 500
+    torch.testing.assert_close(sampling.sigmas.double(), ((1 - kept) / kept).sqrt(), rtol=1e-4, atol=0)
+
+
+def test_settings_that_a_network_cannot_have_are_refused_in_words(folder):
+    import adm_files
+
+    from guidance_pack.nodes.checkpoints import GuidanceConvertCheckpoint
+
+    torch.save(adm_files.unet(0).state_dict(), folder / "mine.pt")
+    with pytest.raises(ValueError, match="7 heads cannot share 64 channels"):
+        GuidanceConvertCheckpoint.execute("mine.pt", 7)
+    with pytest.raises(ValueError, match="heads can be set for a network of ADM's kind alone"):
+        GuidanceConvertCheckpoint.execute("old.pt", 4)
+    assert not list(folder.glob("*mine*.safetensors")) and not (folder / "old.safetensors").exists()

@@ -185,7 +185,7 @@ def test_a_prompt_loads_an_adm_denoiser_and_a_wrong_name_is_refused_before(queue
         seen, words = queue(prompt_of("mine.pt", output))
         assert words == "" and type(next(iter(seen[-1].values()))).__name__ == kind
     seen, words = queue(prompt_of("yours.pt", 0))
-    assert not seen and "There is no file 'yours.pt'" in words and "the list has mine.pt" in words
+    assert not seen and "There is no file 'yours.pt'" in words and "there are mine.pt" in words
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def test_other_tensors_are_no_edm2():
     for change, words in (
         ({"unet.out_gain": None}, "lacks unet.out_gain"),
         ({"more": (1,)}, "has the unknown more"),
-        ({"unet.out_conv.weight": (4, 1, 3, 3)}, r"\[4, 1, 3, 3\] where \[4, 64, 3, 3\]"),
+        ({"unet.out_conv.weight": (4, 1, 3, 3)}, r"\[4, 1, 3, 3\] instead of \[4, 64, 3, 3\]"),
     ):
         found = {key: shape for key, shape in (shapes | change).items() if shape is not None}
         with pytest.raises(CheckpointError, match=f"looks like EDM2 XXS.*{words}.*; get it again"):

@@ -146,6 +146,50 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stop, changed):
     assert_same(part_tensors(second.parts), part_tensors(whole.parts))
 
 
+def stopped_state():
+    """A training at the second step of its second expert."""
+    training = ExpertsTraining(small(), spec(), recipe())
+    steps = training.steps(unlabelled, COUNT)
+    for _ in range(4):
+        next(steps)
+    return {name: tensor.clone() for name, tensor in training.tensors().items()}
+
+
+def first_of(prefix, saved):
+    return next(name for name in saved if name.startswith(prefix) and saved[name].ndim)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda s: s.pop("at"), "does not say how far"), (lambda s: s.pop("losses"), "does not say how far"),
+        (lambda s: s.update(at=torch.tensor([1, 1, 1])), "does not say how far"),
+        (lambda s: s.update(at=torch.tensor([1.0, 1.0])), "does not say how far"),
+        (lambda s: s.update(at=torch.tensor([1, 99])), "is at step 99 of expert 2, of 3 steps"),
+        (lambda s: s.update(at=torch.tensor([2**40, 0])), "is at step 0 of expert"),
+        (lambda s: s.update(at=torch.tensor([-1, 1])), "is at step 1 of expert 0"),
+        (lambda s: s.update(at=torch.tensor([2, 1])), "has not the 7 losses"),
+        (lambda s: s.update(losses=s["losses"] * float("nan")), "has not the 4 losses"),
+        (lambda s: s.pop(first_of("expert.0.down", s)), "only half of the change"),
+        (lambda s: s.update({first_of("expert.0.up", s): torch.zeros(1, 1)}), "does not give its shape"),
+        (lambda s: s.update({(n := first_of("expert.0.up", s)): s[n].int()}), "is of int32; weights are"),
+        (lambda s: s.update({"expert.7.whole.x": torch.zeros(1)}), "has expert.7.whole.x, which is of no finished"),
+        (lambda s: s.pop(first_of("student.", s)), "lacks student."),
+        (lambda s: s.update({first_of("student.", s): torch.zeros(1, 2, 3)}), r"of shape \[1, 2, 3\] instead of"),
+        (lambda s: s.update({(n := first_of("student.", s)): s[n] / 0}), "is not finite"),
+        (lambda s: s.pop(first_of("optimizer.exp_avg.", s)), "lacks optimizer.exp_avg."),
+        (lambda s: s.update({(n := first_of("optimizer.exp_avg_sq.", s)): s[n] - 1}), "is below 0"),
+        (lambda s: s.update({"more": torch.zeros(1)}), "has the unknown more"),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused_in_words(spoil, words):
+    saved = stopped_state()
+    spoil(saved)
+    with pytest.raises(ValueError, match=words) as caught:
+        ExpertsTraining(small(), spec(), recipe()).restore(saved)
+    assert len(str(caught.value)) < 400
+
+
 def test_the_parts_fit_and_give_what_the_student_gave():
     training = ExpertsTraining(small(), spec(), recipe(experts=1, iterations=4))
     student = training.student.network

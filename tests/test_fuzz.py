@@ -1,30 +1,33 @@
-"""The fuzz command: it judges rightly."""
+"""The fuzz command: it judges rightly, and a short run of every kind finds nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fuzzing import pool, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
+HERE = str(ROOT / "tests")
 
 
 def ours(words, kind=ValueError):
-    """An exception as the pack raises it: from a line of one of its files."""
-    file = ROOT / "guidance" / "checkpoints" / "guide_source.py"
-    line = next(first for first, _ in verdict._raises(str(file)))
+    """What is said of an exception that a line of the pack raises, or here of this file."""
     try:
-        exec(compile("\n" * (line - 1) + "raise error", file, "exec"), {"error": kind(words)})  # noqa: S102
-    except BaseException as error:
+        raise kind(words)
+    except kind as error:
         return verdict.refusal(error)
 
 
-def test_what_counts_as_a_refusal():
+def test_what_counts_as_a_refusal(monkeypatch):
+    assert ours("mine.pt is a folder; choose a file.").outcome == "raw", "this file is none of the pack"
+    monkeypatch.setattr(verdict, "OURS", (HERE,))
     assert ours("mine.pt is a folder; choose a file.").outcome == "refused"
     assert ours("mine.pt is a folder; choose a file.", KeyError).outcome == "raw"
     assert ours("mine.pt \x1b[2J is a folder").outcome == ours("short").outcome == "raw"
     assert ours("a" * 1501).outcome == "long"
     with pytest.raises(ValueError) as caught:
-        int("x")
+        int("no number, in words of another's")
     assert verdict.refusal(caught.value).outcome == "raw"
     assert verdict.accepted([]).outcome == "accepted" and verdict.accepted(["NaN"]).outcome == "silent"
 
@@ -44,3 +47,14 @@ def test_limits_are_measured(monkeypatch):
     assert using(2**20)["outcome"] == "accepted" and using(2**26)["outcome"] == "memory"
     monkeypatch.setattr(pool, "MOST_SECONDS", -1.0)
     assert using(1)["outcome"] == "slow"
+
+
+@pytest.mark.parametrize("kind", pool.KINDS)
+def test_a_short_run_finds_nothing(comfyui_root, tmp_path, kind):
+    out = tmp_path / "records.jsonl"
+    out.write_text('{"input": 0, "outcome": "accepted"}\n')
+    command = [sys.executable, ROOT / "tools" / "fuzz.py", kind, "--comfyui", comfyui_root, "--seed", "5"]
+    command += ["--count", "60", "--workers", "1", "--out", out]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr[-2000:]
+    assert f"{kind}: 60 inputs of seed 5" in run.stdout and len(out.read_text().splitlines()) == 60, "it goes on"

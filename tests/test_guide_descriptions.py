@@ -81,8 +81,11 @@ def test_whole_pictures_keep_their_shape():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"size": 30_000}, "another size than height and width from 1 to 4096"),
+        ({"size": 24, "crop_size": 30_000, "do_center_crop": True}, "another size than height and width"),
+        ({"ensure_multiple_of": 10**6}, "another multiple than a whole number from 1 to 256"),
         ({"size": "large"}, "'large' where a number is needed"),
-        ({"size": {"shortest_edge": -4}}, "the size in its preprocessor_config.json is {'shortest_edge': -4}"),
+        ({"size": {"shortest_edge": -4}}, "height and width from 1 to 4096 (preprocessor_config.json)"),
         ({"image_mean": [0.5, 0.5]}, "image_mean in its preprocessor_config.json must be 3 numbers"),
         ({"image_std": [0.5, 0.0, 0.5]}, "image_std in its preprocessor_config.json must be 3 numbers"),
         ({"rescale_factor": None}, "None where a number is needed"),
@@ -265,6 +268,10 @@ def an_adapter(path):
         (changed(model_type="own", auto_map={"AutoConfig": "code.Config"}), "contains custom code"),
         (changed(quantization_config={"bits": 4}), "is quantised, so it has no gradient"),
         (changed(backbone="someone/resnet"), "would be fetched from the internet"),
+        (changed(hidden_size=10**7), "hidden_size in its config.json is larger than 1000000"),
+        (changed(num_labels=10**6, id2label=None), "its config.json describes a network of"),
+        (changed(hidden_size=10**6), "its config.json describes a network of"),
+        (changed(num_hidden_layers=10**6), "its config.json describes a network of more than"),
         (changed(id2label=dict.fromkeys("01239", "a")), "names 5 classes; the network gives 5, 0 to 4"),
     ],
 )

@@ -215,8 +215,8 @@ def rewrite(path, header=None, tensors=None):
         ({"format": "guidance-components/tiny-denoiser/2"}, "reads version 1; update"),
         ({"format": CLASSIFIER}, "what is needed here is guidance-components/tiny-denoiser/1"),
         ({"config": None}, "no readable config"),
-        ({"config": "{"}, "no readable config"),
-        ({"metadata": "[]"}, "metadata that is no JSON object"),
+        ({"config": "{"}, "the config in its header is not JSON"),
+        ({"metadata": "[]"}, "metadata in its header must be a JSON object"),
         ({"metadata": json.dumps({k: v for k, v in FACTS.items() if k != "labels"})}, "lacks labels"),
     ],
 )
@@ -239,7 +239,7 @@ def test_missing_and_extra_tensors_are_named(tmp_path):
     with pytest.raises(files.NetworkFileError, match="has the unknown more"):
         files.build(files.read_denoiser(path))
     rewrite(path, tensors=tensors | {"head.bias": torch.zeros(5)})
-    with pytest.raises(files.NetworkFileError, match=r"head.bias of shape \[5\] where the config asks for \[12\]"):
+    with pytest.raises(files.NetworkFileError, match=r"head.bias of shape \[5\] instead of \[12\]"):
         files.build(files.read_denoiser(path))
 
 

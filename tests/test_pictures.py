@@ -199,3 +199,43 @@ def test_the_cache_key_follows_the_files(folders):
     assert first == folder_fingerprint("x")
     write(folders / "input" / "x" / "b.png")
     assert folder_fingerprint("x") != first
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TIFF", "PPM", "BMP"])
+def test_only_three_formats_are_opened_whatever_the_name_says(folders, kind, monkeypatch):
+    """PIL would start Ghostscript for an EPS."""
+    photos = folders / "input" / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "a.png", kind)
+    monkeypatch.setattr("subprocess.check_call", lambda *args, **more: pytest.fail("a program was started"))
+    with pytest.raises(ValueError, match="a.png cannot be read as a picture"):
+        load("photos")
+
+
+def test_a_name_that_is_not_utf8_in_words(folders):
+    import os
+
+    photos = folders / "input" / "photos"
+    write(photos / "a.png")
+    os.rename(photos / "a.png", os.path.join(photos, os.fsdecode(b"a\xff.png")))
+    with pytest.raises(ValueError, match="whose name is not UTF-8; give it another name"):
+        load("photos")
+
+
+def test_a_link_that_leads_nowhere_and_one_round_in_circles(folders):
+    from guidance_pack.host.training.pictures import folder_fingerprint
+
+    photos = folders / "input" / "photos"
+    write(photos / "a.png")
+    (photos / "again").symlink_to(photos, target_is_directory=True)
+    assert load("photos").files == ("a.png",)
+    (photos / "b.png").symlink_to(photos / "nowhere")
+    assert len(folder_fingerprint("photos")) == 64
+    with pytest.raises(ValueError, match="b.png cannot .*it is no file, or a link that leads nowhere"):
+        load("photos")
+
+
+def test_a_picture_of_too_many_pixels_in_words(folders):
+    write(folders / "input" / "photos" / "a.png", (9000, 9000), 0, "1")
+    with pytest.raises(ValueError, match="it has 9000 x 9000 pixels; at most"):
+        load("photos")

@@ -90,7 +90,7 @@ def test_other_settings_are_answered_in_one_sentence(server):
 
 def test_mistakes_in_widgets_are_answered_before_anything_runs(server):
     status, answer = server.post("/prompt", {"prompt": making("../outside")})
-    assert status == 400 and "plain name of a folder" in json.dumps(answer)
+    assert status == 400 and "Choose a plain name such as shapes-64" in json.dumps(answer)
     loading = {
         "1": node("GuidanceLoadPictures", folder="../outside", width=32, height=32),
         "2": node("PreviewImage", images=["1", 1]),

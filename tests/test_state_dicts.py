@@ -156,14 +156,19 @@ def call(function, *arguments):
     return pickled(writers.Call(function, *arguments))
 
 
+def long_text(word):
+    """The instruction that pushes a text of any length."""
+    return b"X" + struct.pack("<I", len(word)) + word.encode()
+
+
 def inner(payload):
     """A tensor's storage that is not a storage but a program of its own."""
     return writers.program(STORAGE, b"B" + struct.pack("<I", len(payload)) + payload, b"\x85R")
 
 
-def snapshot_around(weight):
+def snapshot_around(weight, name="w"):
     """An EDM2 snapshot whose single weight is what the given instructions push."""
-    state = (b"}(" + writers.text("_parameters") + b"}(" + writers.text("w") + weight + b"u"
+    state = (b"}(" + writers.text("_parameters") + b"}(" + long_text(name) + weight + b"u"
              + writers.text("_buffers") + b"}" + writers.text("_modules") + b"}u")  # fmt: skip
     module = writers.named("torch.nn.modules.container", "ModuleDict") + b")\x81" + state + b"b"
     return writers.program(b"}(" + writers.text("ema") + module + b"u")
@@ -263,6 +268,41 @@ def doubling():
     return writers.program(b"}(" + writers.text("ema") + module + b"u")
 
 
+def doubled(times, seed=b"]"):
+    """Instructions that push a list (or tuple) whose text doubles so many times."""
+    make = b"h\x00h\x00\x86q\x00" if seed == b")" else b"](h\x00h\x00eq\x00"
+    return seed + b"q\x00" + b"0".join([b""] + [make] * times)
+
+
+def ones(count):
+    return b"(" + b"K\x01" * count + b"t"
+
+
+LONG = b"\x8a\xfa" + b"\xff" * 249 + b"\x7f"  # near 2^2000
+
+
+def persistent(class_name):
+    """A module that says its class in its own way."""
+    meta = b"}(" + writers.text("class_name") + class_name + writers.text("state") + b"}u"
+    of = writers.named("torch_utils.persistence", "_reconstruct_persistent_obj")
+    return writers.program(b"}(" + writers.text("ema") + of + meta + b"\x85Ru")
+
+
+def torch_file(kind):
+    """A storage whose kind is what the instructions push."""
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    head = b"".join(pickle.dumps(value, protocol=2) for value in parts)
+    head += b"\x80\x02(" + writers.text("storage") + kind + writers.text("0") + writers.text("cpu") + b"K\x02tQ."
+    found = head + pickle.dumps([], protocol=2)
+    return STORAGE + b"B" + struct.pack("<I", len(found)) + found + b"\x85R"
+
+
+def shared(count):
+    """A module with many weights that are one storage."""
+    others = b"".join(long_text(f"w{n}") + tensor(b"h\x07", b"K\x40\x85") for n in range(1, count))
+    return snapshot_around(tensor(storage(64) + b"q\x07", b"K\x40\x85") + others)
+
+
 EXCESSIVE = {
     "a long text": (b"\x80\x04\x8d" + struct.pack("<Q", 2**40), "a text of 1099511627776 bytes"),
     "long bytes": (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.", "ends too early: it announces"),
@@ -279,6 +319,16 @@ EXCESSIVE = {
     "itself inside": (cyclic(), "nested more than 16 deep"),
     "doubling": (doubling(), "nested more than 16 deep"),
     "unhashable key": (b"\x80\x04}]Ns.", "damaged pickle"),
+    "a name of doubling lists": (b"\x80\x04" + doubled(60) + writers.text("x") + b"\x93.", "damaged pickle"),
+    "a class of doubling lists": (persistent(doubled(60)), "a name in it is no text"),
+    "a kind of doubling lists": (snapshot_around(tensor(torch_file(doubled(60)))), "contradicts itself"),
+    "a setting under a doubling key": (b"\x80\x04}" + doubled(60, b")") + b"Ns.", "damaged pickle"),
+    "2000 long dimensions": (snapshot_around(tensor(storage(2), b"(" + LONG * 2000 + b"t", ones(2000))), "most 8 dim"),
+    "20000 twos and a zero": (snapshot_around(tensor(storage(2), b"(" + b"K\x02" * 20_000 + b"K\x00t", ones(20_001))),
+                              "at most 8 dim"),
+    "a dimension of 0": (snapshot_around(tensor(storage(2), b"K\x00\x85")), "none of them 0"),
+    "a long name": (snapshot_around(tensor(storage(2)), "w" * 2000), "a name in it is no text of at most 1024"),
+    "one number for many weights": (shared(40), "its weights share their numbers"),
 }
 
 
@@ -290,6 +340,36 @@ def test_excess_is_refused(tmp_path, name):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=words):
         open_checkpoint(path)
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda t: torch.full_like(t, float("nan")), "not finite"), (lambda t: t / 0, "not finite"),
+    (lambda t: t.to(torch.int8), "is of int8; weights are floating-point"), (lambda t: t > 0, "is of bool"),
+    (lambda t: t.to(torch.uint8), "is of uint8"), (lambda t: t.long(), "is of int64"),
+    (lambda t: t.to(torch.complex64), "is of complex64"), (lambda t: t.to("meta"), "sparse, quantised or empty"),
+    (lambda t: t.to_sparse(), "sparse, quantised"), (lambda t: torch.rand(1).expand(t.shape), "repeats numbers"),
+])  # fmt: skip
+def test_what_is_no_weight_is_refused(tmp_path, spoil, words):
+    own = {"a": torch.rand(3, 4), "n": torch.tensor(5)}
+    torch.save({**own, "a": spoil(own["a"])}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=words):
+        open_checkpoint(tmp_path / "a.pt").weights(own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_every_floating_point_is_a_weight(tmp_path, dtype):
+    own = {"a": torch.rand(3, 4), "n": torch.tensor(5)}
+    torch.save({**own, "a": own["a"].to(dtype)}, tmp_path / "a.pt")
+    assert open_checkpoint(tmp_path / "a.pt").weights(own)["a"].dtype == dtype
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_wrapper_of_a_training_is_taken_off(tmp_path, prefix, suffix):
+    path, tensors = tmp_path / f"a{suffix}", {f"{prefix}a": torch.rand(2), f"{prefix}b": torch.rand(3)}
+    (torch.save if suffix == ".pt" else save_file)(tensors, path)
+    opened = open_checkpoint(path)
+    assert opened.shapes == {"a": (2,), "b": (3,)} and list(opened.tensors()) == ["a", "b"]
 
 
 def test_the_writers_of_excess_can_also_write_honestly(tmp_path):
@@ -379,10 +459,11 @@ def test_other_pickles_of_the_same_library(tmp_path, tensors):
 
 def test_a_config_that_is_no_json(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"config": "{"})
-    with pytest.raises(CheckpointError, match="config in its header that is no JSON"):
+    with pytest.raises(CheckpointError, match="config in its header that is not JSON"):
         open_checkpoint(tmp_path / "a.safetensors").config  # noqa: B018 - it is what raises
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"config": json.dumps([1])})
-    assert open_checkpoint(tmp_path / "a.safetensors").config == {}
+    with pytest.raises(CheckpointError, match="config in its header that must be a JSON object"):
+        open_checkpoint(tmp_path / "a.safetensors").config  # noqa: B018
 
 
 def test_every_instruction_is_known_to_python():

@@ -49,9 +49,9 @@ from guidance_pack.guidance.training.checkpoint import (  # noqa: E402
     differences,
     facts_in,
     facts_of,
-    read_checkpoint,
     require_disk,
     reserved,
+    resume,
     write_checkpoint,
 )
 from guidance_pack.guidance.training.distillation import KINDS  # noqa: E402
@@ -210,7 +210,7 @@ def train(options: argparse.Namespace, process_group: Processes) -> int:
     training = ExpertsTraining(network.to(process_group.device), spec, recipe, process_group.device, process_group)
     with alone(training, out, waiting):
         if waiting.exists():
-            training.restore(read_checkpoint(waiting, facts))
+            resume(training, waiting, facts)
         if not process_group.agree(len(training.losses), len(pictures), int(pictures.fingerprint[:5], 16)):
             raise ValueError("The processes see different pictures, or different stopped trainings in --work.")
         shown = training_pictures(pictures, spec, recipe.learn_from)

@@ -21,7 +21,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from .inert_pickle import PERSISTENT, Blob, CheckpointError, Machine, PickleRecord, PickleSource
+from .inert_pickle import PERSISTENT, Blob, CheckpointError, Global, Machine, PickleRecord, PickleSource
+from .weights import shape_problem
+from .words import shown_shape
 
 STORAGE, TENSOR, PARAMETER = (
     "torch.storage._load_from_bytes", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
@@ -45,6 +47,7 @@ _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_BYTES = 16 * 2**30  # the largest released file has 3 GB
 MAX_PARTS = 4096  # modules, and settings; a released network has some hundreds
 MAX_DEPTH = 16  # of modules inside modules, and of settings inside settings
+MAX_WORD = 1024  # characters of a name or of a setting
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def read_edm2_pickle(path: str | Path) -> EDM2Pickle:
         class_name, state = reader.module(network)
         places = dict(reader.walk("", network, 0))
         settings = reader.plain(state.get("_init_kwargs", {}), 0)
+    if sum(math.prod(place.shape) * place.dtype.itemsize for place in places.values()) > size:
+        raise reader.fail("its weights share their numbers, so that there are more of them than in the file")
     return EDM2Pickle(path, class_name, settings if isinstance(settings, dict) else {}, places)
 
 
@@ -125,8 +130,14 @@ class _Reader:
             raise self.fail("it has a module that is none")
         if str(record.of) == PERSISTENT_OBJECT:
             meta = self.entries(record.args[0] if record.args else None, "a persistent object")
-            return str(meta.get("class_name")), self.entries(meta.get("state"), "a persistent object's state")
+            return self.word(meta.get("class_name")), self.entries(meta.get("state"), "a persistent object's state")
         return record.of.name, self.entries(record.state, f"the state of a {record.of.name}")
+
+    def word(self, value: Any) -> str:
+        """A name. Of anything else no text is made: that of lists that hold each other twice doubles at each level."""
+        if not isinstance(value, str) or len(value) > MAX_WORD:
+            raise self.fail(f"a name in it is no text of at most {MAX_WORD} characters")
+        return value
 
     def walk(self, prefix: str, record: Any, depth: int) -> Iterator[tuple[str, Place]]:
         """Names and places of a module's tensors: its parameters, its buffers, then its modules'."""
@@ -137,12 +148,13 @@ class _Reader:
         for kind in ("_parameters", "_buffers"):
             for name, value in self.entries(state.get(kind, {}), kind).items():
                 if value is not None:
-                    yield f"{prefix}{name}", self.tensor(value)
+                    full = f"{prefix}{self.word(name)}"
+                    yield full, self.tensor(full, value)
         for name, child in self.entries(state.get("_modules", {}), "_modules").items():
             if child is not None:
-                yield from self.walk(f"{prefix}{name}.", child, depth + 1)
+                yield from self.walk(f"{prefix}{self.word(name)}.", child, depth + 1)
 
-    def tensor(self, value: Any) -> Place:
+    def tensor(self, name: str, value: Any) -> Place:
         """Where a tensor or parameter lies."""
         if isinstance(value, PickleRecord) and str(value.of) == PARAMETER and value.args:
             value = value.args[0]
@@ -152,11 +164,13 @@ class _Reader:
         start, length, dtype = self.storage(storage)
         if not all(isinstance(part, tuple) and all(type(n) is int for n in part) for part in (shape, stride)):
             raise self.fail("a weight has no shape")
+        if problem := shape_problem(name, shape):
+            raise self.fail(problem)
         count = math.prod(shape)
         if type(offset) is not int or min(offset, *shape, 0) < 0 or offset + count > length:
-            raise self.fail(f"a weight of shape {list(shape)} does not fit into its {length} stored numbers")
+            raise self.fail(f"a weight of shape {shown_shape(shape)} does not fit into its {length} stored numbers")
         if len(stride) != len(shape) or not _rows_first(shape, stride):
-            raise self.fail(f"a weight of shape {list(shape)} is stored with the strides {list(stride)}")
+            raise self.fail(f"a weight of shape {shown_shape(shape)} is stored with the strides {shown_shape(stride)}")
         return Place(start + offset * dtype.itemsize, dtype, shape)
 
     def storage(self, record: Any) -> tuple[int, int, torch.dtype]:
@@ -177,7 +191,8 @@ class _Reader:
             raise self.fail("a tensor's storage is no torch storage")
         if system.get("little_endian") is not True:
             raise self.fail("its numbers are stored big end first")
-        dtype, length = _DTYPES.get(str(storage.args[0][1])), storage.args[0][4]
+        kind, length = storage.args[0][1], storage.args[0][4]
+        dtype = _DTYPES.get(str(kind)) if isinstance(kind, Global) else None
         if dtype is None or type(length) is not int or source.number("<q") != length:
             raise self.fail("a tensor's storage contradicts itself")
         return source.skip(length * dtype.itemsize).start, length, dtype
@@ -187,13 +202,15 @@ class _Reader:
         self.settings += 1
         if depth > MAX_DEPTH or self.settings > MAX_PARTS:
             raise self.fail(f"its settings are nested more than {MAX_DEPTH} deep or number more than {MAX_PARTS}")
-        if isinstance(value, str | int | float):
+        if isinstance(value, str):
+            return self.word(value)
+        if isinstance(value, int | float):
             return value
         if isinstance(value, list | tuple):
             return [self.plain(entry, depth + 1) for entry in value]
         if _is_mapping(value):
             entries = self.entries(value, "a setting")
-            return {str(key): self.plain(entry, depth + 1) for key, entry in entries.items()}
+            return {self.word(key): self.plain(entry, depth + 1) for key, entry in entries.items()}
         return None
 
 
@@ -209,10 +226,7 @@ def _rows_first(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
 
 
 def _read(file: BufferedReader, place: Place) -> Tensor:
-    count = math.prod(place.shape)
-    if not count:
-        return torch.empty(place.shape, dtype=place.dtype)
-    buffer = bytearray(count * place.dtype.itemsize)
+    buffer = bytearray(math.prod(place.shape) * place.dtype.itemsize)
     file.seek(place.start)
     file.readinto(buffer)
     return torch.frombuffer(buffer, dtype=place.dtype).reshape(place.shape)

@@ -5,7 +5,7 @@ A .pt is read by torch's weights-only reader (`state_dicts`); every other pickle
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .json_text import read_json
 from .state_dicts import Checkpoint, CheckpointError, open_checkpoint
+from .weights import file_problem, number_problem, unwrapped
+from .words import listed, shown
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -68,12 +71,15 @@ class GuideSource:
             return
         for file in self.files:
             self._read_header(file)
+        if problem := file_problem(self.shapes):
+            raise GuideFileError(f"{self.name} is no network: {problem}. Get it again, or choose another guide.")
+        self.shapes = self.shapes if self.is_folder else unwrapped(self.shapes)
 
     @cached_property
     def architecture(self) -> str:
         """The class that a folder's config.json names first; "" where it names none."""
         named = self.config.get("architectures")
-        return str(named[0]) if isinstance(named, list) and named else ""
+        return shown(named[0]) if isinstance(named, list) and named else ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, in the dtype that it is stored in."""
@@ -83,7 +89,18 @@ class GuideSource:
         for path in self.files:
             with safe_open(path, framework="pt") as file:
                 found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        return found
+        return found if self.is_folder else unwrapped(found)
+
+    def weights(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors, once their numbers are known to be weights of the network with these tensors of its own.
+
+        Raises:
+            GuideFileError: numbers that are no weights (NaN, whole numbers, complex ones), in words.
+        """
+        tensors = self.tensors()
+        if problem := number_problem(tensors, own):
+            raise GuideFileError(f"{self.name} is no usable network: {problem}. Get it again, or choose another guide.")
+        return tensors
 
     def _single(self) -> Path:
         if not self.path.is_file():
@@ -112,12 +129,14 @@ class GuideSource:
 
     def _shards(self) -> tuple[Path, ...]:
         placed = self._json(self.path / INDEX).get("weight_map")
-        names = sorted({str(file) for file in placed.values()}) if isinstance(placed, dict) else []
-        if not names or any(Path(file).name != file or not file.endswith(".safetensors") for file in names):
+        files = list(placed.values()) if isinstance(placed, dict) else []
+        names = sorted({file for file in files if isinstance(file, str)})
+        plain = all(Path(file).name == file and file.endswith(".safetensors") and file.isprintable() for file in names)
+        if not names or not plain or not all(isinstance(file, str) for file in files):
             raise GuideFileError(f"{self.name}: its {INDEX} lists no safetensors files beside it; get it again.")
         missing = [file for file in names if not (self.path / file).is_file()]
         if missing:
-            raise GuideFileError(f"{self.name} lacks {', '.join(missing)}, which its {INDEX} lists; get them too.")
+            raise GuideFileError(f"{self.name} lacks {listed(missing)}, which its {INDEX} lists; get them too.")
         return tuple(self.path / file for file in names)
 
     def _preprocessor(self) -> dict[str, Any] | None:
@@ -141,12 +160,9 @@ class GuideSource:
                 f"{self.name} has no {path.name}; copy it into {self.path} from where you got the network."
             )
         try:
-            found = json.loads(path.read_text("utf-8"))
+            return read_json(path, dict)
         except ValueError as error:
-            raise GuideFileError(f"{self.name}: its {path.name} is not JSON ({error}); get it again.") from error
-        if not isinstance(found, dict):
-            raise GuideFileError(f"{self.name}: its {path.name} must be a JSON object; get it again.")
-        return found
+            raise GuideFileError(f"{self.name}: its {path.name} {error}; get it again.") from None
 
     def _read_header(self, path: Path) -> None:
         try:
@@ -162,5 +178,5 @@ class GuideSource:
                         f"{_SAVE_FOLDER if self.is_folder else _SAVE_FILE}"
                     ) from error
             raise GuideFileError(
-                f"{self.name}: {path.name} is damaged or was not copied whole ({error}); get it again."
-            ) from error
+                f"{self.name}: {path.name} is damaged or was not copied whole ({shown(str(error), 120)}); get it again."
+            ) from None

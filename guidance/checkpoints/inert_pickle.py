@@ -4,6 +4,10 @@ Python's own unpickler imports what a file names and calls it with what the file
 caller's list becomes a Global, a call becomes a Record of what would be called with what, and byte strings stay on disk
 as Blobs. Any other name ends the reading. So a file can at most be refused.
 
+That unpickler with a closed list in `find_class` runs no code either, but nothing bounds it: 9 bytes that put a value
+far into its memo fill gigabytes, 329 bytes with a nested tuple as a key or in a set never end (its hash doubles with
+every level), it counts neither instructions nor depth, and it holds every byte string, 3 GB of weights, in memory.
+
 Source: the instruction set in the documentation of Python's `pickletools`, protocols 2 to 5.
 """
 
@@ -13,6 +17,8 @@ import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
+
+from .words import shown
 
 MAX_INSTRUCTIONS = 500_000  # the largest released EDM2 takes some tens of thousands
 MAX_TEXT = 16 * 2**20  # bytes of one string
@@ -145,11 +151,13 @@ class Machine:
         self.stack = []
 
     def name(self, module: Any, name: Any) -> None:
-        found = Global(str(module), str(name))
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError("a name that is no text")  # its text could be endless, if it were nested
+        found = Global(module, name)
         if str(found) not in self.allowed:
             raise CheckpointError(
-                f"{self.source.name} asks for {found}, which is not part of a saved network. It was not run. Use a "
-                f".safetensors file, or a file from NVIDIA's own address."
+                f"{self.source.name} asks for {shown(str(found))}, which is not part of a saved network. It was not "
+                f"run. Use a .safetensors file, or a file from NVIDIA's own address."
             )
         self.push(found)
 

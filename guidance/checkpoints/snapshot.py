@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from .words import shown
+
 
 def read_snapshot(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The strings in a file's header and its tensors, in memory of their own and of one state of the file.
@@ -25,7 +27,10 @@ def read_snapshot(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         before = os.fstat(file.fileno())
         data = file.read()
         after = os.fstat(file.fileno())
-    tensors = load(data)
+    try:
+        tensors = load(data)
+    except (KeyError, RuntimeError) as error:  # a dtype that torch has not, or more dimensions than it can hold
+        raise SafetensorError(f"a tensor in it is none of torch's: {shown(str(error))}") from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise SafetensorError("it was changed while it was read")
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -10,9 +10,10 @@ import hashlib
 import json
 import math
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError  # only its name: it is what torch's weights-only reader raises
 from typing import Any
@@ -24,6 +25,9 @@ from torch import Tensor
 from .atomic import atomic_save
 from .edm2_pickle import read_edm2_pickle
 from .inert_pickle import CheckpointError as CheckpointError
+from .json_text import parse_json
+from .weights import file_problem, number_problem, shapes_of, unwrapped
+from .words import listed, shown, shown_shape
 
 CONVERTED = "guidance-components/checkpoint/1"  # the "format" in the header of what `convert` writes
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".pkl")
@@ -31,6 +35,13 @@ _EXPECTED = f"expected is a network's weights as {', '.join(SUFFIXES[:-1])} or a
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
            "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
 _TORCH_BEFORE_1_6 = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+# What torch's reader raises for bytes that are damaged or no torch file, depending on where it meets them: its own
+# messages (RuntimeError), the zip's and the pickle's structure (the others). The bytes are all that can be wrong here.
+_OF_TORCH = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, OverflowError,
+    struct.error,
+)
+_SHARED = 4  # as many times its own size a file's tensors may have in all, since layers may share a weight
 _LORA = re.compile(r"\.(lora_(up|down|A|B|mid)\b.*|lokr_.*|hada_.*|alpha|dora_scale|diff(_b)?)$")
 
 
@@ -59,14 +70,27 @@ class Checkpoint:
         """Every tensor on the CPU, in the dtype that it is stored in."""
         return self.read()
 
+    def weights(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors, once their numbers are known to be weights.
+
+        Args:
+            own: the network's, of the same names; they may lie on the meta device.
+
+        Raises:
+            CheckpointError: numbers that are no weights (NaN, whole numbers, complex ones), in words.
+        """
+        tensors = self.read()
+        if problem := number_problem(tensors, own):
+            raise CheckpointError(f"{self.name} is no usable network: {problem}. Get it again, or choose another file.")
+        return tensors
+
     @property
     def config(self) -> dict[str, Any]:
-        """The JSON object in the metadata's "config"; empty where there is none. Raises CheckpointError for no JSON."""
+        """The JSON object in the metadata's "config"; empty where there is none. Raises CheckpointError for no such."""
         try:
-            found = json.loads(self.metadata.get("config", "{}"))
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"{self.name} has a config in its header that is no JSON ({error}).") from error
-        return found if isinstance(found, dict) else {}
+            return parse_json(self.metadata.get("config", "{}"), dict)
+        except ValueError as error:
+            raise CheckpointError(f"{self.name} has a config in its header that {error}; get it again.") from None
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -88,11 +112,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path.name} is {_what(start)}; {_EXPECTED}.")
     if not opened.shapes:
         raise CheckpointError(f"{path.name} holds no tensors; {_EXPECTED}.")
+    if problem := file_problem(opened.shapes):
+        raise CheckpointError(f"{path.name} is no network: {problem}; {_EXPECTED}.")
     if all(_LORA.search(name) for name in opened.shapes):
         raise CheckpointError(
             f"{path.name} is a LoRA, a change to a network's weights; load the network here, it with Load LoRA."
         )
-    return opened
+    return replace(opened, shapes=unwrapped(opened.shapes), read=lambda: unwrapped(opened.read()))
 
 
 def sha256_of(path: str | Path) -> str:
@@ -158,8 +184,8 @@ def _open_safetensors(path: Path) -> Checkpoint:
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path.name} is damaged or was not copied whole ({error}); download it again."
-        ) from error
+            f"{path.name} is damaged or was not copied whole ({shown(str(error), 120)}); download it again."
+        ) from None
     return Checkpoint(path, path.name, "safetensors", shapes, dtype, metadata, lambda: _read_safetensors(path))
 
 
@@ -181,19 +207,20 @@ def _open_torch(path: Path, mapped: bool) -> Checkpoint:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = shown(asked[1]) if asked else "code or classes"
         raise CheckpointError(
-            f"{path.name} is a pickle that wants more than tensors ({asked[1] if asked else 'code or classes'}), and "
-            f"could run any code, so it was not opened; {_EXPECTED}."
+            f"{path.name} is a pickle that wants more than tensors ({what}), and could run any code, so it was not "
+            f"opened; {_EXPECTED}."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except _OF_TORCH as error:
         if "TorchScript" in str(error):
-            raise CheckpointError(f"{path.name} is a TorchScript program; {_EXPECTED}.") from error
+            raise CheckpointError(f"{path.name} is a TorchScript program; {_EXPECTED}.") from None
         raise CheckpointError(
-            f"{path.name} is no torch file or was not copied whole ({str(error).splitlines()[0][:120]}); "
-            f"download it again."
-        ) from error
+            f"{path.name} is no torch file or was not copied whole ({shown(str(error), 120)}); download it again."
+        ) from None
     tensors = _plain(path.name, loaded)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _check_storage(path, tensors)
+    shapes = shapes_of(tensors)
     dtypes = {name: tensor.dtype if tensor.is_floating_point() else None for name, tensor in tensors.items()}
     return Checkpoint(path, path.name, "torch", shapes, _main_dtype(dtypes, shapes), {}, lambda: dict(tensors))
 
@@ -204,12 +231,27 @@ def _plain(name: str, loaded: Any) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{name} holds a {type(loaded).__name__}, not a dict of tensors; {_EXPECTED}.")
-    other = [str(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    other = [shown(key) for key, value in loaded.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if other:
         raise CheckpointError(
-            f"{name} holds more than tensors ({', '.join(other[:3])}), as a training state does; {_EXPECTED}."
+            f"{name} holds more than tensors ({listed(other)}), as a training state does; {_EXPECTED}."
         )
     return loaded
+
+
+def _check_storage(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError for a tensor without numbers of its own: sparse, nowhere, or one number repeated."""
+    total = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise CheckpointError(f"{path.name}: its tensor {shown(name)} is sparse, quantised or empty; {_EXPECTED}.")
+        size = tensor.numel() * tensor.element_size()
+        total += size
+        if size > tensor.untyped_storage().nbytes() or total > _SHARED * path.stat().st_size:
+            raise CheckpointError(
+                f"{path.name}: its tensor {shown(name)} of shape {shown_shape(tuple(tensor.shape))} repeats numbers; "
+                f"weights have all of their own. {_EXPECTED}."
+            )
 
 
 def _main_dtype(dtypes: Mapping[str, torch.dtype | None], shapes: Mapping[str, tuple[int, ...]]) -> torch.dtype:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.words import shown, shown_shape
+
 
 @dataclass(frozen=True)
 class LowRank:
@@ -146,22 +148,26 @@ def parts_of(tensors: Mapping[str, Tensor], count: int, scale: float) -> list[Pa
     for index in range(count):
         down, up, whole = (_under(tensors, f"expert.{index}.{kind}.") for kind in ("down", "up", "whole"))
         if down.keys() != up.keys():
-            raise KeyError(f"expert {index} has only half of the change of {min(down.keys() ^ up.keys())}")
+            raise KeyError(f"expert {index} has only half of the change of {shown(min(down.keys() ^ up.keys()))}")
         parts.append(Part({name: LowRank(down[name], up[name], scale) for name in down}, whole))
     return parts
 
 
 def problems(base: nn.Module, parts: Sequence[Part]) -> list[str]:
     """Why the parts do not fit the base, in words; empty if they do."""
-    held = {name: tuple(tensor.shape) for name, tensor in _tensors(base).items()}
-    found = [f"has the unknown {name}" for name in sorted(part_names(parts) - held.keys())]
+    own = _tensors(base)
+    held = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    found = [f"has the unknown {shown(name)}" for name in sorted(part_names(parts) - held.keys())]
     for part in parts:
         for name, change in part.low_rank.items():
-            if name in held and not change.fits(held[name]):
-                found.append(f"has a change of {name} that does not give its shape {list(held[name])}")
+            if name in held and not (own[name].is_floating_point() and change.fits(held[name])):
+                found.append(f"has a change of {shown(name)} that does not give its shape {shown_shape(held[name])}")
         for name, tensor in part.whole.items():
             if name in held and tuple(tensor.shape) != held[name]:
-                found.append(f"has {name} of shape {list(tensor.shape)} instead of {list(held[name])}")
+                shapes = f"{shown_shape(tensor.shape)} instead of {shown_shape(held[name])}"
+                found.append(f"has {shown(name)} of shape {shapes}")
+            elif name in held and tensor.is_floating_point() != own[name].is_floating_point():
+                found.append(f"has {shown(name)} as {'fractions' if tensor.is_floating_point() else 'whole numbers'}")
     return list(dict.fromkeys(found))
 
 

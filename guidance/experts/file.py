@@ -22,12 +22,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..checkpoints.atomic import atomic_save
+from ..checkpoints.json_text import parse_json
 from ..checkpoints.snapshot import read_snapshot
+from ..checkpoints.weights import file_problem, shapes_of, weight_problem
+from ..checkpoints.words import shown
+from ..guide import LONGEST_LABEL
 from ..networks.tiny.files import NetworkFileError
 from ..preprocessing import Preprocessing
 from .bank import Part, part_tensors, parts_of
 
 BANK = "guidance-components/expert-bank/1"
+MOST_EXPERTS = 1000  # as many as the schedules have timesteps
 WORKFLOW = ("workflow", "prompt")
 
 
@@ -54,11 +59,12 @@ class BankHeader:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
     def __post_init__(self) -> None:
-        rising = list(self.edges) == sorted(set(self.edges), reverse=True)
-        if not rising or not all(isinstance(e, float) and 0 < e < math.inf for e in self.edges):
-            raise ValueError(f"its edges (SNR) must fall from clean to noisy, above 0; they are {list(self.edges)}")
+        right = all(isinstance(edge, float) and 0 < edge < math.inf for edge in self.edges)
+        if not right or list(self.edges) != sorted(set(self.edges), reverse=True) or len(self.edges) >= MOST_EXPERTS:
+            raise ValueError(f"its edges (SNR) must fall from clean to noisy, above 0, fewer than {MOST_EXPERTS}")
         words = (self.base, self.base_sha256, self.task, self.schedule, *self.labels)
-        if not all(isinstance(word, str) for word in words) or not isinstance(self.scale, float):
+        right = all(isinstance(word, str) and len(word) <= LONGEST_LABEL for word in words)
+        if not right or not isinstance(self.scale, float) or not math.isfinite(self.scale):
             raise ValueError("base, base_sha256, task, schedule and labels must be words, and scale a number")
 
     @property
@@ -117,6 +123,8 @@ def read_bank(path: str | Path) -> BankFile:
         found, tensors = read_snapshot(path)
     metadata = _metadata(path.name, found)
     header = _header(path.name, metadata)
+    if problem := file_problem(shapes_of(tensors)):
+        raise NetworkFileError(f"{path.name} is no bank: {problem}. Get the file again.")
     parts = _parts(path.name, tensors, header)
     workflow = {key: metadata[key] for key in WORKFLOW if key in metadata}
     return BankFile(path.stem, header, parts, _object(path.name, metadata, "training"), workflow)
@@ -164,7 +172,8 @@ def _in_words(path: Path) -> Generator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({error}); get it again.") from error
+        words = shown(str(error), 120)
+        raise NetworkFileError(f"{path.name} is damaged or was not copied whole ({words}); get it again.") from None
 
 
 def _metadata(name: str, metadata: dict[str, str]) -> dict[str, str]:
@@ -174,8 +183,8 @@ def _metadata(name: str, metadata: dict[str, str]) -> dict[str, str]:
         raise NetworkFileError(f"{name} is no expert bank; Train Experts writes them (format {BANK}).")
     if found != BANK:
         raise NetworkFileError(
-            f"{name} has format {found}, this version of the pack reads version {BANK.rpartition('/')[2]}; update the "
-            f"pack or train the bank again."
+            f"{name} has format {shown(found)}, this version of the pack reads version {BANK.rpartition('/')[2]}; "
+            f"update the pack or train the bank again."
         )
     return metadata
 
@@ -188,34 +197,36 @@ def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:
         given |= {"edges": tuple(given["edges"]), "labels": tuple(given["labels"])}
         given["preprocessing"] = Preprocessing(**prepared)
         return BankHeader(**given)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise NetworkFileError(f"{name}: its header cannot be right ({error}); get the file again.") from error
+    except (TypeError, ValueError, KeyError, AttributeError) as error:  # fields missing, unknown or of another kind
+        words = shown(str(error), 200)
+        raise NetworkFileError(f"{name}: its header cannot be right ({words}); get the file again.") from None
 
 
 def _parts(name: str, tensors: Mapping[str, Tensor], header: BankHeader) -> tuple[Part, ...]:
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise NetworkFileError(f"{name}: its tensor {key} is not finite; train the bank again.")
+        counts = ".whole." in key and tensor.dtype == torch.int64  # BatchNorm's
+        problem = "" if counts else weight_problem(tensor)
+        if problem:
+            raise NetworkFileError(f"{name}: its tensor {shown(key)} {problem}; train the bank again.")
     try:
         parts = tuple(parts_of(tensors, header.count, header.scale))
     except KeyError as error:
-        raise NetworkFileError(f"{name}: its {error.args[0]}; get the file again.") from error
+        raise NetworkFileError(f"{name}: its {shown(error.args[0], 200)}; get the file again.") from None
     empty = [index for index, part in enumerate(parts) if not part.names()]
     unknown = tensors.keys() - part_tensors(parts).keys()
     if empty or unknown:
-        what = f"has nothing of expert {empty[0]}" if empty else f"has the unknown tensor {min(unknown)}"
+        what = f"has nothing of expert {empty[0]}" if empty else f"has the unknown tensor {shown(min(unknown))}"
         raise NetworkFileError(f"{name} {what}, with edges for {header.count} experts; get the file again.")
     return parts
 
 
 def _object(name: str, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
-        value = json.loads(metadata[key])
-    except (KeyError, ValueError) as error:
-        raise NetworkFileError(f"{name} has no readable {key} in its header; get the file again.") from error
-    if not isinstance(value, dict):
-        raise NetworkFileError(f"{name}: {key} in its header is no JSON object; get the file again.")
-    return value
+        return parse_json(metadata[key], dict)
+    except KeyError:
+        raise NetworkFileError(f"{name} has no readable {key} in its header; get the file again.") from None
+    except ValueError as error:
+        raise NetworkFileError(f"{name}: {key} in its header {error}; get the file again.") from None
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.guide_source import GuideSource
 from ..checkpoints.state_dicts import sha256_of
+from ..checkpoints.words import shown
 from ..guide import Guide, GuideSpec
 from ..networks.tiny.files import NetworkFileError
 from ..noise_schedule import noise_schedule
@@ -34,13 +35,14 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
     header = file.header
     if sha256 != header.base_sha256:
         raise NetworkFileError(
-            f"{file.name} was trained on another {header.base}: its sha256 begins with {header.base_sha256[:12]}, that "
-            f"of the one here with {sha256[:12]}. Put that network in its place, or train the bank again."
+            f"{file.name} was trained on another {shown(header.base)}: its sha256 begins with "
+            f"{shown(header.base_sha256[:12])}, that of the one here with {sha256[:12]}. Put that network in its "
+            f"place, or train the bank again."
         )
     if (spec.task, spec.labels) != (header.task, header.labels):
         raise NetworkFileError(
-            f"{file.name} is for {header.task} with {len(header.labels)} labels; its base {spec.name} does {spec.task} "
-            f"with {len(spec.labels)}, or with other names."
+            f"{file.name} is for {shown(header.task)} with {len(header.labels)} labels; its base {spec.name} does "
+            f"{spec.task} with {len(spec.labels)}, or with other names."
         )
     wrong = problems(base, file.parts)
     if wrong:
@@ -64,6 +66,6 @@ def _guide(file: BankFile, spec: GuideSpec) -> Guide:
     try:
         schedule, experts = noise_schedule(header.schedule), Experts(header.sigmas)
     except ValueError as error:
-        raise NetworkFileError(f"{file.name}: its header cannot be right. {error}") from error
+        raise NetworkFileError(f"{file.name}: its header cannot be right. {shown(str(error), 200)}") from None
     member = replace(spec, name=file.name, sees="noisy", schedule=schedule, preprocessing=header.preprocessing)
     return Guide((member,) * header.count, experts)

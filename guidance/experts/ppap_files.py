@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.state_dicts import open_checkpoint
+from ..checkpoints.weights import number_problem, weight_problem
+from ..checkpoints.words import shown, shown_shape
 from ..networks.tiny.files import NetworkFileError
 from ..preprocessing import Preprocessing
 from .bank import LowRank, Part
@@ -109,7 +111,7 @@ class _File:
 
 
 def _open(path: Path) -> _File:
-    tensors = open_checkpoint(path).tensors()
+    tensors = _read(path)
     efficient = any(name.endswith(".lora_A") for name in tensors)
     if any("refinenet" in name for name in tensors):
         raise NetworkFileError(
@@ -130,6 +132,24 @@ def _open(path: Path) -> _File:
     )
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file: BatchNorm's counters, and weights of at least two bytes a number."""
+    tensors = open_checkpoint(path).tensors()
+    for name, tensor in tensors.items():
+        problem = "" if tensor.dtype == torch.int64 else weight_problem(tensor)
+        if problem:
+            raise NetworkFileError(f"{path.name} is no usable expert: its tensor {shown(name)} {problem}.")
+    return {name: tensor.float() if tensor.element_size() == 1 else tensor for name, tensor in tensors.items()}
+
+
+def _rows(file: _File, name: str, tensor: Tensor, count: int) -> tuple[Tensor, ...]:
+    """A tensor's rows, shared equally by so many layers of the base."""
+    if count > 1 and (not tensor.ndim or tensor.shape[0] % count):
+        shape = shown_shape(tensor.shape)
+        raise _misfit(file, f"has {shown(name)} of shape {shape}, which {count} layers cannot share")
+    return tensor.chunk(count) if count > 1 else (tensor,)
+
+
 def _part(file: _File, held: Mapping[str, Tensor]) -> Part:
     layers = {name.removesuffix(".lora_A") for name in file.tensors if name.endswith(".lora_A")}
     whole: dict[str, Tensor] = {}
@@ -140,8 +160,8 @@ def _part(file: _File, held: Mapping[str, Tensor]) -> Part:
         plain = f"{wrapped[1]}.{wrapped[2]}" if wrapped and wrapped[1] in layers else name
         places = _places(file.backbone, plain, held)
         if not places:
-            raise _misfit(file, f"has {name}, which the base has not")
-        whole |= dict(zip(places, tensor.chunk(len(places)) if len(places) > 1 else (tensor,), strict=True))
+            raise _misfit(file, f"has {shown(name)}, which the base has not")
+        whole |= dict(zip(places, _rows(file, name, tensor, len(places)), strict=True))
     low_rank = {name: change for layer in sorted(layers) for name, change in _changes(file, layer, held).items()}
     _check(file, whole, low_rank, held)
     alive = {name: change for name, change in low_rank.items() if bool(change.down.any()) and bool(change.up.any())}
@@ -153,11 +173,14 @@ def _changes(file: _File, layer: str, held: Mapping[str, Tensor]) -> dict[str, L
     down, up = (file.tensors.get(f"{layer}.lora_{factor}") for factor in "AB")
     places = _places(file.backbone, f"{layer}.weight", held)
     if down is None or up is None or not places:
-        raise _misfit(file, f"has only half of the change of {layer}, or one that the base has no layer for")
+        raise _misfit(file, f"has only half of the change of {shown(layer)}, or one that the base has no layer for")
     shape = held[places[0]].shape
+    if down.ndim != 2 or up.ndim != 2 or (len(shape) == 4 and down.shape[0] < shape[-1]):
+        shapes = f"{shown_shape(down.shape)} and {shown_shape(up.shape)}"
+        raise _misfit(file, f"has a change of {shown(layer)} of the shapes {shapes}")
     # A linear layer's change is added without alpha / rank by the authors' forward, a convolution's with it.
     scale = ALPHA / (down.shape[0] // shape[-1]) if len(shape) == 4 else 1.0
-    rows = up.chunk(len(places))
+    rows = _rows(file, layer, up, len(places))
     return {name: LowRank(down.clone(), part.clone(), scale) for name, part in zip(places, rows, strict=True)}
 
 
@@ -168,9 +191,12 @@ def _check(
     missing = sorted(held.keys() - whole.keys())
     if missing:
         raise _misfit(file, f"lacks {missing[0]}, which the base has")
+    if problem := number_problem(whole, held):
+        raise _misfit(file, f"is damaged, as {problem}")
     for name, own in whole.items():
         if own.shape != held[name].shape:
-            raise _misfit(file, f"has {name} of shape {list(own.shape)} where the base has {list(held[name].shape)}")
+            shapes = f"{shown_shape(own.shape)} where the base has {shown_shape(held[name].shape)}"
+            raise _misfit(file, f"has {name} of shape {shapes}")
         if file.efficient and own.ndim > 1 and not torch.equal(own.to(held[name]), held[name]):
             apart = float((own.to(held[name]) - held[name]).abs().max())
             raise _misfit(file, f"has another frozen {name}, by up to {apart:.2g}")

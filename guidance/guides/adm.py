@@ -35,11 +35,12 @@ class AdmClassifierFile(GuideFamily):
         except CheckpointError as error:
             raise GuideFileError(str(error)) from error
         network = AdmClassifier(device="meta", **config.as_dict())
-        weights = {key: value.to(torch.float32, copy=True) for key, value in source.tensors().items()}
+        found = source.weights(network.state_dict())
+        weights = {key: value.to(torch.float32, copy=True) for key, value in found.items()}
         network.load_state_dict(weights, assign=True)
         spec = GuideSpec(
             source.name, "classification", sees="timestep", labels=tuple(map(str, range(config.classes))),
             preprocessing=Preprocessing(size=(config.size, config.size), black=-1.0, white=1.0),
-            schedule=noise_schedule(config.schedule),
+            schedule=noise_schedule(config.schedule, config.diffusion_steps),
         )
         return network.eval().requires_grad_(False), spec

@@ -12,11 +12,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..checkpoints.guide_source import GuideFileError, GuideSource
+from ..checkpoints.words import shown
 from ..guide import GuideFamily, GuideSpec, family
 from ..preprocessing import Preprocessing
-from .folder import load_pretrained, preprocessing_of
+from .folder import check_run, load_pretrained, preprocessing_of
 
 _TYPES = ("clip", "siglip", "siglip2")
+_MOST_PATCHES = 4096
 _PATCHES = 256  # of a SigLIP 2 of variable resolution, where its folder does not say
 
 
@@ -91,8 +93,9 @@ class ImageText(GuideFamily):
         if source.config["model_type"] == "siglip2":
             patch = int(network.config.vision_config.patch_size)
             preprocessing = _square(preprocessing, source, patch)
-        return ImageTextNetwork(network, source, patch).eval(), GuideSpec(source.name, "embedding",
-                                                                         preprocessing=preprocessing)
+        seen = ImageTextNetwork(network, source, patch).eval()
+        check_run(source, seen, preprocessing)
+        return seen, GuideSpec(source.name, "embedding", preprocessing=preprocessing)
 
 
 def patches_of(input: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
@@ -104,10 +107,16 @@ def patches_of(input: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:
 def _square(preprocessing: Preprocessing, source: GuideSource, patch: int) -> Preprocessing:
     """The largest square of patches that the network may be handed."""
     most = (source.preprocessor or {}).get("max_num_patches", _PATCHES)
-    if not isinstance(most, int) or most < 1:
-        raise GuideFileError(f"{source.name}: max_num_patches in its preprocessor_config.json is {most!r}.")
+    if type(most) is not int or not 0 < most <= _MOST_PATCHES:
+        raise GuideFileError(
+            f"{source.name}: max_num_patches in its preprocessor_config.json is {shown(most)}; it can be 1 to "
+            f"{_MOST_PATCHES}."
+        )
     side = math.isqrt(most) * patch
-    return replace(preprocessing, size=(side, side))
+    try:
+        return replace(preprocessing, size=(side, side))
+    except ValueError as error:
+        raise GuideFileError(f"{source.name}: {error} (config.json); get the file again.") from None
 
 
 def _tokenizer(source: GuideSource) -> Any:
@@ -123,7 +132,8 @@ def _tokenizer(source: GuideSource) -> Any:
             str(source.path), local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
-        raise GuideFileError(f"{source.name}: its tokenizer cannot be read ({error}); get it again.") from error
+        words = shown(str(error), 160)
+        raise GuideFileError(f"{source.name}: its tokenizer cannot be read ({words}); get it again.") from error
 
 
 def _plain(found: Any) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..checkpoints.guide_source import GuideFileError, GuideSource
+from ..checkpoints.words import quoted, shown
 from ..guide import GuideFamily, GuideSpec, family
 from ..networks.tiny.files import GUIDE, NetworkFile, NetworkFileError, build, read_guide
 from ..networks.tiny.guide import STRIDE, TinyGuide
@@ -38,7 +39,7 @@ def _spec(name: str, file: NetworkFile, network: TinyGuide) -> GuideSpec:
     config, sees, schedule = network.config, file.metadata["sees"], file.metadata["schedule"]
     if config.timestep != (sees == "timestep"):
         raise GuideFileError(
-            f"{name}: its header says that it sees {sees!r}, but its network has "
+            f"{name}: its header says that it sees {quoted(sees)}, but its network has "
             f"{'a' if config.timestep else 'no'} timestep; get the file again."
         )
     classes = {"classification": config.num_classes, "segmentation": config.num_classes + 1}.get(config.task, 0)
@@ -47,7 +48,7 @@ def _spec(name: str, file: NetworkFile, network: TinyGuide) -> GuideSpec:
     try:
         return GuideSpec(
             name, config.task, sees=sees, preprocessing=Preprocessing(multiple=STRIDE, black=-1.0, white=1.0),
-            labels=file.labels, schedule=None if schedule is None else noise_schedule(schedule),
+            labels=file.labels, schedule=None if schedule is None else noise_schedule(shown(schedule)),
         )
     except ValueError as error:
-        raise GuideFileError(f"{name}: its header cannot be right. {error}") from error
+        raise GuideFileError(f"{name}: its header cannot be right. {error}") from None

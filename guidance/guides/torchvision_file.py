@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
 from ..checkpoints.guide_source import GuideFileError, GuideSource
+from ..checkpoints.json_text import Kind, parse_json
+from ..checkpoints.weights import misfit, shapes_of
+from ..checkpoints.words import listed, quoted, shown
 from ..guide import GuideFamily, GuideSpec, Sees, Task, family
-from ..networks.tiny.files import NetworkFileError, check_tensors
 from ..noise_schedule import NAMES, NoiseSchedule, noise_schedule
 from ..preprocessing import Filter, Preprocessing
 
 _EXAMPLE = '{"architecture": "resnet50"}'
 _HEADS = ("heads.head.weight", "head.weight", "fc.weight", "classifier.low_classifier.weight", "classifier.weight")
+_NUMBERED = re.compile(r"classifier\.[0-9]{1,3}\.weight")
 _INNER = ("inception_v3", "googlenet")  # some of their weights want colours changed inside, which no file says
 _MULTIPLE = 8  # of the size of pictures that a segmentation network maps whole
 _OWN = ("size", "mean", "std", "filter", "antialias")
@@ -79,25 +83,24 @@ def _architecture(source: GuideSource) -> tuple[str, Task]:
     of_maps = models.list_models(module=models.segmentation)
     known = [*(name for name in models.list_models(module=models) if name not in _INNER), *of_maps]
     if wanted not in known:
-        near = get_close_matches(wanted, known, 3, 0.4) or known[:3]
+        near = get_close_matches(shown(wanted), known, 3, 0.4) or known[:3]
         raise GuideFileError(
-            f"{source.name}: its metadata ask for the architecture {wanted!r}; torchvision's networks that can be a "
-            f"guide are named like {', '.join(near)}."
+            f"{source.name}: its metadata ask for the architecture {quoted(wanted)}; torchvision's networks that can "
+            f"be a guide are named like {', '.join(near)}."
         )
     task: Task = "segmentation" if wanted in of_maps else "classification"
     if source.metadata.get("task", task) != task:
         raise GuideFileError(
-            f"{source.name}: its metadata say task {source.metadata['task']!r}, but {wanted} does {task}."
+            f"{source.name}: its metadata say task {quoted(source.metadata['task'])}, but {wanted} does {task}."
         )
     return wanted, task
 
 
 def _classes(source: GuideSource, architecture: str) -> int:
     """The number of classes: the rows of the last layer."""
-    numbered = [key for key in source.shapes if key.startswith("classifier.") and key.split(".")[1].isdigit()]
-    numbered = [key for key in numbered if key.endswith(".weight") and len(source.shapes[key]) > 1]
+    numbered = [key for key in source.shapes if _NUMBERED.fullmatch(key)]
     last = max(numbered, key=lambda key: int(key.split(".")[1]), default="")
-    found = [key for key in (*_HEADS, last) if key in source.shapes]
+    found = [key for key in (*_HEADS, last) if len(source.shapes.get(key, ())) > 1]
     if not found:
         raise GuideFileError(
             f"{source.name} has no last layer of a {architecture}: the tensors must have torchvision's own names, "
@@ -108,21 +111,34 @@ def _classes(source: GuideSource, architecture: str) -> int:
 
 def _built(source: GuideSource, architecture: str, task: Task, classes: int, preprocessing: Preprocessing) -> nn.Module:
     """The network with the file's own tensors, which must be exactly its own."""
-    from torchvision import models
-
     options: dict[str, Any] = {} if task == "classification" else {"weights_backbone": None}
     if architecture.startswith("vit_") and preprocessing.size is not None:
         options["image_size"] = preprocessing.size[0]
     if any(key.startswith("aux_classifier.") for key in source.shapes):
         options["aux_loss"] = True
-    tensors = source.tensors()
-    try:
-        network = models.get_model(architecture, weights=None, num_classes=classes, **options)
-        check_tensors(source.name, network, tensors)
-    except (NetworkFileError, ValueError, TypeError) as error:
-        raise GuideFileError(f"{error} Its metadata say that it is torchvision's {architecture}.") from error
+    options |= {"weights": None, "num_classes": classes}
+    with torch.device("meta"):  # nothing is allocated for a network that the file does not hold
+        own = _made(source, architecture, options).state_dict()
+    if problem := misfit(shapes_of(own), source.shapes):
+        raise GuideFileError(
+            f"{source.name} does not fit: {problem}. Its metadata say that it is torchvision's {architecture}."
+        )
+    tensors = source.weights(own)
+    network = _made(source, architecture, options)
     network.load_state_dict(tensors)
     return network.float().eval()
+
+
+def _made(source: GuideSource, architecture: str, options: Mapping[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    try:
+        return models.get_model(architecture, **options)
+    except (ValueError, TypeError, RuntimeError) as error:  # what torchvision says of a size that it cannot take
+        raise GuideFileError(
+            f"{source.name}: torchvision cannot build a {architecture} with the preprocessing of its metadata "
+            f"({shown(str(error), 160)}); get it again."
+        ) from None
 
 
 def _preprocessing(source: GuideSource, architecture: str, task: Task) -> Preprocessing:
@@ -132,27 +148,27 @@ def _preprocessing(source: GuideSource, architecture: str, task: Task) -> Prepro
     weights: Any = models.get_model_weights(architecture)
     usual = weights.DEFAULT.transforms()
     side = _trained_size(source) or (usual.crop_size if task == "classification" else usual.resize_size)[0]
-    given = {
+    given: dict[str, Any] = {
         "size": side, "mean": usual.mean, "std": usual.std, "filter": usual.interpolation.value,
         **_json(source, "preprocessing", dict, {}),
     }
     if unknown := given.keys() - set(_OWN):
         raise GuideFileError(
-            f"{source.name}: its preprocessing has {', '.join(sorted(unknown))}; it can have {', '.join(_OWN)}."
+            f"{source.name}: its preprocessing has {listed(sorted(unknown))}; it can have {', '.join(_OWN)}."
         )
-    size, filter = given["size"], given["filter"]
-    if isinstance(size, int):
-        size = [size, size]
-    numbers = [*given["mean"], *given["std"], *(size or ())] if _lists(given["mean"], given["std"], size) else [None]
-    if not all(isinstance(number, int | float) for number in numbers) or filter not in get_args(Filter):
+    size: Any = given["size"]
+    size = (size, size) if type(size) is int else tuple(size) if isinstance(size, list) else size
+    mean, std = (tuple(given[key]) if isinstance(given[key], list) else given[key] for key in ("mean", "std"))
+    try:
+        return Preprocessing(
+            size=size, mean=mean, std=std, filter=given["filter"], antialias=bool(given.get("antialias", True)),
+            whole=task == "segmentation", multiple=_MULTIPLE,
+        )
+    except ValueError as error:
         raise GuideFileError(
-            f"{source.name}: its preprocessing is {source.metadata.get('preprocessing')}; size is a number or "
-            f"[height, width] or null, mean and std are three numbers each, filter is bilinear or bicubic."
-        )
-    return Preprocessing(
-        size=None if size is None else (int(size[0]), int(size[1])), mean=tuple(given["mean"]), std=tuple(given["std"]),
-        filter=filter, antialias=bool(given.get("antialias", True)), whole=task == "segmentation", multiple=_MULTIPLE,
-    )
+            f"{source.name}: {error}. size is a number or [height, width] or null, mean and std are three numbers "
+            f"each, filter is {' or '.join(get_args(Filter))}."
+        ) from None
 
 
 def _trained_size(source: GuideSource) -> int | None:
@@ -163,22 +179,16 @@ def _trained_size(source: GuideSource) -> int | None:
     return math.isqrt(max(positions[1] - 1, 0)) * patch[-1]
 
 
-def _lists(mean: Any, std: Any, size: Any) -> bool:
-    """Whether the preprocessing's lists are lists of the right length."""
-    colours = all(isinstance(values, list | tuple) and len(values) == 3 for values in (mean, std))
-    return colours and (size is None or (isinstance(size, list) and len(size) == 2))
-
-
 def _noise(source: GuideSource) -> tuple[Sees, NoiseSchedule | None]:
     sees, schedule = source.metadata.get("sees", "clean"), source.metadata.get("schedule")
     if sees not in ("clean", "noisy"):
         raise GuideFileError(
-            f"{source.name}: its metadata say sees {sees!r}; a torchvision network sees clean or noisy pictures, and "
-            f"takes no timestep."
+            f"{source.name}: its metadata say sees {quoted(sees)}; a torchvision network sees clean or noisy pictures, "
+            f"and takes no timestep."
         )
     if schedule is not None and schedule not in NAMES:
         raise GuideFileError(
-            f"{source.name}: its metadata name the schedule {schedule!r}; there are {', '.join(NAMES)}."
+            f"{source.name}: its metadata name the schedule {quoted(schedule)}; there are {', '.join(NAMES)}."
         )
     return ("noisy" if sees == "noisy" else "clean"), None if schedule is None else noise_schedule(schedule)
 
@@ -189,17 +199,15 @@ def _labels(source: GuideSource, classes: int) -> tuple[str, ...]:
         raise GuideFileError(
             f"{source.name}: its metadata list {len(labels)} labels, and the network has {classes} classes."
         )
-    return tuple(str(label) for label in labels)
+    if not all(isinstance(label, str) for label in labels):
+        raise GuideFileError(f"{source.name}: labels in its metadata must be a JSON list of names.")
+    return tuple(labels)
 
 
-def _json(source: GuideSource, key: str, kind: type, otherwise: Any) -> Any:
+def _json(source: GuideSource, key: str, kind: type[Kind], otherwise: Kind) -> Kind:
     if key not in source.metadata:
         return otherwise
     try:
-        found = json.loads(source.metadata[key])
+        return parse_json(source.metadata[key], kind)
     except ValueError as error:
-        raise GuideFileError(f"{source.name}: {key} in its metadata is not JSON ({error}).") from error
-    if not isinstance(found, kind):
-        wanted = "list" if kind is list else "object"
-        raise GuideFileError(f"{source.name}: {key} in its metadata must be a JSON {wanted}.")
-    return found
+        raise GuideFileError(f"{source.name}: {key} in its metadata {error}.") from None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..checkpoints.guide_source import GuideSource
 from ..guide import GuideFamily, GuideSpec, Task, family
 from ..preprocessing import resize
-from .folder import labels_of, load_pretrained, preprocessing_of
+from .folder import check_run, labels_of, load_pretrained, preprocessing_of
 
 _TASKS: dict[str, tuple[Task, str]] = {
     "ForImageClassification": ("classification", "AutoModelForImageClassification"),
@@ -62,7 +62,9 @@ class TransformersVision(GuideFamily):
         labels = () if task == "depth" else labels_of(source, int(network.config.num_labels))
         swap = bool((source.preprocessor or {}).get("do_flip_channel_order", False))
         spec = GuideSpec(source.name, task, preprocessing=preprocessing, labels=labels)
-        return VisionNetwork(network, task, swap).eval(), spec
+        seen = VisionNetwork(network, task, swap).eval()
+        check_run(source, seen, preprocessing)
+        return seen, spec
 
 
 @torch.no_grad()

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..checkpoints.atomic import atomic_save, disk_words, make_folder, name_lock, require_room
 from ..checkpoints.guide_source import GuideSource
+from ..checkpoints.json_text import parse_json
 from ..checkpoints.snapshot import read_snapshot
+from ..checkpoints.words import shown
 from ..experts.file import BankFile, BankHeader
 from ..experts.guide import fingerprint
 from ..networks.tiny.files import NetworkFileError
@@ -24,6 +26,7 @@ ALL_TAKEN = (  # where the bank alone could not be written
     "All steps are taken, and kept where unfinished trainings wait. Make room and run this again: the bank is written "
     "without another step."
 )
+_TOLD = 8  # differences in a message
 STRETCHES = 100  # at most so many numbers of each expert's loss curve are kept
 UNFINISHED = "guidance-components/expert-training/1"
 
@@ -72,16 +75,28 @@ def read_checkpoint(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
     try:
         metadata, saved = read_snapshot(path)
     except SafetensorError as error:
-        raise NetworkFileError(f"{path} is damaged ({error}); delete it to begin anew.") from error
+        raise NetworkFileError(f"{path} is damaged ({shown(str(error), 120)}); delete it to begin anew.") from None
     if metadata.get("format") != UNFINISHED:
         raise NetworkFileError(f"{path} is no training of this version of the pack; delete it to begin anew.")
-    differs = differences(facts, json.loads(metadata["facts"]))
+    try:
+        differs = differences(facts, parse_json(metadata.get("facts", ""), dict))
+    except ValueError as error:
+        raise NetworkFileError(f"{path}: the facts in its header {error}; delete it to begin anew.") from None
     if differs:
         raise NetworkFileError(
             f"A training called {path.stem} was stopped and waits with other settings ({differs}). Go on with those, "
             f"choose another name, or delete {path}."
         )
     return saved
+
+
+def resume(training: ExpertsTraining, path: Path, facts: Mapping[str, Any]) -> None:
+    """Go on with a training that was stopped. Raises NetworkFileError as `read_checkpoint`, and for no such state."""
+    saved = read_checkpoint(path, facts)
+    try:
+        training.restore(saved)
+    except ValueError as error:
+        raise NetworkFileError(f"{path} is no state of this training: {error}. Delete it to begin anew.") from None
 
 
 def facts_of(
@@ -101,19 +116,34 @@ def facts_in(bank: BankFile, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], longest: int = 24) -> str:
     """What differs between two nested dicts, in words; empty if nothing does. longest: letters of a value."""
+    words = _differing(wanted, found, longest)
+    more = f" and {len(words) - _TOLD} more" if len(words) > _TOLD else ""
+    return ", ".join(words[:_TOLD]) + more
+
+
+def _differing(wanted: Mapping[str, Any], found: Mapping[str, Any], longest: int) -> list[str]:
     words = []
     for key in dict.fromkeys([*wanted, *found]):
         mine, theirs = wanted.get(key), found.get(key)
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            words += [inner for inner in [differences(mine, theirs, longest)] if inner]
+            words += _differing(mine, theirs, longest)
         elif mine != theirs:
-            words.append(f"{key} {_short(theirs, longest)} instead of {_short(mine, longest)}")
-    return ", ".join(words)
+            words.append(f"{shown(key)} {_short(theirs, longest)} instead of {_short(mine, longest)}")
+    return words
 
 
 def _short(value: Any, longest: int) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return "none" if value is None else shown(str(value), longest)
+
+
+def kept_curves(bank: BankFile) -> list[list[float]]:
+    """The loss curves that a bank's file keeps. Raises NetworkFileError for what are none, in words."""
+    found = bank.training.get("loss")
+    curves = found if isinstance(found, list) else []
+    right = all(isinstance(curve, list) and 0 < len(curve) <= STRETCHES for curve in curves)
+    if not curves or not right or not all(type(loss) in (int, float) for curve in curves for loss in curve):
+        raise NetworkFileError(f"{bank.name} has no loss curves in its header that can be drawn; train it again.")
+    return curves
 
 
 def bank_of(

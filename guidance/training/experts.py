@@ -7,7 +7,7 @@ expert and the step alone, so a training can be stopped anywhere, and shared by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +22,7 @@ from ..noise_schedule import noise_schedule
 from .distillation import distillation_loss
 from .distributed import ProcessGroup, SingleProcess, mean_gradients, sync_batch_norm
 from .recipe import ExpertRecipe, level_weights
+from .saved_state import place_problem, student_problem
 from .student import Student
 
 Pictures = Callable[[Tensor], tuple[Tensor, Tensor | None]]  # indices [B] -> [B, 3, H, W] in [-1, 1], classes [B]
@@ -132,16 +133,30 @@ class ExpertsTraining:
         """Continue where `tensors()` was taken; the next steps are the same as if it had never stopped.
 
         Raises:
-            KeyError: a tensor is missing: it was taken of another training.
+            ValueError: it cannot be a state of this training, as the end of a sentence.
         """
+        if problem := place_problem(self.recipe, self.base, saved):
+            raise ValueError(problem)
         self.work = "the weights"
         self.expert, self.step = (int(number) for number in saved["at"])
         self.losses = saved["losses"].tolist()
         self.parts = parts_of(saved, self.expert, self.recipe.adaptation.scale)
         if not self.done:
             self._take(*self._beginning(self.expert))
+            if problem := student_problem(self.student, self._moments(saved), self.scaler.state_dict(), saved):
+                raise ValueError(problem)
             self._restore_student(saved)
         self.work = "nothing"
+
+    def _moments(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the optimiser holds, in shape, by its names in a state: all moments of a parameter or none, since one
+        that has had no gradient yet, or only an infinite one in fp16, has none."""
+        return {
+            f"optimizer.{key}.{name}": parameter.new_zeros(()) if key == "step" else parameter
+            for name, parameter in self.student.trained.items()
+            if any(f"optimizer.{key}.{name}" in saved for key in MOMENTS)
+            for key in MOMENTS
+        }
 
     def _restore_student(self, saved: dict[str, Tensor]) -> None:
         self.student.restore({n[len("student."):]: t for n, t in saved.items() if n.startswith("student.")})

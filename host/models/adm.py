@@ -18,7 +18,7 @@ import torch
 from node_helpers import conditioning_set_values
 
 from ...guidance.checkpoints.state_dicts import Checkpoint, open_checkpoint
-from ...guidance.networks.adm.config import AdmConfig
+from ...guidance.networks.adm.config import STEPS, AdmConfig
 from ...guidance.networks.adm.detect import Recognised, denoiser, is_denoiser
 from ...guidance.networks.adm.unet import AdmUNet
 from ..common.labels import LABELS_KEY
@@ -26,10 +26,6 @@ from .comfy_module import ComfyModule, patcher_of
 from .tiny import PixelLatents, pixel_vae
 
 LOW_RES_KEY = "low_res"
-SETTINGS = {
-    "linear": {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02, "timesteps": 1000},
-    "cosine": {"beta_schedule": "cosine", "timesteps": 1000},
-}
 EXACT = ("512x512_diffusion", "P2")  # trained and published for float32 alone
 
 
@@ -99,6 +95,16 @@ class AdmModel(comfy.model_base.BaseModel):
         return input_shape[0] * size * self.network_config.activations(*input_shape[-2:], copies=3 if size > 2 else 5)
 
 
+def sampling_settings(config: AdmConfig) -> dict[str, str | float]:
+    """The noise that a network's timesteps count, as ComfyUI's discrete sampling is told it."""
+    steps = config.diffusion_steps
+    if config.schedule == "cosine":
+        return {"beta_schedule": "cosine", "timesteps": steps}
+    # ADM's linear betas are scaled so that their sum stays the same, whatever the number of steps.
+    start, end = 1e-4 * STEPS / steps, min(0.02 * STEPS / steps, 0.999)
+    return {"beta_schedule": "sqrt_linear", "linear_start": start, "linear_end": end, "timesteps": steps}
+
+
 def recognises(checkpoint: Checkpoint) -> bool:
     """Whether this is an ADM or P2 denoiser, perhaps a damaged one."""
     return is_denoiser(checkpoint.shapes)
@@ -115,13 +121,13 @@ def load(
     checkpoint = open_checkpoint(path)
     found = denoiser(name, checkpoint.shapes, checkpoint.metadata)
     config = AdmModelConfig(found.config.as_dict())
-    config.sampling_settings = SETTINGS[found.config.schedule]
+    config.sampling_settings = sampling_settings(found.config)
     device = comfy.model_management.get_torch_device()
     config.set_inference_dtype(*_dtypes(found, checkpoint, device))
     model = AdmModel(config, found, name)
     logging.info(model.description)
     own = AdmUNet(device="meta", dtype=config.unet_config["dtype"], **found.config.as_dict()).state_dict()
-    weights = {key: value.to(own[key].dtype) for key, value in checkpoint.tensors().items()}
+    weights = {key: value.to(own[key].dtype) for key, value in checkpoint.weights(own).items()}
     patcher = patcher_of(model, weights, disable_dynamic)
     patcher.cached_patcher_init = (load, (path, name), 0)
     return patcher, pixel_vae()

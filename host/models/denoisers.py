@@ -7,7 +7,6 @@ are loaded, everything else is refused by what it seems to be.
 from __future__ import annotations
 
 from collections import Counter
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +17,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...guidance.checkpoints.state_dicts import Checkpoint, CheckpointError, open_checkpoint
 from ...guidance.networks.adm.detect import looks_like
+from ..common.places import is_text, nearest, shown_name
 from . import adm as adm_model
 from . import edm2 as edm2_model
 
@@ -89,7 +89,7 @@ def _places() -> dict[str, Path]:
         (folder, name)
         for folder in FOLDERS
         for name in folder_paths.get_filename_list(folder)
-        if name.lower().endswith(SUFFIXES)
+        if name.lower().endswith(SUFFIXES) and is_text(name)
     ]
     often = Counter(name for _, name in found)
     return {
@@ -108,6 +108,4 @@ def path_of(name: str) -> Path:
             f"There is no denoiser in {PLACE} yet. Download one (this node's help page has the links) into "
             f"{folder_paths.get_folder_paths(FOLDERS[0])[0]}, then press R to refresh the list."
         )
-    near = get_close_matches(name, places, 3, 0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"the list has {', '.join(sorted(places)[:10])}."
-    raise ValueError(f"There is no file {name!r} in {PLACE}; {hint}")
+    raise ValueError(f"There is no file {shown_name(name)} in {PLACE}{nearest(name, sorted(places))}")

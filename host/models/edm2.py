@@ -6,7 +6,6 @@ Sources: comfy/model_base.py (BaseModel), comfy/latent_formats.py, comfy/sd.py (
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 
 import comfy.latent_formats
@@ -18,7 +17,9 @@ import comfy.supported_models_base
 import torch
 import torch.nn.functional as F
 
+from ...guidance.checkpoints.json_text import parse_json
 from ...guidance.checkpoints.state_dicts import Checkpoint, CheckpointError, open_checkpoint
+from ...guidance.checkpoints.weights import shapes_of
 from ...guidance.networks.edm2.config import EDM2Config, check_shapes, config_of, is_edm2
 from ...guidance.networks.edm2.unet import EDM2
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
@@ -139,8 +140,9 @@ def load(
             f"{name} makes pictures of {config.img_channels} channels; EDM2 has 3 (pixels) or 4 (latents)."
         )
     own = EDM2(config, device="meta").state_dict()
-    check_shapes(name, config, {key: tuple(value.shape) for key, value in own.items()}, checkpoint.shapes)
-    patcher = _patcher(checkpoint, config, _labels(name, checkpoint, config), disable_dynamic)
+    check_shapes(name, config, shapes_of(own), checkpoint.shapes)
+    patcher = _patcher(checkpoint.weights(own), checkpoint.dtype, config, _labels(name, checkpoint, config),
+                       disable_dynamic)
     patcher.cached_patcher_init = (load, (path, name), 0)
     return patcher, pixel_vae() if config.img_channels == 3 else None
 
@@ -163,16 +165,16 @@ def unit_range_vae(vae: comfy.sd.VAE) -> comfy.sd.VAE:
 
 
 def _patcher(
-    checkpoint: Checkpoint, config: EDM2Config, labels: tuple[str, ...], disable_dynamic: bool
+    tensors: Mapping[str, torch.Tensor], stored: torch.dtype, config: EDM2Config, labels: tuple[str, ...],
+    disable_dynamic: bool,
 ) -> comfy.model_patcher.ModelPatcher:
-    tensors = checkpoint.tensors()
     device = comfy.model_management.get_torch_device()
     model_config = EDM2ModelConfig(config)
     types = model_config.supported_inference_dtypes
     dtype = comfy.model_management.unet_dtype(
         model_params=sum(value.numel() for value in tensors.values()),
         supported_dtypes=types,
-        weight_dtype=checkpoint.dtype,
+        weight_dtype=stored,
     )
     model_config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, types))
     return patcher_of(EDM2Model(model_config, labels), tensors, disable_dynamic)
@@ -183,12 +185,12 @@ def _labels(name: str, checkpoint: Checkpoint, config: EDM2Config) -> tuple[str,
     if "labels" not in checkpoint.metadata:
         return tuple(str(index) for index in range(config.label_dim))
     try:
-        labels = json.loads(checkpoint.metadata["labels"])
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{name} has labels in its header that are no JSON ({error}); get it again.") from error
-    if not isinstance(labels, list) or len(labels) != config.label_dim:
+        labels = parse_json(checkpoint.metadata["labels"], list)
+    except ValueError as error:
+        raise CheckpointError(f"{name}: the labels in its header {error}; get it again.") from None
+    if len(labels) != config.label_dim or not all(isinstance(label, str) for label in labels):
         raise CheckpointError(f"{name} must name its {config.label_dim} classes in its header's labels; get it again.")
-    return tuple(str(label) for label in labels)
+    return tuple(labels)
 
 
 def _per_channel(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import comfy.model_management
 import folder_paths
@@ -15,12 +14,14 @@ from comfy.model_patcher import ModelPatcher
 
 from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSource
+from ...guidance.checkpoints.words import shown
 from ...guidance.experts.file import BANK, contents_sha256, is_bank, map_tensors, read_bank, read_header
 from ...guidance.experts.guide import bank_guide
 from ...guidance.experts.guide import fingerprint as fingerprint_of
 from ...guidance.guide import Guide, GuideFamily, GuideSpec, families
 from ...guidance.networks.tiny.files import GUIDE, format_of
 from ...guidance.routing import Experts
+from ..common.places import is_text, name_problem, placed, walk
 from .tiny import ASSETS
 
 FOLDER = "guides"
@@ -48,16 +49,16 @@ def guide_names() -> list[str]:
     """The embedded guides, then what lies in models/guides: folders with a config.json, .safetensors and .pt files."""
     found: dict[str, None] = {}
     for root in _roots():
-        for place, folders, files in os.walk(root, followlinks=True):
+        for place, folders, files in walk(root):
             weights = sorted(file for file in files if file.endswith(SINGLE))
             if "config.json" in files:
                 folders.clear()
                 whole = any(file.endswith(".safetensors") for file in weights)
-                weights = [""] if whole and Path(place) != root else []
+                weights = [""] if whole and place != root else []
             folders.sort()
-            found |= dict.fromkeys((Path(place) / file).relative_to(root).as_posix() for file in weights)
+            found |= dict.fromkeys((place / file).relative_to(root).as_posix() for file in weights)
     embedded = _embedded_names()
-    return [*embedded, *sorted(name for name in found if name not in embedded)]
+    return [*embedded, *sorted(name for name in found if is_text(name) and name not in embedded)]
 
 
 def guide_problem(name: str) -> str | None:
@@ -76,7 +77,7 @@ def fingerprint(name: str) -> str:
         base = read_header(path).base
         of_base = fingerprint(base) if guide_problem(base) is None else "missing"
         return f"{path.stat().st_mtime_ns} {path.stat().st_size}; {of_base}"
-    entries = sorted(path.iterdir()) if path.is_dir() else [path]
+    entries = sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
     return "; ".join(f"{entry.name} {entry.stat().st_mtime_ns} {entry.stat().st_size}" for entry in entries)
 
 
@@ -103,7 +104,8 @@ def load_bank(path: Path) -> LoadedGuide:
     try:
         where = _path(file.header.base)
     except ValueError as error:
-        raise ValueError(f"{file.name} is a bank of experts of {file.header.base}, which is missing. {error}") from None
+        base = shown(file.header.base)
+        raise ValueError(f"{file.name} is a bank of experts of {base}, which is missing. {error}") from None
     source = GuideSource(where, file.header.base)
     base, spec = build(source)
     with torch.inference_mode(False):
@@ -193,16 +195,7 @@ def _path(name: str) -> Path:
     """Where a guide lies. Raises ValueError, naming the nearest, if there is none or it would lie outside."""
     if name in _embedded_names():
         return ASSETS / f"{name}.safetensors"
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts or "\\" in name or PureWindowsPath(name).drive:
-        raise ValueError(f"The guide {name!r} would lie outside models/{FOLDER}; choose one from the list.")
-    for root in _roots():
-        if inside.parts and (root / inside).exists():
-            return root / inside
-    names = guide_names()
-    near = get_close_matches(name, names, 3, 0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else f"; there are {', '.join(names)}." if names else "."
-    raise ValueError(f"There is no guide {name!r} in {_roots()[0]}{hint}")
+    return placed(_roots(), name, "guide", f"models/{FOLDER}", guide_names)
 
 
 def bank_path(name: str) -> Path:
@@ -215,11 +208,4 @@ def bank_path(name: str) -> Path:
 
 def bank_name_problem(name: str) -> str | None:
     """What is wrong with the name of a bank, in words."""
-    parts = name.split("/")
-    bad = [part for part in parts if part in ("", ".", "..") or set(part) & set('\\:*?"<>|') or part != part.strip()]
-    if bad or name.endswith(".safetensors"):
-        return (
-            f"name is {name!r}; it must be a file name such as ppap-resnet50, without its ending, perhaps inside a "
-            f"sub-folder of models/{FOLDER} (mine/ppap-resnet50)."
-        )
-    return None
+    return name_problem(name, "mine/ppap-resnet50", f"models/{FOLDER}", ".safetensors")

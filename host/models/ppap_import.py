@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import comfy.model_management
@@ -25,6 +24,7 @@ from ...guidance.networks.tiny.files import format_of
 from ...guidance.noise_schedule import noise_schedule
 from ...guidance.preprocessing import Preprocessing
 from ...guidance.training.recipe import ExpertRecipe
+from ..common.places import inside, is_text, shown_name, walk
 from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
 from .tiny import ASSETS
 
@@ -33,21 +33,22 @@ SCHEDULE = "linear"  # ADM's, on which the released classifiers' experts were tr
 # Of the embedded world; they settle how DeiT's experts are run, where no pictures are connected.
 PICTURES = ASSETS / "shapes-pictures.safetensors"
 _TORCH = (".ckpt", ".pt", ".pth")
-_NUMBERED = re.compile(r"(\d+)_max(\d+)(\.(?:ckpt|pt|pth|safetensors))")
+_ALL_OF = re.compile(r"\*_max([1-9]\d?)(\.\w+)", re.ASCII)
+_NUMBERED = re.compile(r"(\d+)_max([1-9]\d?)(\.(?:ckpt|pt|pth|safetensors))")
 
 
 def expert_sets() -> list[str]:
     """What lies in models/guides and may be PPAP's: `folder/*_max5.ckpt` for a set of files, and torch files alone."""
     found: dict[str, None] = {}
     for root in _roots():
-        for place, folders, files in os.walk(root, followlinks=True):
+        for place, folders, files in walk(root):
             folders.sort()
             for file in sorted(files):
                 match = _NUMBERED.fullmatch(file)
                 if match or file.lower().endswith(_TORCH):
                     name = f"*_max{match[2]}{match[3]}" if match else file
-                    found[(Path(place) / name).relative_to(root).as_posix()] = None
-    return list(found)
+                    found[(place / name).relative_to(root).as_posix()] = None
+    return [name for name in found if is_text(name)]
 
 
 def experts_problem(experts: str | None, name: str | None) -> str | None:
@@ -66,25 +67,28 @@ def files_of(experts: str) -> list[Path]:
     Raises:
         ValueError: there are none, or one of them is missing, in words.
     """
-    inside = PurePosixPath(experts)
-    if inside.is_absolute() or ".." in inside.parts or "\\" in experts or PureWindowsPath(experts).drive:
-        raise ValueError(f"The files {experts!r} would lie outside models/{FOLDER}; choose them from the list.")
-    count = re.fullmatch(r"\*_max(\d+)(\.\w+)", inside.name)
+    within = PurePosixPath(experts)
+    count = _ALL_OF.fullmatch(within.name)
+    names = [f"{n}_max{count[1]}{count[2]}" for n in range(int(count[1]))] if count else [within.name]
     for root in _roots():
-        folder = root / inside.parent
-        names = [f"{n}_max{count[1]}{count[2]}" for n in range(int(count[1]))] if count else [inside.name]
-        there = [name for name in names if (folder / name).is_file()]
+        folder = root / within.parent
+        try:
+            there = [name for name in names if inside([root], (within.parent / name).as_posix()) is not None]
+        except ValueError as error:
+            raise ValueError(
+                f"The files {shown_name(experts)} {error} models/{FOLDER}; choose them from the list."
+            ) from None
         if there and there == names:
             return [folder / name for name in names]
         if there:
             missing = ", ".join(name for name in names if name not in there)
             raise ValueError(
-                f"{folder} has {len(there)} of the {len(names)} files of {experts}; {missing} is missing. Get it too, "
-                f"from where you got the others."
+                f"{folder} has {len(there)} of the {len(names)} files of {shown_name(experts)}; {missing} is missing. "
+                f"Get it too, from where you got the others."
             )
     raise ValueError(
-        f"There is nothing called {experts!r} in {_roots()[0]}. Put PPAP's files (0_max5.ckpt to 4_max5.ckpt) into a "
-        f"folder of their own there, and press R."
+        f"There is nothing called {shown_name(experts)} in {_roots()[0]}. Put PPAP's files (0_max5.ckpt to "
+        f"4_max5.ckpt) into a folder of their own there, and press R."
     )
 
 
@@ -140,7 +144,9 @@ def _written_before(path: Path, facts: Mapping[str, Any]) -> tuple[LoadedGuide, 
         raise ValueError(
             f"{path.name} is in models/{FOLDER} already and is something else. Choose another name, or delete {path}."
         )
-    return load_bank(path), "\n".join([*training["report"], f"{path.name} was written before."])
+    report = training.get("report")
+    said = [line for line in report if isinstance(line, str)] if isinstance(report, list) else []
+    return load_bank(path), "\n".join([*said, f"{path.name} was written before."])
 
 
 def _reading(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 
-from ...guidance.networks.tiny.files import DENOISER, NetworkFile, check_tensors, format_of, read_denoiser
+from ...guidance.networks.tiny.files import DENOISER, NetworkFile, check, format_of, read_denoiser
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
 from ...guidance.networks.tiny.unet import Around, Attend, Run, TinyUNet
 from ..common.labels import LABELS_KEY
@@ -115,12 +115,12 @@ def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_pat
     if name not in names():
         raise ValueError(f"There is no embedded model {name!r}; there are {', '.join(names())}.")
     file = read_denoiser(ASSETS / f"{name}.safetensors")
+    # Under dynamic memory management the hosted layers hold no weights before they are loaded.
+    check(file)
     config = TinyModelConfig(dict(file.config))
     config.sampling_settings = _sampling(file)
     config.set_inference_dtype(torch.float32, None)
     model = TinyModel(config, FAMILIES[file.prediction], file.labels)
-    # Under dynamic memory management the hosted layers hold no weights before they are loaded.
-    check_tensors(file.name, TinyUNet(device="meta", **file.config), file.tensors)
     patcher = patcher_of(model, {key: value.float() for key, value in file.tensors.items()}, disable_dynamic)
     patcher.cached_patcher_init = (load_tiny_model, (name,))
     return patcher

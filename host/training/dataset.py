@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,14 +17,19 @@ import torch
 from PIL import Image, ImageOps
 
 from ...guidance.checkpoints.state_dicts import sha256_of
+from ...guidance.checkpoints.words import shown
 from ...guidance.guide import GuideSpec
 from ...guidance.training.experts import Pictures
+from ..common.places import is_text, shown_name, walk
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 SHOWN = 8
 READERS = 8
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what PIL raises, by format and damage
-
+FORMATS = ("JPEG", "PNG", "WEBP")  # whatever a file's name says: other readers of PIL start programs
+MOST_PIXELS = 2**26  # of one picture, as a phone takes at most
+# What PIL raises for damaged bytes, depending on the format and on where it meets them.
+UNREADABLE = (OSError, ValueError, SyntaxError, LookupError, TypeError, EOFError, struct.error, zlib.error,
+              Image.DecompressionBombError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,11 @@ class PictureFolder:
         for name in self.files:
             if pause is not None:
                 pause()
-            digest.update(f"\n{name} {sha256_of(self.path / name)}".encode())
+            try:
+                content = sha256_of(self.path / name)
+            except OSError as error:
+                raise ValueError(f"{self.path / name} cannot be read ({error.strerror}). Put it back.") from None
+            digest.update(f"\n{name} {content}".encode())
         return digest.hexdigest()
 
     def first(self, count: int = SHOWN) -> torch.Tensor:
@@ -79,10 +89,10 @@ class PictureFolder:
     def _picture(self, name: str) -> torch.Tensor:
         height, width = self.size
         try:
-            with Image.open(self.path / name) as file:
+            with opened(self.path / name) as file:
                 picture = _rgb(ImageOps.exif_transpose(file))
         except UNREADABLE as error:
-            raise ValueError(f"{self.path / name} cannot be read as a picture ({error}). Replace it.") from None
+            raise ValueError(f"{self.path / name} cannot be read as a picture ({_words(error)}). Replace it.") from None
         if picture.size != (width, height):
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
         return torch.from_numpy(np.array(picture)).movedim(-1, 0).float() / 127.5 - 1.0
@@ -110,14 +120,20 @@ def read_folder(path: Path, height: int, width: int, pause: Callable[[], None] |
 
 
 def picture_files(path: Path) -> tuple[str, ...]:
-    """Every picture below a folder; nothing hidden. Linked folders are followed, as ComfyUI's models are."""
+    """Every picture below a folder; nothing hidden. Linked folders are followed, as ComfyUI's models are.
+
+    Raises ValueError for a name that is not UTF-8.
+    """
     found = []
-    for place, folders, names in os.walk(path, followlinks=True):
+    for place, folders, names in walk(path):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         found += [
-            (Path(place) / name).relative_to(path).as_posix() for name in names
+            (place / name).relative_to(path).as_posix() for name in names
             if name.lower().endswith(ENDINGS) and not name.startswith(".")
         ]
+    wrong = next((name for name in found if not is_text(name)), None)
+    if wrong is not None:
+        raise ValueError(f"{path} holds {shown_name(wrong)}, whose name is not UTF-8; give it another name.")
     return tuple(sorted(found))
 
 
@@ -144,6 +160,21 @@ def training_pictures(pictures: PictureFolder, spec: GuideSpec, learn_from: str)
     return labelled
 
 
+def opened(file: Path) -> Image.Image:
+    """A picture, not yet decoded. Raises one of UNREADABLE."""
+    if not file.is_file():
+        raise OSError("it is no file, or a link that leads nowhere")
+    picture = Image.open(file, formats=FORMATS)
+    if picture.width * picture.height > MOST_PIXELS:
+        picture.close()
+        raise OSError(f"it has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS} are read")
+    return picture
+
+
+def _words(error: Exception) -> str:
+    return shown(str(error), 160) or type(error).__name__
+
+
 def _rgb(picture: Image.Image) -> Image.Image:
     """8 bits of red, green and blue. PIL would clip the 16 bits of a grey picture instead of scaling them."""
     if picture.mode.startswith("I"):
@@ -158,7 +189,7 @@ def _class_of(name: str) -> str:
 def _check(file: Path) -> None:
     """Raise ValueError if a file does not begin as a picture does."""
     try:
-        with Image.open(file):
+        with opened(file):
             pass
     except UNREADABLE as error:
-        raise ValueError(f"{file} cannot be read as a picture ({error}). Remove it.") from None
+        raise ValueError(f"{file} cannot be read as a picture ({_words(error)}). Remove it.") from None

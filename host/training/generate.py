@@ -23,7 +23,9 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
 from ...guidance.checkpoints.atomic import atomic_write, disk_words, name_lock
+from ...guidance.checkpoints.json_text import read_json
 from ...guidance.training.checkpoint import differences
+from ..common.places import name_problem
 from .per_sample_noise import ALONE, generators, sampler_for, start_noise
 from .pictures import MADE, PictureFolder, made_root
 from .source import PictureSource, deal
@@ -53,12 +55,7 @@ def sampler_names() -> list[str]:
 
 def set_name_problem(name: str) -> str | None:
     """What is wrong with the name of a set, in words; None if nothing is."""
-    if not name or set(name) & set('/\\:*?"<>|') or name != name.strip(" .") or not name.isprintable():
-        return (
-            f"name is {name!r}; it must be the plain name of a folder, such as shapes-64, which will lie in ComfyUI's "
-            f"output/{MADE}."
-        )
-    return None
+    return name_problem(name, "shapes-64", f"ComfyUI's output/{MADE}")
 
 
 def set_fingerprint(name: str) -> str:
@@ -232,11 +229,11 @@ class _Bar:
 
 def _settings_of(manifest: Path) -> dict[str, Any]:
     try:
-        found = json.loads(manifest.read_text("utf-8"))
-        if found["format"] == FORMAT:
-            return dict(found["settings"])
-    except (ValueError, KeyError, TypeError):
-        pass
+        found = read_json(manifest, dict)
+    except (OSError, ValueError):
+        found = {}
+    if found.get("format") == FORMAT and isinstance(found.get("settings"), dict):
+        return found["settings"]
     raise ValueError(
         f"{manifest} is damaged or of another version. Choose another name, or delete {manifest.parent}."
     )

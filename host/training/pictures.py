@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from difflib import get_close_matches
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import comfy.model_management
 import folder_paths
 
+from ..common.places import inside, nearest, shown_name
 from .dataset import PictureFolder, picture_files, read_folder
 
 MADE = "guidance/pictures"  # inside ComfyUI's output folder
@@ -40,8 +40,9 @@ def folder_fingerprint(folder: str) -> str:
     path = _path(folder)
     digest = hashlib.sha256()
     for name in picture_files(path):
-        found = (path / name).stat()
-        digest.update(f"\n{name} {found.st_size} {found.st_mtime_ns}".encode())
+        if (path / name).is_file():  # a link that leads nowhere is told when the pictures are read
+            found = (path / name).stat()
+            digest.update(f"\n{name} {found.st_size} {found.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 
@@ -58,15 +59,13 @@ def _path(folder: str) -> Path:
     made = folder.endswith(OUTPUT)
     name = folder.removesuffix(OUTPUT)
     root = Path(folder_paths.get_output_directory() if made else folder_paths.get_input_directory())
-    inside = PurePosixPath(name)
-    if inside.is_absolute() or ".." in inside.parts or "\\" in name or PureWindowsPath(name).drive:
+    try:
+        found = inside([root], name)
+    except ValueError as error:
         raise ValueError(
-            f"folder is {folder!r}, which would lie outside ComfyUI's input folder. Copy or link the pictures into a "
+            f"folder is {shown_name(folder)}, which {error} ComfyUI's input folder. Copy or link the pictures into a "
             f"folder inside {folder_paths.get_input_directory()} and choose that."
-        )
-    if inside.parts and (root / inside).is_dir():
-        return root / inside
-    names = folder_names()
-    near = get_close_matches(folder, names, 3, 0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else f"; there are {', '.join(names[:20])}." if names else "."
-    raise ValueError(f"There is no folder {name!r} in {root}{hint}")
+        ) from None
+    if found is None or not found.is_dir():
+        raise ValueError(f"There is no folder {shown_name(name)} in {root}{nearest(folder, folder_names())}")
+    return found

@@ -29,10 +29,11 @@ from ...guidance.training.checkpoint import (
     differences,
     facts_in,
     facts_of,
+    kept_curves,
     loss_curves,
-    read_checkpoint,
     require_disk,
     reserved,
+    resume,
     write_checkpoint,
 )
 from ...guidance.training.distillation import KINDS as _KINDS
@@ -118,7 +119,7 @@ def _trained(request: Request, source: GuideSource, facts: dict[str, Any], watch
         training = _training(network, spec, request.recipe)
         lessons = training_pictures(request.pictures, spec, request.recipe.learn_from)
         if waiting.exists():
-            training.restore(read_checkpoint(waiting, facts))
+            resume(training, waiting, facts)
         require_disk(training, path, waiting)
         with _kept(training, waiting, facts) as keep, _enough_memory(training):
             for report in training.steps(lessons, len(request.pictures)):
@@ -152,7 +153,7 @@ def _load_finished(path: Path, facts: dict[str, Any]) -> Trained:
             f"{path.name} is in models/{FOLDER} already and was trained otherwise ({differs}). Choose another name, or "
             f"delete {path}."
         )
-    return Trained(load_bank(path), path, bank.training["loss"])
+    return Trained(load_bank(path), path, kept_curves(bank))
 
 
 def _waiting_path(name: str) -> Path:

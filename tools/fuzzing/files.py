@@ -252,11 +252,9 @@ def _spoil_picture(source: Path, folder: Path, random: Random) -> str:
         Image.open(source).convert("RGB").save(target, chosen)
         return f"is {chosen}"
     if kind == "mode":
-        mode = random.choice(("1", "L", "LA", "P", "RGBA", "I;16", "I", "CMYK"))
-        picture = Image.open(source).convert("RGB").convert(mode.replace(";16", ""))
-        picture = picture if mode != "I;16" else picture.convert("I;16")
-        target.unlink(missing_ok=True)
-        picture.save(target, "JPEG" if mode == "CMYK" else "PNG")
+        mode = random.choice(("1", "L", "LA", "P", "RGBA", "I;16", "CMYK"))
+        target = target.with_suffix(".jpg" if mode == "CMYK" else ".png")
+        Image.open(source).convert("L" if mode == "I;16" else "RGB").convert(mode).save(target)
         return f"mode {mode}"
     if kind == "size":
         size = random.choice(((1, 1), (1, 5000), (9000, 9000), (13000, 13000), (20000, 20000)))

@@ -16,6 +16,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from random import Random
+from traceback import format_exception
 from typing import Any, Protocol
 
 import psutil
@@ -166,7 +167,10 @@ def prepared(kind: str, folder: Path, comfyui: Path) -> Scene:
 
 def run_input(scene: Scene, random: Random) -> dict[str, Any]:
     """Draw one input and judge what it does: its label, outcome, words, seconds and bytes."""
-    attempt = scene.draw(random)
+    try:
+        attempt = scene.draw(random)
+    except Exception as error:  # a fault of the kind's own module, which must not stop the others
+        return {"label": "drawing", **asdict(Verdict("broken", "".join(format_exception(error)[-4:])))}
     before = _begin_memory()
     started = time.process_time()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import struct
 from pathlib import Path
@@ -71,7 +70,6 @@ def spoil_json(text: str, random: Random) -> tuple[str, str]:
 
 
 def _changed(value: Any, random: Random) -> tuple[str, Any]:
-    value = copy.deepcopy(value)
     holder, key = _place(value, random)
     if holder is None:
         return "whole", random.choice(LEAVES)
@@ -80,7 +78,7 @@ def _changed(value: Any, random: Random) -> tuple[str, Any]:
         del holder[key]
     elif kind == "deep":
         inner: Any = holder[key]
-        for _ in range(random.choice((3, 50, 900))):
+        for _ in range(random.choice((3, 40, 200))):
             inner = [inner]
         holder[key] = inner
     elif kind == "twist" and isinstance(holder[key], int | float):
@@ -93,7 +91,7 @@ def _changed(value: Any, random: Random) -> tuple[str, Any]:
 def _place(value: Any, random: Random) -> tuple[Any, Any]:
     """A place inside nested dicts and lists: what holds it, and its key; (None, None) where there is none."""
     places = []
-    left = [value]
+    left = [value] if isinstance(value, dict | list) else []
     while left:
         holder = left.pop()
         keys = list(holder) if isinstance(holder, dict) else list(range(min(len(holder), 20)))

@@ -19,8 +19,12 @@ FINE = ("refused", "accepted")
 
 @dataclass(frozen=True)
 class Verdict:
-    """outcome: "refused", "accepted", or a fault: "raw" (an exception without a sentence of ours), "silent" (what must
-    be refused was taken, or differently than it is), "long", "slow", "memory", "died". words: what was said."""
+    """What came of an input, and what was said.
+
+    outcome: "refused", "accepted", or a fault: "raw" (an exception without a sentence of ours), "silent" (what must be
+    refused was taken, or differently than it is), "long", "slow", "memory", "died"; of the tool itself: "broken", an
+    input that could not be made.
+    """
 
     outcome: str
     words: str = ""

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from ...checkpoints.words import quoted, shown
+
 Order = Literal["legacy", "new"]
 Schedule = Literal["linear", "cosine"]
 GROUPS = 32
+STEPS, MOST_STEPS = 1000, 10_000
 HEAD_CHANNELS = 64
 
 
@@ -31,6 +34,7 @@ class Encoder:
         order: how the channels of q, k and v lie: "legacy" = head by head, "new" = all of q first.
         schedule: the noise that its timesteps count.
         size: height and width of the pictures that it was trained on; 0 = unknown.
+        diffusion_steps: how many timesteps the schedule has.
     """
 
     channels: int
@@ -43,18 +47,23 @@ class Encoder:
     order: Order = "legacy"
     schedule: Schedule = "linear"
     size: int = 0
+    diffusion_steps: int = STEPS
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be built, in words."""
         for word, value, kinds in (("order", self.order, Order), ("schedule", self.schedule, Schedule)):
             if value not in get_args(kinds):
-                raise ValueError(f"{word} is {value!r}; it can be {', '.join(get_args(kinds))}.")
+                raise ValueError(f"{word} is {quoted(value)}; it can be {', '.join(get_args(kinds))}.")
+        if self.heads < 0:
+            raise ValueError(f"heads is {shown(self.heads)}; it can be 0 ({HEAD_CHANNELS} channels each) or more.")
+        if not 1 < self.diffusion_steps <= MOST_STEPS:
+            raise ValueError(f"diffusion_steps is {shown(self.diffusion_steps)}; it can be 2 to {MOST_STEPS}.")
         odd = [width for width in self.widths if width % GROUPS]
         if odd:
             raise ValueError(f"a level has {odd[0]} channels; they must be a multiple of {GROUPS}.")
         for width in {self.widths[-1], *(self.widths[level] for level in self.attention)}:
             if width % self.heads_of(width):
-                raise ValueError(f"{self.heads_of(width)} heads cannot share {width} channels.")
+                raise ValueError(f"{shown(self.heads_of(width))} heads cannot share {width} channels.")
 
     @property
     def embedding(self) -> int:

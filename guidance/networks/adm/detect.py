@@ -7,6 +7,7 @@ does not, they are what most released networks have.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from ...checkpoints.state_dicts import CheckpointError
+from ...checkpoints.weights import misfit, shapes_of
+from ...checkpoints.words import shown
 from .classifier import AdmClassifier
 from .config import CLASSIFIERS, DENOISERS, HEAD_CHANNELS, AdmConfig, ClassifierConfig, Encoder
 from .unet import AdmUNet
@@ -22,6 +25,7 @@ from .unet import AdmUNet
 Shapes = Mapping[str, tuple[int, ...]]
 C = TypeVar("C", bound=Encoder)
 HEADER = ("heads", "order", "schedule")
+NUMBERS = ("heads", "diffusion_steps")  # in a header; 1000 steps go without saying
 # What else a file may be, by a part of the names of its tensors; the first one that is found is named.
 _OTHERS = (
     ("lora", "a LoRA, a change to a network's weights (Load LoRA)"),
@@ -78,7 +82,7 @@ def looks_like(shapes: Shapes) -> str:
     for part, words in _OTHERS:
         if any(part in key for key in shapes):
             return words
-    return f"a file with {len(shapes)} tensors such as {', '.join(list(shapes)[:3])}"
+    return f"a file with {len(shapes)} tensors such as {', '.join(map(shown, list(shapes)[:3]))}"
 
 
 def denoiser(name: str, shapes: Shapes, header: Mapping[str, str] | None = None) -> Recognised[AdmConfig]:
@@ -90,7 +94,7 @@ def denoiser(name: str, shapes: Shapes, header: Mapping[str, str] | None = None)
     if not is_denoiser(shapes):
         raise CheckpointError(f"{name} is {looks_like(shapes)}; what is needed here is an ADM or P2 denoiser.")
     _check_kind(name, shapes)
-    count = _count(shapes, "output_blocks")
+    count = _count(name, shapes, "output_blocks")
     ends = [n for n in range(count) if sum(_is_block(shapes, f"output_blocks.{n}.{i}") for i in range(3)) == 2]
     res_blocks = ends[0] if ends else count - 1
     levels, rest = divmod(count, res_blocks + 1)
@@ -98,7 +102,7 @@ def denoiser(name: str, shapes: Shapes, header: Mapping[str, str] | None = None)
         raise CheckpointError(f"{name} has {count} blocks on the way up, which make no whole levels. {_AGAIN}")
     facts = _encoder(name, shapes, levels, res_blocks) | {
         "out_channels": _of(name, shapes, "out.2.weight")[0],
-        "classes": shapes.get("label_emb.weight", (0,))[0],
+        "classes": _rows(shapes, "label_emb.weight"),
     }
     found = _completed(name, AdmConfig, facts, DENOISERS, header or {})
     check(name, AdmUNet(device="meta", **found.config.as_dict()), shapes)
@@ -113,30 +117,43 @@ def classifier(name: str, shapes: Shapes, header: Mapping[str, str] | None = Non
     positions = _of(name, shapes, "out.2.positional_embedding")[-1]
     facts = {"classes": _of(name, shapes, "out.2.c_proj.weight")[0], "positions": positions}
     fitting = []
-    for levels, res_blocks in _whole_levels(shapes):
-        size = {"size": round((positions - 1) ** 0.5) * 2 ** (levels - 1)}
+    count, side = _count(name, shapes, "input_blocks"), math.isqrt(positions - 1)
+    if side**2 + 1 != positions:
+        raise CheckpointError(f"{name} has {positions} places of a picture, which make no square and a mean. {_AGAIN}")
+    for levels, res_blocks in _whole_levels(shapes, count):
+        size = {"size": side * 2 ** (levels - 1)}
         encoder = _encoder(name, shapes, levels, res_blocks)
         fitting.append(_completed(name, ClassifierConfig, encoder | facts | size, CLASSIFIERS, header or {}))
     if not fitting:
-        raise CheckpointError(f"{name}: its {_count(shapes, 'input_blocks')} blocks make no whole levels. {_AGAIN}")
+        raise CheckpointError(f"{name}: its {count} blocks make no whole levels. {_AGAIN}")
     found = next((one for one in fitting if one.like), fitting[0])
     check(name, AdmClassifier(device="meta", **found.config.as_dict()), shapes)
     return found
 
 
+def settings_header(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What a header must say so that a network of these shapes is built with these settings; None = as it is known.
+
+    settings: of "heads", "order", "schedule", "diffusion_steps".
+
+    Raises:
+        CheckpointError: no ADM network, or one that cannot have them, in words.
+    """
+    header = {key: str(value) for key, value in settings.items() if value is not None}
+    if header and not (is_denoiser(shapes) or is_classifier(shapes)):
+        raise CheckpointError(
+            f"{name} is {looks_like(shapes)}; {', '.join(header)} can be set for a network of ADM's kind alone. Leave "
+            f"them as they are known."
+        )
+    if header:
+        (denoiser if is_denoiser(shapes) else classifier)(name, shapes, header)
+    return header
+
+
 def check(name: str, network: nn.Module, found: Shapes) -> None:
     """Raises CheckpointError unless names and shapes are exactly those of the network's own tensors."""
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    problems = [f"lacks {key}" for key in own if key not in found]
-    problems += [f"has the unknown {key}" for key in found if key not in own]
-    problems += [
-        f"has {key} of shape {list(found[key])} instead of {list(own[key])}"
-        for key in own
-        if key in found and tuple(found[key]) != own[key]
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise CheckpointError(f"{name} is no complete ADM network: it {', it '.join(problems[:3])}{more}. {_AGAIN}")
+    if problem := misfit(shapes_of(network.state_dict()), found):
+        raise CheckpointError(f"{name} is no complete ADM network: {problem}. {_AGAIN}")
 
 
 def _completed(
@@ -152,13 +169,12 @@ def _completed(
     if like:
         untold = {key: getattr(released[like], key) for key in (*HEADER, "size")}
     try:
-        said: dict[str, Any] = {
-            key: int(header[key]) if key == "heads" else header[key] for key in HEADER if key in header
-        }
+        said: dict[str, Any] = {key: header[key] for key in HEADER if key in header}
+        said |= {key: int(header[key]) for key in NUMBERS if key in header}
         whole: dict[str, Any] = facts | untold | said
         config = kind(**whole)
     except ValueError as error:
-        raise CheckpointError(f"{name} cannot be built as an ADM network: {error}") from error
+        raise CheckpointError(f"{name} cannot be built as an ADM network: {shown(str(error), 200)}") from None
     return Recognised(config, like, () if exact else tuple(key for key in HEADER if key not in said))
 
 
@@ -173,12 +189,11 @@ def _encoder(name: str, shapes: Shapes, levels: int, res_blocks: int) -> dict[st
     }
 
 
-def _whole_levels(shapes: Shapes) -> list[tuple[int, int]]:
+def _whole_levels(shapes: Shapes, count: int) -> list[tuple[int, int]]:
     """Every (levels, blocks of a level) that these blocks on the way down may be.
 
     A block that halves the size has no attention and as many channels as before.
     """
-    count = _count(shapes, "input_blocks")
     plain = {
         n
         for n in range(1, count)
@@ -198,8 +213,8 @@ def _whole_levels(shapes: Shapes) -> list[tuple[int, int]]:
 
 
 def _check_kind(name: str, shapes: Shapes) -> None:
-    first = shapes.get("input_blocks.1.0.emb_layers.1.weight", (0,))[0]
-    shift = first != 2 * shapes.get("input_blocks.1.0.out_layers.0.weight", (0,))[0]
+    first = _rows(shapes, "input_blocks.1.0.emb_layers.1.weight")
+    shift = first != 2 * _rows(shapes, "input_blocks.1.0.out_layers.0.weight")
     if shift or any(re.search(r"^(in|out)put_blocks\.\d+\.\d\.(op|conv)\.weight$", key) for key in shapes):
         raise CheckpointError(
             f"{name} is an older kind of U-Net than ADM's: this pack runs those that were trained with resblock_updown "
@@ -216,8 +231,22 @@ def _is_block(shapes: Shapes, prefix: str) -> bool:
     return f"{prefix}.in_layers.0.weight" in shapes
 
 
-def _count(shapes: Shapes, blocks: str) -> int:
-    return 1 + max((int(key.split(".")[1]) for key in shapes if key.startswith(f"{blocks}.")), default=-1)
+def _count(name: str, shapes: Shapes, blocks: str) -> int:
+    """How many blocks there are, numbered from 0 without a gap."""
+    found = {key.split(".")[1] for key in shapes if key.startswith(f"{blocks}.")}
+    wanted = {str(number) for number in range(len(found))}
+    if found != wanted:
+        odd = min(found - wanted, key=len)
+        raise CheckpointError(
+            f"{name} is no complete ADM network: it has {blocks}.{shown(odd)} among {len(found)} {blocks}, which must "
+            f"be numbered from 0. {_AGAIN}"
+        )
+    return len(found)
+
+
+def _rows(shapes: Shapes, key: str) -> int:
+    """The first number of a tensor's shape; 0 without such a tensor."""
+    return next(iter(shapes.get(key, ())), 0)
 
 
 def _of(name: str, shapes: Shapes, key: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -54,10 +54,12 @@ def average_files(files: Sequence[Path], std: float, out: Path | None = None) ->
     return Averaged(out, tuple((file.name, share) for file, share in zip(files, shares, strict=True)))
 
 
-def convert_file(file: Path, folder: Path | None = None) -> Path:
+def convert_file(file: Path, folder: Path | None = None, settings: Mapping[str, str] | None = None) -> Path:
     """Write a checkpoint as safetensors beside itself, or into a folder; where it lies.
 
-    A file of that name which was made of the same checkpoint stays as it is.
+    A file of that name which was made of the same checkpoint with the same settings stays as it is.
+
+    settings: more strings for its header.
 
     Raises:
         CheckpointError: a file that cannot be read, or another file of that name.
@@ -67,7 +69,8 @@ def convert_file(file: Path, folder: Path | None = None) -> Path:
     out = (folder or file.parent) / f"{file.stem}.safetensors"
     if out == file:
         raise state_dicts.CheckpointError(f"{file.name} is safetensors already; it can be loaded as it is.")
-    _write_once(out, state_dicts.converted_metadata(checkpoint), checkpoint.shapes, checkpoint.tensors)
+    said = replace(checkpoint, metadata=checkpoint.metadata | dict(settings or {}))
+    _write_once(out, state_dicts.converted_metadata(said), checkpoint.shapes, checkpoint.tensors)
     return out
 
 

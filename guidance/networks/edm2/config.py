@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...checkpoints.inert_pickle import CheckpointError
+from ...checkpoints.weights import misfit
+from ...checkpoints.words import shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+MOST = 2**20
 MARKS = ("unet.emb_fourier.freqs", "unet.emb_noise.weight", "unet.out_conv.weight", "unet.out_gain")
 SIZES = {64: "XXS", 128: "XS", 192: "S", 256: "M", 320: "L", 384: "XL", 448: "XXL"}
-_FIRST = re.compile(r"unet\.enc\.(\d+)x\1_conv\.weight$")
+_FIRST = re.compile(r"unet\.enc\.([1-9]\d{0,4})x\1_conv\.weight", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,30 @@ class EDM2Config:
     clip_act: float = 256.0
     sigma_data: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be built, in words."""
+        sizes = ("img_resolution", "img_channels", "model_channels", "num_blocks", "channels_per_head")
+        for key in (*sizes, "label_dim"):
+            value = getattr(self, key)
+            if type(value) is not int or not (key == "label_dim" or value > 0) or not 0 <= value < MOST:
+                raise ValueError(f"{key} is {shown(value)}; it must be a whole number below {MOST}")
+        for key in ("channel_mult", "attn_resolutions"):
+            values = getattr(self, key)
+            if not isinstance(values, tuple) or not all(type(each) is int and 0 < each < MOST for each in values):
+                raise ValueError(f"{key} must be whole numbers above 0")
+        for key in ("label_balance", "concat_balance", "res_balance", "attn_balance", "clip_act", "sigma_data"):
+            value, most = getattr(self, key), 1.0 if key.endswith("balance") else 1e6
+            if type(value) not in (int, float) or not 0 <= value <= most:
+                raise ValueError(f"{key} is {shown(value)}; it must be a number from 0 to {most:g}")
+        self._check_heads()
+
+    def _check_heads(self) -> None:
+        last = len(self.channel_mult) - 1
+        for level, factor in enumerate(self.channel_mult):
+            attends = level == last or self.img_resolution >> level in self.attn_resolutions
+            if attends and self.model_channels * factor % self.channels_per_head:
+                raise ValueError(f"channels_per_head is {self.channels_per_head}, which does not divide its channels")
+
     @property
     def embedding(self) -> int:
         """Width of the noise-level and label embedding."""
@@ -64,7 +91,7 @@ class EDM2Config:
 
 def is_edm2(shapes: Shapes) -> bool:
     """Whether the tensors' names are those of an EDM2."""
-    return all(mark in shapes for mark in MARKS) and any(_FIRST.match(name) for name in shapes)
+    return all(mark in shapes for mark in MARKS) and any(_FIRST.fullmatch(name) for name in shapes)
 
 
 def config_of(name: str, shapes: Shapes, settings: Mapping[str, Any] | None = None) -> EDM2Config:
@@ -88,26 +115,35 @@ def config_of(name: str, shapes: Shapes, settings: Mapping[str, Any] | None = No
         found = _from_shapes(shapes)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{name} has some of EDM2's tensors but not all ({error} is missing or has another shape); get it again."
-        ) from error
+            f"{name} has some of EDM2's tensors but not all ({shown(str(error))} is missing or has another shape); get "
+            f"it again."
+        ) from None
+    return _merged(name, found, settings or {})
+
+
+def _merged(name: str, found: EDM2Config, settings: Mapping[str, Any]) -> EDM2Config:
+    """What the shapes and the settings say together. Raises CheckpointError where they contradict each other."""
     known = {field.name for field in dataclasses.fields(EDM2Config)}
     given = {
         key: tuple(value) if isinstance(value, list) else value
-        for key, value in (settings or {}).items()
+        for key, value in settings.items()
         if key in known and value is not None
     }
-    merged = dataclasses.replace(found, **given)
+    try:
+        merged = dataclasses.replace(found, **given)
+    except ValueError as error:
+        raise CheckpointError(f"{name} cannot be built as an EDM2: {error}; get it again.") from None
     for key in ("img_resolution", "img_channels", "label_dim", "model_channels", "channel_mult", "num_blocks"):
         if getattr(merged, key) != getattr(found, key):
             raise CheckpointError(
-                f"{name} contradicts itself: it was built with {key} {getattr(merged, key)}, but its tensors have "
-                f"{getattr(found, key)}; get it again."
+                f"{name} contradicts itself: it was built with {key} {_said(getattr(merged, key))}, but its tensors "
+                f"have {_said(getattr(found, key))}; get it again."
             )
     return merged
 
 
 def _from_shapes(shapes: Shapes) -> EDM2Config:
-    side = next(int(found[1]) for found in map(_FIRST.match, shapes) if found)
+    side = next(int(found[1]) for found in map(_FIRST.fullmatch, shapes) if found)
     channels = shapes["unet.emb_fourier.freqs"][0]
     factors, attention = [], []
     while f"unet.enc.{side >> len(factors)}x{side >> len(factors)}_block0.emb_gain" in shapes:
@@ -132,15 +168,9 @@ def _from_shapes(shapes: Shapes) -> EDM2Config:
 
 def check_shapes(name: str, config: EDM2Config, own: Shapes, found: Shapes) -> None:
     """Raises CheckpointError unless a file's names and shapes (`found`) are exactly the network's (`own`)."""
-    problems = [f"lacks {key}" for key in own.keys() - found.keys()]
-    problems += [f"has the unknown {key}" for key in found.keys() - own.keys()]
-    problems += [
-        f"has {key} of shape {list(found[key])} where {list(own[key])} is expected"
-        for key in own.keys() & found.keys()
-        if own[key] != found[key]
-    ]
-    if problems:
-        more = f" (and {len(problems) - 2} more)" if len(problems) > 2 else ""
-        raise CheckpointError(
-            f"{name} looks like {config.title}, but it {', it '.join(sorted(problems)[:2])}{more}; get it again."
-        )
+    if problem := misfit(own, found):
+        raise CheckpointError(f"{name} looks like {config.title}, but {problem}; get it again.")
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(shown, value[:8])) if isinstance(value, tuple) else shown(value)

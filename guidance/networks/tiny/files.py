@@ -7,18 +7,23 @@ network's class is built with; and "metadata", a JSON object of facts about the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ...checkpoints.atomic import atomic_save
+from ...checkpoints.json_text import parse_json
 from ...checkpoints.snapshot import read_snapshot
+from ...checkpoints.weights import misfit, number_problem, shapes_of
+from ...checkpoints.words import shown
 from .guide import TinyGuide
+from .preconditioning import Prediction
 from .unet import TinyUNet
 
 DENOISER = "guidance-components/tiny-denoiser/1"
@@ -122,7 +127,8 @@ def read_network(path: str | Path, file_format: str) -> NetworkFile:
     try:
         header, tensors = read_snapshot(path)
     except SafetensorError as error:
-        raise NetworkFileError(f"{name} is not a readable safetensors file ({error}); get it again.") from error
+        words = shown(str(error), 120)
+        raise NetworkFileError(f"{name} is not a readable safetensors file ({words}); get it again.") from None
     _check_format(name, header.get("format"), file_format)
     config, metadata = _json_object(name, header, "config"), _json_object(name, header, "metadata")
     _check_facts(name, file_format, metadata)
@@ -144,29 +150,32 @@ def build(file: NetworkFile, operations: Any = nn, device: Any = None, dtype: to
     Raises:
         NetworkFileError: its tensors are not the ones its config asks for.
     """
-    try:
-        network = _CLASSES[file.format](operations=operations, device=device, dtype=dtype, **file.config)
-    except (TypeError, ValueError) as error:
-        raise NetworkFileError(f"{file.name} has a config that this version cannot build ({error}).") from error
-    check_tensors(file.name, network, file.tensors)
+    check(file)
+    network = _CLASSES[file.format](operations=operations, device=device, dtype=dtype, **file.config)
     network.load_state_dict(file.tensors)
     return network.eval().requires_grad_(False)
 
 
+def check(file: NetworkFile) -> None:
+    """Raises NetworkFileError unless the file's tensors are weights of what its config describes; nothing is built."""
+    try:
+        empty = _CLASSES[file.format](device="meta", **file.config)
+    except (TypeError, ValueError) as error:
+        raise NetworkFileError(
+            f"{file.name} has a config that this version cannot build ({shown(str(error), 200)})."
+        ) from None
+    check_tensors(file.name, empty, file.tensors)
+
+
 def check_tensors(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Raises NetworkFileError unless names and shapes are exactly those of the network's own tensors."""
-    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in tensors.items()}
-    problems = [f"lacks {key}" for key in own.keys() - found.keys()]
-    problems += [f"has the unknown {key}" for key in found.keys() - own.keys()]
-    problems += [
-        f"has {key} of shape {list(found[key])} where the config asks for {list(own[key])}"
-        for key in own.keys() & found.keys()
-        if own[key] != found[key]
-    ]
-    if problems:
-        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-        raise NetworkFileError(f"{name} does not fit its own config: it {', it '.join(sorted(problems)[:3])}{more}.")
+    """Raises NetworkFileError unless names, shapes and kinds of number are exactly those of the network's own tensors.
+
+    network: may lie on the meta device.
+    """
+    own = network.state_dict()
+    problem = misfit(shapes_of(own), shapes_of(tensors)) or number_problem(tensors, own)
+    if problem:
+        raise NetworkFileError(f"{name} does not fit its own config: {problem}.")
 
 
 def _check_format(name: str, found: str | None, wanted: str) -> None:
@@ -177,9 +186,10 @@ def _check_format(name: str, found: str | None, wanted: str) -> None:
         raise NetworkFileError(f"{name} is not one of this pack's networks; it needs a file of format {wanted}.")
     if found.rsplit("/", 1)[0] == kind:
         raise NetworkFileError(
-            f"{name} has format {found}, this version of the pack reads version {version}; update the pack or the file."
+            f"{name} has format {shown(found)}, this version of the pack reads version {version}; update the pack or "
+            f"the file."
         )
-    raise NetworkFileError(f"{name} has format {found}; what is needed here is {wanted}. Choose another file.")
+    raise NetworkFileError(f"{name} has format {shown(found)}; what is needed here is {wanted}. Choose another file.")
 
 
 def _check_facts(name: str, file_format: str, metadata: Mapping[str, Any]) -> None:
@@ -188,13 +198,20 @@ def _check_facts(name: str, file_format: str, metadata: Mapping[str, Any]) -> No
     missing = [fact for fact in REQUIRED[file_format] if fact not in metadata]
     if missing:
         raise NetworkFileError(f"{name}: its metadata lacks {', '.join(missing)}.")
+    if metadata.get("prediction", "edm") not in get_args(Prediction):
+        known = ", ".join(get_args(Prediction))
+        raise NetworkFileError(f"{name}: prediction in its metadata can be {known}; get the file again.")
+    labels, sigma = metadata.get("labels", []), metadata.get("sigma_data", 1.0)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise NetworkFileError(f"{name}: labels in its metadata must be a list of names; get the file again.")
+    if type(sigma) not in (int, float) or not 0 < sigma < math.inf:
+        raise NetworkFileError(f"{name}: sigma_data in its metadata must be a number above 0; get the file again.")
 
 
 def _json_object(name: str, header: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
-        value = json.loads(header[key])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise NetworkFileError(f"{name} has no readable {key} in its header; get the file again.") from error
-    if not isinstance(value, dict):
-        raise NetworkFileError(f"{name} has a {key} that is no JSON object; get the file again.")
-    return value
+        return parse_json(header[key], dict)
+    except KeyError:
+        raise NetworkFileError(f"{name} has no readable {key} in its header; get the file again.") from None
+    except ValueError as error:
+        raise NetworkFileError(f"{name}: the {key} in its header {error}; get the file again.") from None

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checkpoints.words import quoted
+from .limits import require_counts
+
 STRIDE = 4  # height and width must be multiples of this
 GuideTask = Literal["classification", "depth", "segmentation"]
 Norm = Literal["group", "batch"]
@@ -42,7 +45,10 @@ class TinyGuideConfig:
     def __post_init__(self) -> None:
         for word, value, kinds in (("task", self.task, GuideTask), ("norm", self.norm, Norm)):
             if value not in get_args(kinds):
-                raise ValueError(f"{word} is {value!r}; it can be {', '.join(get_args(kinds))}.")
+                raise ValueError(f"{word} is {quoted(value)}; it can be {', '.join(get_args(kinds))}.")
+        require_counts(self, ("task", "norm", "timestep"))
+        if self.width % self.groups or self.embedding % 2 or type(self.timestep) is not bool:
+            raise ValueError("width must be a multiple of groups, embedding of 2, and timestep true or false")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from .limits import require_counts
+
 STRIDE = 4  # height and width must be multiples of this
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, heads, tokens, channels] -> the same shape
 Run = Callable[[Tensor, Attend], Tensor]  # a block: hidden [B, C, H, W] -> hidden, with this attention
@@ -45,6 +47,14 @@ class TinyConfig:
     heads: int = 4
     groups: int = 8
     timestep_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what cannot be built, in words."""
+        require_counts(self, ("timestep_scale",))
+        if self.width % self.groups or self.deep_width % self.groups or self.deep_width % self.heads:
+            raise ValueError("width and deep_width must be multiples of groups, and deep_width of heads")
+        if type(self.timestep_scale) not in (int, float) or not math.isfinite(self.timestep_scale):
+            raise ValueError("timestep_scale must be a number")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,0 +1,19 @@
+"""What the config of a tiny network may ask for, so that a file cannot make the building of it endless."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import fields
+from typing import Any
+
+MOST = 4096  # channels, classes or waves
+MOST_BLOCKS = 64
+
+
+def require_counts(config: Any, other: Collection[str]) -> None:
+    """Raise ValueError, in words, unless every field but the `other` ones is a whole number within its limit."""
+    for field in fields(config):
+        value, most = getattr(config, field.name), MOST_BLOCKS if field.name.endswith("blocks") else MOST
+        least = 0 if field.name in ("down_blocks", "deep_blocks", "up_blocks", "num_classes") else 1
+        if field.name not in other and (type(value) is not int or not least <= value <= most):
+            raise ValueError(f"{field.name} must be a whole number from {least} to {most}")
