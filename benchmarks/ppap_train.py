@@ -20,7 +20,7 @@ from world import LABELS, render
 from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.experts.bank import ExpertBank
 from guidance_pack.guidance.experts.file import BankFile, read_bank, write_bank
-from guidance_pack.guidance.experts.guide import bank_guide, fingerprint
+from guidance_pack.guidance.experts.guide import bank_guide, source_sha256
 from guidance_pack.guidance.guide import Guide, GuideSpec, with_noise
 from guidance_pack.guidance.guides.tiny import TinyFile
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
@@ -94,7 +94,7 @@ def base(name: str) -> Base:
     else:
         source = GuideSource(ASSETS / f"{name}.safetensors")
         network, spec = TinyFile().load(source)
-    return Base(network, spec, fingerprint(source))
+    return Base(network, spec, source_sha256(source))
 
 
 def guide_of(variant: Variant) -> tuple[nn.Module, Guide]:

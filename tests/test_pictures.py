@@ -116,7 +116,7 @@ def test_two_pictures_of_one_size_on_disk_are_two(tmp_path):
     found = set()
     for contents in (b"one picture", b"two picture", b"one picture"):
         (tmp_path / "0.png").write_bytes(contents)
-        found.add(PictureFolder(tmp_path, ("0.png",), (8, 8)).fingerprint)
+        found.add(PictureFolder(tmp_path, ("0.png",), (8, 8)).sha256)
     assert len(found) == 2
 
 
@@ -124,16 +124,16 @@ def test_the_fingerprint_knows_names_sizes_and_the_shape(folders):
     folder = folders / "input" / "x"
     for name in ("a.png", "b.png"):
         write(folder / name)
-    first = load("x").fingerprint
-    assert first == load("x").fingerprint and len(first) == 64
-    assert load("x", 16, 8).fingerprint != first
+    first = load("x").sha256
+    assert first == load("x").sha256 and len(first) == 64
+    assert load("x", 16, 8).sha256 != first
     write(folder / "b.png", size=(100, 100))
-    second = load("x").fingerprint
+    second = load("x").sha256
     write(folder / "c.png")
-    assert len({first, second, load("x").fingerprint}) == 3
+    assert len({first, second, load("x").sha256}) == 3
     (folders / "input" / "x").rename(folders / "input" / "y")
     (folders / "input" / "y" / "c.png").unlink()
-    assert load("y").fingerprint == second  # where it lies does not matter
+    assert load("y").sha256 == second  # where it lies does not matter
 
 
 def test_the_list_offers_input_folders_and_made_sets(folders):

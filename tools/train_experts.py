@@ -203,7 +203,7 @@ def train(options: argparse.Namespace, process_group: Processes) -> int:
     source = GuideSource(options.guide, options.base or name_of(options.guide))
     pictures = read_folder(options.pictures, *options.size)
     several = {"processes": process_group.count} if process_group.count > 1 else {}  # that share a step
-    facts = facts_of(source, recipe.as_dict(), pictures.fingerprint, len(pictures), **several)
+    facts = facts_of(source, recipe.as_dict(), pictures.sha256, len(pictures), **several)
     if out.exists():
         return finished(out, facts, process_group)
     network, spec = built(source)
@@ -211,7 +211,7 @@ def train(options: argparse.Namespace, process_group: Processes) -> int:
     with alone(training, out, waiting):
         if waiting.exists():
             resume(training, waiting, facts)
-        if not process_group.agree(len(training.losses), len(pictures), int(pictures.fingerprint[:5], 16)):
+        if not process_group.agree(len(training.losses), len(pictures), int(pictures.sha256[:5], 16)):
             raise ValueError("The processes see different pictures, or different stopped trainings in --work.")
         shown = training_pictures(pictures, spec, recipe.learn_from)
         if not follow(training, shown, len(pictures), waiting, facts, options.steps):

@@ -53,7 +53,7 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
     return ExpertBank(base, parts, originals).eval(), _guide(file, spec)
 
 
-def fingerprint(source: GuideSource) -> str:
+def source_sha256(source: GuideSource) -> str:
     """The sha256 of a guide's tensors as they lie on disk: of the one file; of several, of their names and sha256s."""
     sums = [(path.name, sha256_of(path)) for path in source.files]
     if len(sums) == 1:

@@ -18,7 +18,7 @@ from ..checkpoints.json_text import parse_json
 from ..checkpoints.snapshot import read_snapshot
 from ..checkpoints.words import shown
 from ..experts.file import BankFile, BankHeader
-from ..experts.guide import fingerprint
+from ..experts.guide import source_sha256
 from ..networks.tiny.files import NetworkFileError
 from .experts import ExpertsTraining
 
@@ -100,11 +100,11 @@ def resume(training: ExpertsTraining, path: Path, facts: Mapping[str, Any]) -> N
 
 
 def facts_of(
-    source: GuideSource, recipe: Mapping[str, Any], fingerprint_of_pictures: str, count: int, **more: Any
+    source: GuideSource, recipe: Mapping[str, Any], pictures_sha256: str, count: int, **more: Any
 ) -> dict[str, Any]:
     """What decides the outcome of a training, as JSON gives it back: equal facts give the same bank."""
-    pictures = {"fingerprint": fingerprint_of_pictures, "count": count}
-    facts = {"base": source.name, "base_sha256": fingerprint(source), "recipe": recipe, "pictures": pictures, **more}
+    pictures = {"fingerprint": pictures_sha256, "count": count}
+    facts = {"base": source.name, "base_sha256": source_sha256(source), "recipe": recipe, "pictures": pictures, **more}
     return json.loads(json.dumps(facts))
 
 
@@ -154,7 +154,7 @@ def bank_of(
 
     Args:
         name: of the bank, for people.
-        base_name, base_sha256: of the clean network, as Load Guide names it, and its `experts.guide.fingerprint`.
+        base_name, base_sha256: of the clean network, as Load Guide names it, and its `experts.guide.source_sha256`.
         pictures: what the experts learnt from, as JSON: for people alone.
         workflow: the strings "workflow" and "prompt" of ComfyUI; empty where it was not made there.
 

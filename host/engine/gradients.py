@@ -31,7 +31,7 @@ SMALLER = {
 class Gradients:
     """The gradients of one run: prepared when all networks are on their devices, dropped when the run closes."""
 
-    asked: dict[Objective, GradientRequest]
+    requests: dict[Objective, GradientRequest]
     networks: dict[str, list[ModelPatcher]]  # guides and VAEs by the key under which the MODEL holds them
     aliases: dict[Objective, Aliases] = field(default_factory=dict)
     targets: dict[Objective, torch.Tensor | None] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Gradients:
     @property
     def through(self) -> bool:
         """Whether a gradient passes through the main model."""
-        return any(objective.at == THROUGH for objective in self.asked)
+        return any(objective.at == THROUGH for objective in self.requests)
 
     def load(self) -> None:
         """Bring guides and decoders to their devices entirely, before the host shares out what memory is left."""
@@ -55,10 +55,10 @@ class Gradients:
         """
         with torch.inference_mode(False):
             self.latents = copy_format(latents_of(guider.model_patcher))
-        for objective, asked in self.asked.items():
-            self._check(asked, guider)
-            self.targets[objective] = self._target(asked, shape)
-            roots = [patcher.model for patcher in self._patchers(asked)]
+        for objective, request in self.requests.items():
+            self._check(request, guider)
+            self.targets[objective] = self._target(request, shape)
+            roots = [patcher.model for patcher in self._patchers(request)]
             if objective.at == THROUGH:
                 roots += [guider.inner_model, *(patcher.model for patcher in guider.loaded_models)]
             self.aliases[objective] = Aliases(*roots)
@@ -68,44 +68,44 @@ class Gradients:
         self.aliases.clear()
         self.targets.clear()
 
-    def decoder(self, asked: GradientRequest) -> ModelPatcher | None:
+    def decoder(self, request: GradientRequest) -> ModelPatcher | None:
         """The VAE's patcher, where this gradient passes through one."""
-        return self.networks[asked.decoder.key][0] if asked.decoder.kind == VAE else None
+        return self.networks[request.decoder.key][0] if request.decoder.kind == VAE else None
 
-    def guide(self, asked: GradientRequest) -> list[ModelPatcher]:
+    def guide(self, request: GradientRequest) -> list[ModelPatcher]:
         """The patchers of the guide's members; none without a guide."""
-        return self.networks[asked.key] if asked.key else []
+        return self.networks[request.key] if request.key else []
 
-    def _patchers(self, asked: GradientRequest) -> list[ModelPatcher]:
-        vae = self.decoder(asked)
-        return [*self.guide(asked), *([vae] if vae else [])]
+    def _patchers(self, request: GradientRequest) -> list[ModelPatcher]:
+        vae = self.decoder(request)
+        return [*self.guide(request), *([vae] if vae else [])]
 
-    def _check(self, asked: GradientRequest, guider: CFGGuider) -> None:
-        for patcher in self.guide(asked):
+    def _check(self, request: GradientRequest, guider: CFGGuider) -> None:
+        for patcher in self.guide(request):
             check_resident(patcher, "The guide", SMALLER["guide"])
-        vae = self.decoder(asked)
+        vae = self.decoder(request)
         if vae is not None:
             check_resident(vae, "The VAE", SMALLER["vae"])
-        if asked.objective.at == THROUGH:
+        if request.objective.at == THROUGH:
             check_resident(guider.model_patcher, "The model", SMALLER["model"])
 
-    def _target(self, asked: GradientRequest, shape: tuple[int, ...]) -> torch.Tensor | None:
-        guide = asked.objective.guide
+    def _target(self, request: GradientRequest, shape: tuple[int, ...]) -> torch.Tensor | None:
+        guide = request.objective.guide
         with torch.inference_mode(False):
             decoded = (0, 0)
-            if asked.target.spatial:
-                asked.target.check_size(size_of(self.latents, shape))
-                decoded = self._decoded_size(asked, shape)
-            patchers = self.guide(asked)
+            if request.target.spatial:
+                request.target.check_size(size_of(self.latents, shape))
+                decoded = self._decoded_size(request, shape)
+            patchers = self.guide(request)
             network = patchers[0].model if patchers else None
             if isinstance(network, ExpertBank):
                 network.use(None)  # references are clean
-            return resolve_target(asked.target, guide, network, decoded)
+            return resolve_target(request.target, guide, network, decoded)
 
-    def _decoded_size(self, asked: GradientRequest, shape: tuple[int, ...]) -> tuple[int, int]:
-        if asked.decoder.kind == VAE:
+    def _decoded_size(self, request: GradientRequest, shape: tuple[int, ...]) -> tuple[int, int]:
+        if request.decoder.kind == VAE:
             return size_of(self.latents, shape)
-        height, width = asked.decoder.picture(torch.zeros(1, *shape[1:]), self.latents, None).shape[-2:]
+        height, width = request.decoder.picture(torch.zeros(1, *shape[1:]), self.latents, None).shape[-2:]
         return height, width
 
 
@@ -130,11 +130,11 @@ class StepGradientContext:
     def picture(self, denoised: torch.Tensor, objective: Objective) -> torch.Tensor:
         if objective.guide is not None and objective.guide.first.domain == "latent":
             return denoised
-        asked = self.gradients.asked[objective]
-        vae = self.gradients.decoder(asked)
+        request = self.gradients.requests[objective]
+        vae = self.gradients.decoder(request)
         if vae is None:
-            return asked.decoder.picture(denoised, self.gradients.latents, None)
-        seen = asked.decoder.picture(denoised.to(vae.load_device), self.gradients.latents, vae.model)
+            return request.decoder.picture(denoised, self.gradients.latents, None)
+        seen = request.decoder.picture(denoised.to(vae.load_device), self.gradients.latents, vae.model)
         return seen.to(denoised.device)
 
     def denoise(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,7 +144,7 @@ class StepGradientContext:
         return out
 
     def network(self, objective: Objective, member: int):
-        patchers = self.gradients.guide(self.gradients.asked[objective])
+        patchers = self.gradients.guide(self.gradients.requests[objective])
         one = len(patchers) == 1  # one network, or one bank with all experts
         patcher = patchers[0 if one else member]
         if isinstance(patcher.model, ExpertBank):
@@ -161,8 +161,8 @@ class StepGradientContext:
 def gradients_of(model: ModelPatcher) -> Gradients | None:
     """The gradients that a MODEL's plan asks for, with the networks that this MODEL (perhaps a clone) holds."""
     plan = plan_of(model)
-    if not plan.asked:
+    if not plan.gradients:
         return None
-    keys = {key for asked in plan.asked for key in (asked.key, asked.decoder.key) if key}
+    keys = {key for request in plan.gradients for key in (request.key, request.decoder.key) if key}
     networks = {key: model.get_additional_models_with_key(key) for key in sorted(keys)}
-    return Gradients({asked.objective: asked for asked in plan.asked}, networks)
+    return Gradients({request.objective: request for request in plan.gradients}, networks)

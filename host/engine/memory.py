@@ -49,7 +49,7 @@ def reserve_for(
     needs = [comfy.sampler_helpers.estimate_memory(guide, shape, conds)[1] for guide in guides]
     if gradients is not None:
         latents = latents_of(model)
-        needs += [_gradient(gradients, asked, own, latents, shape) for asked in gradients.asked.values()]
+        needs += [_gradient(gradients, request, own, latents, shape) for request in gradients.requests.values()]
     missing = math.ceil(max(needs, default=0) - own)
     # Clones on other devices each ask a ControlNet for a copy, which this is none.
     if missing <= 0 or model.get_additional_models_with_key("multigpu"):
@@ -58,25 +58,25 @@ def reserve_for(
 
 
 def _gradient(
-    gradients: Gradients, asked: GradientRequest, own: float, latents: LatentFormat, shape: tuple[int, ...]
+    gradients: Gradients, request: GradientRequest, own: float, latents: LatentFormat, shape: tuple[int, ...]
 ) -> float:
     """Bytes of one gradient: all that it passes through is kept until its backward. own: of one forward."""
     pictures = shape[0] * (shape[2] if len(shape) == 5 else 1)
-    total = own * DENOISER if asked.objective.at == THROUGH else 0.0
-    if asked.decoder.kind == VAE and asked.decoder.source is not None:
-        flat = asked.decoder.flat
+    total = own * DENOISER if request.objective.at == THROUGH else 0.0
+    if request.decoder.kind == VAE and request.decoder.source is not None:
+        flat = request.decoder.flat
         one = (1, shape[1], *shape[-2:]) if flat else (1, *shape[1:])  # the host's estimate is of one picture or video
-        decoding = asked.decoder.source.memory_used_decode(one, asked.decoder.dtype)
+        decoding = request.decoder.source.memory_used_decode(one, request.decoder.dtype)
         total += DECODER * decoding * (pictures if flat else shape[0])
-    for patcher in gradients.guide(asked)[:1]:  # members take turns
+    for patcher in gradients.guide(request)[:1]:  # members take turns
         size = comfy.model_management.dtype_size(next(patcher.model.parameters()).dtype)
-        total += VALUES * size * pictures * _pixels(asked, latents, shape)
+        total += VALUES * size * pictures * _pixels(request, latents, shape)
     return total
 
 
-def _pixels(asked: GradientRequest, latents: LatentFormat, shape: tuple[int, ...]) -> int:
+def _pixels(request: GradientRequest, latents: LatentFormat, shape: tuple[int, ...]) -> int:
     """How many pixels a guide looks at for one picture or frame."""
-    guide, cutouts = asked.objective.guide, asked.objective.cutouts
+    guide, cutouts = request.objective.guide, request.objective.cutouts
     if cutouts is not None:
         return cutouts.count * cutouts.size**2
     if guide is None or guide.first.domain == "latent":

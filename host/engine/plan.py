@@ -52,7 +52,7 @@ class Plan:
 
     guidance: Guidance = field(default_factory=Guidance)
     guides: tuple[PlannedGuide, ...] = ()
-    asked: tuple[GradientRequest, ...] = ()
+    gradients: tuple[GradientRequest, ...] = ()
 
 
 def plan_of(model: ModelPatcher) -> Plan:

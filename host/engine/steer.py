@@ -47,10 +47,10 @@ def with_gradient(
         model = resident(model, "The model", SMALLER["model"])
         check_weights(model, "The model", SMALLER["model"])
     objective = Objective(loss, place, guide.guide if guide else None, cutouts, seed, words)
-    asked = GradientRequest(objective, target, seen, held.guide(guide) if guide else "", guide)
+    request = GradientRequest(objective, target, seen, held.guide(guide) if guide else "", guide)
     plan = plan_of(model)
     guidance = replace(plan.guidance, rules=(*plan.guidance.rules, replace(rule, objective=objective)))
-    out = with_plan(model, replace(plan, guidance=guidance, asked=(*plan.asked, asked)))
+    out = with_plan(model, replace(plan, guidance=guidance, gradients=(*plan.gradients, request)))
     for key, patchers in held.added.items():
         out.set_additional_models(key, patchers)
     return out
@@ -107,22 +107,22 @@ class _Holder:
     """Finds or makes the keys under which a MODEL holds guides and VAEs, so that one network is held once."""
 
     def __init__(self, model: ModelPatcher):
-        self.asked = plan_of(model).asked
+        self.requests = plan_of(model).gradients
         self.added: dict[str, list[ModelPatcher]] = {}
 
     def guide(self, guide: LoadedGuide) -> str:
-        known = next((asked.key for asked in self.asked if asked.guide is guide), None)
+        known = next((request.key for request in self.requests if request.guide is guide), None)
         return known or self._add("guide network", list(guide.patchers), "The guide", SMALLER["guide"])
 
     def vae(self, vae: comfy.sd.VAE) -> str:
-        known = next((asked.decoder.key for asked in self.asked if asked.decoder.source is vae), None)
+        known = next((request.decoder.key for request in self.requests if request.decoder.source is vae), None)
         patcher = resident(vae.patcher, "The VAE", SMALLER["vae"])
         return known or self._add("vae", [patcher], "The VAE", SMALLER["vae"])
 
     def _add(self, kind: str, patchers: list[ModelPatcher], title: str, otherwise: str) -> str:
         for patcher in patchers:
             check_weights(patcher, title, otherwise)
-        key = f"{KEY}/{kind} {len(self.asked) + 1}"
+        key = f"{KEY}/{kind} {len(self.requests) + 1}"
         self.added[key] = patchers
         return key
 

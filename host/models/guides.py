@@ -16,8 +16,7 @@ from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSource
 from ...guidance.checkpoints.words import shown
 from ...guidance.experts.file import BANK, contents_sha256, is_bank, map_tensors, read_bank, read_header
-from ...guidance.experts.guide import bank_guide
-from ...guidance.experts.guide import fingerprint as fingerprint_of
+from ...guidance.experts.guide import bank_guide, source_sha256
 from ...guidance.guide import Guide, GuideFamily, GuideSpec, families
 from ...guidance.networks.tiny.files import GUIDE, format_of
 from ...guidance.routing import Experts
@@ -109,7 +108,7 @@ def load_bank(path: Path) -> LoadedGuide:
     source = GuideSource(where, file.header.base)
     base, spec = build(source)
     with torch.inference_mode(False):
-        bank, guide = bank_guide(file, base, spec, fingerprint_of(source), _map_originals)
+        bank, guide = bank_guide(file, base, spec, source_sha256(source), _map_originals)
     return LoadedGuide(guide, (manage(bank),))
 
 

@@ -17,7 +17,7 @@ from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.state_dicts import sha256_of
 from ...guidance.experts.calibration import best_calibration, calibrations
 from ...guidance.experts.file import BankFile, BankHeader, is_bank, read_bank, write_bank
-from ...guidance.experts.guide import fingerprint
+from ...guidance.experts.guide import source_sha256
 from ...guidance.experts.ppap_files import PpapExperts, inputs, read_ppap
 from ...guidance.guide import GuideSpec
 from ...guidance.networks.tiny.files import format_of
@@ -115,7 +115,7 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
     if spec.sees != "clean":
         raise ValueError(f"{base} sees noise already; choose the clean network that the experts were made of.")
     facts = {
-        "source": "PPAP", "files": {file.name: sha256_of(file) for file in files}, "base_sha256": fingerprint(source)
+        "source": "PPAP", "files": {file.name: sha256_of(file) for file in files}, "base_sha256": source_sha256(source)
     }
     if path.exists():
         return _written_before(path, facts)

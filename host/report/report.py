@@ -70,8 +70,8 @@ def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Rep
     steps = list(_steps(guidance, SigmaList.of(sigmas.tolist()), level, cfg))
     needs = [needs_of(acting) | {POSITIVE} | ({NEGATIVE} if w != 1.0 else set())
              for acting, w in zip(steps, cfg.tolist(), strict=True)]
-    main = tuple(sum(branch.network == MAIN for branch in asked) for asked in needs)
-    guides = tuple(sum(branch.network != MAIN for branch in asked) for asked in needs)
+    main = tuple(sum(branch.network == MAIN for branch in request) for request in needs)
+    guides = tuple(sum(branch.network != MAIN for branch in request) for request in needs)
     gradients = tuple(sum(isinstance(one.rule, GradientGuidance) for one in acting) for acting in steps)
     text = _words(model, plan.guidance.rules, sampler_cfg, main, guides, gradients)
     return Report(tuple(grid.tolist()), tuple(series), main, guides, gradients, text)
@@ -94,7 +94,7 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, mai
     steps = len(main)
     lines = [f"Main: {describe(model)}"]
     lines += [f"{g.name}: {describe(p)}{describe_sharing(model, p)}" for g, p in guides_of(model).items()]
-    lines += [_describe_gradient(asked, model) for asked in plan_of(model).asked]
+    lines += [_describe_gradient(request, model) for request in plan_of(model).gradients]
     lines += ["", "Rules, in chain order:" if rules else "No guidance components on this MODEL."]
     lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}" for i, rule in enumerate(rules, 1)]
     if not any(isinstance(rule, CFG) for rule in rules):
@@ -106,7 +106,7 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, mai
         f"Per level: {_runs(main, guides)}.",
         *([f"Gradients: {sum(gradients)}, each a forward and a backward of its guide."] if sum(gradients) else []),
         f"Expected cost: {_cost(model, main, guides, gradients) / steps:.2f} x an unguided run, taking an evaluation's "
-        "cost as proportional to the network's size" + (", guides and decoders not counted." if plan_of(model).asked
+        "cost as proportional to the network's size" + (", guides and decoders not counted." if plan_of(model).gradients
                                                         else "."),
         "Samplers that evaluate a level several times (Heun, SDE) multiply all of it alike.",
     ]
@@ -138,18 +138,18 @@ def _runs(main: tuple[int, ...], guides: tuple[int, ...]) -> str:
     return ", ".join(parts)
 
 
-def _describe_gradient(asked: GradientRequest, model: ModelPatcher) -> str:
+def _describe_gradient(request: GradientRequest, model: ModelPatcher) -> str:
     """A gradient's networks in words."""
-    size = sum(p.model_size() for p in model.get_additional_models_with_key(asked.key)) / 2**20
-    by = f"by {asked.objective.guide.name} ({size:.0f} MB)" if asked.objective.guide else "of the picture itself"
-    seen = {VAE: ", seen through the VAE", LINEAR: ", seen in linear RGB"}.get(asked.decoder.kind, "")
-    return f"Gradient {by}, taken at the {asked.objective.at}{seen}."
+    size = sum(p.model_size() for p in model.get_additional_models_with_key(request.key)) / 2**20
+    by = f"by {request.objective.guide.name} ({size:.0f} MB)" if request.objective.guide else "of the picture itself"
+    seen = {VAE: ", seen through the VAE", LINEAR: ", seen in linear RGB"}.get(request.decoder.kind, "")
+    return f"Gradient {by}, taken at the {request.objective.at}{seen}."
 
 
 def _cost(model: ModelPatcher, main: tuple[int, ...], guides: tuple[int, ...], gradients: tuple[int, ...]) -> float:
     """In evaluations of the main network; a backward through it counts as two forwards (and there is one more)."""
     sizes = [patcher.model_size() for patcher in guides_of(model).values()]
     share = sum(sizes) / len(sizes) / model.model_size() if sizes else 0.0
-    asked = plan_of(model).asked
-    through = sum(a.objective.at == THROUGH for a in asked) / len(asked) if asked else 0.0
+    request = plan_of(model).gradients
+    through = sum(a.objective.at == THROUGH for a in request) / len(request) if request else 0.0
     return sum(main) + share * sum(guides) + 3 * through * sum(gradients)

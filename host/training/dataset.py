@@ -64,12 +64,12 @@ class PictureFolder:
         return pictures, torch.tensor([self.labels.index(_class_of(name)) for name in names])
 
     @cached_property
-    def fingerprint(self) -> str:
+    def sha256(self) -> str:
         """Of the files, names and contents in order, and the size of the pictures, in 64 hexadecimal digits."""
-        return self.take_fingerprint()
+        return self.take_sha256()
 
-    def take_fingerprint(self, pause: Callable[[], None] | None = None) -> str:
-        """`fingerprint`, for which every file is read. pause: called between files; it may raise to stop."""
+    def take_sha256(self, pause: Callable[[], None] | None = None) -> str:
+        """`sha256`, for which every file is read. pause: called between files; it may raise to stop."""
         digest = hashlib.sha256(repr(self.size).encode())
         for name in self.files:
             if pause is not None:

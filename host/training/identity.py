@@ -101,7 +101,7 @@ def _on(model: ModelPatcher) -> Iterator[tuple[str, Any]]:
     }
     plan = plan_of(model)
     if plan.guidance.rules:
-        yield "guidance", [plan.guidance, [guide.positive for guide in plan.guides], [*map(_asked, plan.asked)]]
+        yield "guidance", [plan.guidance, [guide.positive for guide in plan.guides], [*map(_asked, plan.gradients)]]
     for kind, entries in grouped.items():
         yield from ((f"{kind} {name}", value) for name, value in entries.items() if not _is_nothing(value))
 
@@ -110,9 +110,9 @@ def _is_nothing(value: Any) -> bool:
     return value is None or value is False or (isinstance(value, dict | list | tuple) and not value)
 
 
-def _asked(asked: GradientRequest) -> list[Any]:
-    networks = asked.guide.patchers if asked.guide else ()
-    return [asked.objective, asked.target, asked.decoder, [sample_of(patcher.model) for patcher in networks]]
+def _asked(request: GradientRequest) -> list[Any]:
+    networks = request.guide.patchers if request.guide else ()
+    return [request.objective, request.target, request.decoder, [sample_of(patcher.model) for patcher in networks]]
 
 
 def _named(*groups: Mapping[str, Mapping[Any, Any]]) -> Iterator[tuple[str, dict[Any, Any]]]:

@@ -99,8 +99,8 @@ def train_experts(request: Request, watch: Watch) -> Trained:
         )
     path, waiting = bank_path(request.name), _waiting_path(request.name)
     source = source_of(request.guide.guide.name)
-    fingerprint = request.pictures.take_fingerprint(comfy.model_management.throw_exception_if_processing_interrupted)
-    facts = facts_of(source, request.recipe.as_dict(), fingerprint, len(request.pictures))
+    sha256 = request.pictures.take_sha256(comfy.model_management.throw_exception_if_processing_interrupted)
+    facts = facts_of(source, request.recipe.as_dict(), sha256, len(request.pictures))
     if path.exists():
         return _load_finished(path, facts)
     with reserved(path, waiting):

@@ -144,7 +144,7 @@ class Scene:
             folder_fingerprint("set")
             found = load_pictures("set", 32, 32)
             pictures, _ = found.batch(range(len(found)))
-            assert len(found.fingerprint) == 64
+            assert len(found.sha256) == 64
             return [] if bool(torch.isfinite(pictures).all()) else ["a picture is not finite"]
 
         return Attempt(f"{source.name}: {words}", run, _size(self.pictures))

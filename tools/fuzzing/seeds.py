@@ -66,7 +66,7 @@ def _denoisers(folder: Path) -> None:
 def _bank(folder: Path) -> None:
     """Two experts of the tiny guide."""
     from guidance_pack.guidance.experts import bank, file
-    from guidance_pack.guidance.experts.guide import fingerprint
+    from guidance_pack.guidance.experts.guide import source_sha256
 
     base, spec = loaded(folder / "own.safetensors", "own.safetensors")
     state = base.state_dict()
@@ -79,7 +79,7 @@ def _bank(folder: Path) -> None:
         for number in (1, 2)
     )
     header = file.BankHeader(
-        "own.safetensors", fingerprint(source_of(folder / "own.safetensors", "own.safetensors")), spec.task, "linear",
+        "own.safetensors", source_sha256(source_of(folder / "own.safetensors", "own.safetensors")), spec.task, "linear",
         (2.0,), 0.5, spec.labels, spec.preprocessing,
     )
     file.write_bank(folder / "bank.safetensors", file.BankFile("bank", header, parts, {"loss": [[1.0], [2.0]]}))
