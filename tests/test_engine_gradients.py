@@ -4,6 +4,7 @@ import pytest
 import steering
 import torch
 from engine_probe import alone, cfg_guider, far_apart, recorded, setting_of
+from host_families import BUILT
 from host_models import MODELS
 
 from guidance_pack.guidance.rules.gradient import GradientGuidance
@@ -176,6 +177,14 @@ def test_kernels_that_networks_call_in_training_too_have_a_backward(pack, name):
         (found,) = torch.autograd.grad(score(leaf), leaf)
     direction = found / found.norm()
     assert steering.slope(score, q, direction, 1e-2) == pytest.approx(float(found.norm()), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["joy_image", "ernie", "cosmos_predict2"])
+def test_networks_that_call_these_kernels_give_a_gradient(pack, name):
+    spec = BUILT[name]
+    model = steering.as_nodes_do(spec.build, 0)
+    guided = steer(model, steering.loaded(3), at="through denoiser", decoder="linear rgb", scale=100.0)
+    assert any(far_apart(call.denoised, own) > 1e-3 for call, own in pushes(model, guided, spec, steps=2))
 
 
 def check_slopes(model, spec):
