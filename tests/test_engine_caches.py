@@ -50,3 +50,15 @@ def test_a_guide_with_a_step_cache_is_evaluated_plainly_and_keeps_nothing(main):
     assert torch.equal(out, run(guided(main, weak, cfg=False), steps=6))
     holder = guide.model_options["transformer_options"]["easycache"]
     assert not holder.uuid_cache_diffs and holder.x_prev_subsampled is None and holder.first_cond_uuid is None
+
+
+def test_the_report_says_what_the_hosts_caches_skip(main):
+    from comfy_extras.nodes_easycache import LazyCacheNode
+
+    from guidance_pack.host.report.report import report, sigmas_of
+
+    sigmas = sigmas_of(main, "normal", 3)
+    assert "Cache" not in report(main, sigmas, 1.0).text
+    assert "EasyCache on this MODEL skips evaluations of the main network" in report(cached(main), sigmas, 1.0).text
+    lazy = LazyCacheNode.execute(main, 0.2, 0.15, 0.95, False).args[0]
+    assert report(lazy, sigmas, 1.0).text.endswith("of guides too if it comes before the components.")

@@ -10,8 +10,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 
 EASYCACHE = "easycache"  # its wrappers' key
+IN_WORDS = {  # what the host's caches do to the evaluations that a report counts, by their wrappers' key
+    EASYCACHE: "EasyCache on this MODEL skips evaluations of the main network; guides are evaluated all the same.",
+    "lazycache": "LazyCache on this MODEL skips whole steps, of guides too if it comes before the components.",
+}
+
+
+def describe_caches(model: ModelPatcher) -> list[str]:
+    """What the host's caches on a MODEL do, a sentence each."""
+    keys = model.wrappers.get(WrappersMP.OUTER_SAMPLE, {})
+    return [words for key, words in IN_WORDS.items() if key in keys]
 
 
 def without_step_cache(model_options: dict) -> dict:

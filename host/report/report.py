@@ -21,6 +21,7 @@ from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import describe
 from ..common.decoders import LINEAR, VAE
 from ..common.noise_levels import ModelPositions, level_of
+from ..common.step_cache import describe_caches
 from ..engine.gradients import THROUGH
 from ..engine.plan import GradientRequest, guides_of, plan_of
 from ..lora.sharing import describe_sharing
@@ -109,6 +110,7 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, mai
         "cost as proportional to the network's size" + (", guides and decoders not counted." if plan_of(model).gradients
                                                         else "."),
         "Samplers that evaluate a level several times (Heun, SDE) multiply all of it alike.",
+        *describe_caches(model),
     ]
     return "\n".join(lines)
 
