@@ -44,11 +44,11 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pack(comfy):
     from guidance_pack.host.common import labels
-    from guidance_pack.host.engine import install as plan
+    from guidance_pack.host.engine import install
     from guidance_pack.host.models import edm2 as edm2_model
     from guidance_pack.host.models import tiny as tiny_model
 
-    return SimpleNamespace(edm2=edm2_model, labels=labels, plan=plan, tiny=tiny_model)
+    return SimpleNamespace(edm2=edm2_model, labels=labels, install=install, tiny=tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_autoguidance_between_sizes(pack, models, files):
     """D_guide + w (D_main - D_guide), both with the class, at every step."""
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
 
-    model = pack.plan.with_autoguidance(models["latent"], models["guide"], Autoguidance(weight=2.1))
+    model = pack.install.with_autoguidance(models["latent"], models["guide"], Autoguidance(weight=2.1))
     conditioning = pack.labels.class_conditioning(models["latent"], "4")
     out = sample(model, conditioning, torch.zeros(1, 4, 16, 16))
     main, guide = (denoiser(files[name], [4]) for name in ("latent", "guide"))
@@ -134,7 +134,7 @@ def test_cfg_with_an_unconditional_guide(pack, models, files):
     """The paper's CFG: the guide has no labels and ignores the class that it is given."""
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
 
-    model = pack.plan.with_autoguidance(models["latent"], models["free"], Autoguidance(weight=1.4))
+    model = pack.install.with_autoguidance(models["latent"], models["free"], Autoguidance(weight=1.4))
     out = sample(model, pack.labels.class_conditioning(models["latent"], "2"), torch.zeros(1, 4, 16, 16))
     main, free = denoiser(files["latent"], [2]), denoiser(files["free"], [2])
     expected = by_formulas(lambda x, s: free(x, s).lerp(main(x, s), 1.4), (1, 4, 16, 16))

@@ -12,9 +12,9 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def pack(comfy):
     """The pack's host room, importable only once ComfyUI is."""
-    from guidance_pack.host.engine import install as plan
+    from guidance_pack.host.engine import install
 
-    return plan
+    return install
 
 
 def run(model, cfg=4.0, batch=1, **more):

@@ -15,10 +15,10 @@ def guided(comfy):
     """main, guide and the MODEL that both make."""
     from guidance_pack.guidance.rules.apg import APG
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
-    from guidance_pack.host.engine import install as plan
+    from guidance_pack.host.engine import install
 
     main, guide = SD15.build(0), SD15.build(7)
-    return main, guide, plan.with_rule(plan.with_autoguidance(main, guide, Autoguidance(2.0)), APG())
+    return main, guide, install.with_rule(install.with_autoguidance(main, guide, Autoguidance(2.0)), APG())
 
 
 def run(model, cfg=4.0, **more):
@@ -90,10 +90,10 @@ def test_the_guiders_weight_is_restored_after_a_failure(guided):
     import comfy.samplers
 
     from guidance_pack.guidance.rules.cfg import CFG
-    from guidance_pack.host.engine import install as plan
+    from guidance_pack.host.engine import install
 
     main, _, _ = guided
-    guider = comfy.samplers.CFGGuider(plan.with_rule(main, CFG(6.0)))
+    guider = comfy.samplers.CFGGuider(install.with_rule(main, CFG(6.0)))
     guider.set_conds(SD15.conditioning(1), SD15.conditioning(2))
     guider.set_cfg(1.0)
     latent = SD15.latent()["samples"]

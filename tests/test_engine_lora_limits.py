@@ -15,9 +15,9 @@ SD15 = MODELS["sd15"]
 
 @pytest.fixture(scope="module")
 def pack(comfy):
-    from guidance_pack.host.engine import install as plan
+    from guidance_pack.host.engine import install
 
-    return plan
+    return install
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ KEY = "diffusion_model.middle_block.0.in_layers.2.weight"
 
 @pytest.fixture(scope="module")
 def pack(comfy):
-    from guidance_pack.host.engine import install as plan
+    from guidance_pack.host.engine import install
 
-    return plan
+    return install
 
 
 @pytest.fixture(scope="module")

@@ -58,13 +58,13 @@ class APG(Term):
         positive = step.branches[POSITIVE]
         delta = positive - step.branches[NEGATIVE]
         average = delta if state is None else delta + self.momentum * state
-        push = average
+        update = average
         if self.norm_threshold:
-            length = norm(push)
+            length = norm(update)
             limit = torch.full_like(length, self.norm_threshold)
-            push = push * ratio(limit, length, at_zero=1.0).clamp(max=1.0).to(push.dtype)
-        push = push - (1.0 - self.eta) * parallel(push, positive)
-        return expand((step.cfg - 1.0) * step.strength, step.x) * (push - delta), average
+            update = update * ratio(limit, length, at_zero=1.0).clamp(max=1.0).to(update.dtype)
+        update = update - (1.0 - self.eta) * parallel(update, positive)
+        return expand((step.cfg - 1.0) * step.strength, step.x) * (update - delta), average
 
     def explain(self) -> str:
         return f"APG: eta {self.eta:g}, norm threshold {self.norm_threshold:g}, momentum {self.momentum:g}"

@@ -52,8 +52,7 @@ class Autoguidance(Term):
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         fresh = self.branch in step.branches
         difference = step.branches[POSITIVE] - step.branches[self.branch] if fresh else state
-        push = expand(step.strength - 1.0, step.x)
-        return push * difference, difference if self.reuse > 1 else None
+        return expand(step.strength - 1.0, step.x) * difference, difference if self.reuse > 1 else None
 
     def explain(self) -> str:
         kept = f", the guide at every {self.reuse} levels" if self.reuse > 1 else ""

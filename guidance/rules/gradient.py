@@ -58,21 +58,22 @@ class GradientGuidance(Term):
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         assert self.objective and step.gradient_context, "a gradient needs an objective and a context"
         at = step.x, step.branches[POSITIVE], step.level, step.position
-        found = gradient(self.objective, *at, step.gradient_context, step.watch)
-        push = expand(self.factor(step), step.x) * self._direction(found, step.level)
+        slope = gradient(self.objective, *at, step.gradient_context, step.watch)
+        change = expand(self.factor(step), step.x) * self._direction(slope, step.level)
         if self.cap:
-            push = push * ratio(self.cap * noise_left(step.level, push), norm(push), at_zero=1.0).clamp(max=1.0)
-        return push.to(step.x.dtype), state
+            longest = self.cap * noise_left(step.level, change)
+            change = change * ratio(longest, norm(change), at_zero=1.0).clamp(max=1.0)
+        return change.to(step.x.dtype), state
 
     def factor(self, step: Step) -> Tensor:
         """What the gradient is multiplied with, float64 [B]."""
         shift = mean_shift(step.level, step.following) if self.mean_shift else 1.0
         return step.strength * shift * (1.0 if self.normalise else step_size(self.objective, step.level))
 
-    def _direction(self, found: Tensor, level: NoiseLevel) -> Tensor:
-        return ratio(noise_left(level, found), norm(found)) * found if self.normalise else found
+    def _direction(self, slope: Tensor, level: NoiseLevel) -> Tensor:
+        return ratio(noise_left(level, slope), norm(slope)) * slope if self.normalise else slope
 
     def explain(self) -> str:
-        asked = self.objective.words if self.objective else "nothing yet"
+        words = self.objective.words if self.objective else "nothing yet"
         extras = ", normalised" * self.normalise + ", mean shift" * self.mean_shift
-        return f"Gradient: {asked}, s = {self.scale:g}{extras}" + (f", cap {self.cap:g}" if self.cap else "")
+        return f"Gradient: {words}, s = {self.scale:g}{extras}" + (f", cap {self.cap:g}" if self.cap else "")

@@ -70,18 +70,13 @@ def with_inspection(model: ModelPatcher, inspection: Inspection) -> ModelPatcher
 
 
 def with_plan(model: ModelPatcher, plan: Plan) -> ModelPatcher:
-    """A clone of the MODEL with this plan and the engine."""
+    """A clone of the MODEL with this plan and the engine, which is on it once however often this is called."""
     out = model.clone()
     out.set_attachments(KEY, plan)
-    _install(out)
-    return out
-
-
-def _install(model: ModelPatcher) -> None:
-    """Put the engine on this MODEL (a clone of the user's). Doing it again changes nothing."""
     for kind, wrapper in WRAPPERS.items():
-        model.remove_wrappers_with_key(kind, KEY)
-        model.add_wrapper_with_key(kind, KEY, wrapper)
+        out.remove_wrappers_with_key(kind, KEY)
+        out.add_wrapper_with_key(kind, KEY, wrapper)
+    return out
 
 
 def _check_overlap(model: ModelPatcher, plan: Plan, rule: CFG) -> None:
