@@ -13,6 +13,7 @@ SENTENCES = (
     # What the network offers no place for.
     r"kind = [a-z ]+ cannot be used with this model \(\w+\); it supports [a-z, ]+\. .* works with ",
     r"This model's input is not a picture with noise, so kind = input noise cannot be used\.",
+    r"works on latents, and latents have no range as pictures do: Clamp would flatten them\. It is for models of",
     # What a guide of pictures cannot see.
     r"makes sound, which a guide that looks at pictures cannot see\.",
     r"latents have no linear RGB factors in ComfyUI\. Choose decoder = vae and connect a VAE",

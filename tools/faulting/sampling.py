@@ -18,6 +18,7 @@ from .trial import Scene
 
 BESIDE = ("LoRA", "ControlNet", "areas", "prompts in turns", "all at once")
 MAIN = "flux"  # the family of every component; its small network is the quickest
+PIXELS, OF_PICTURES = "pixel_dit", ("classifier noisy", "clamp")
 OTHERS = ("sd15", "wan", "stable_audio")
 ACROSS = ("autoguidance", "cfg", "skipped layers", "loss through")
 
@@ -104,7 +105,7 @@ def _scene(models: Models, act: Callable[[], Any], plain: Callable[[Any], Any]) 
 
 
 SCENES: dict[str, Callable[[], Scene]] = {
-    **{name: functools.partial(component, name, MAIN) for name in COMPONENTS if name != "classifier noisy"},
+    **{name: functools.partial(component, name, PIXELS if name in OF_PICTURES else MAIN) for name in COMPONENTS},
     **{f"{name} on {on}": functools.partial(component, name, on) for on in OTHERS for name in ACROSS
        if (name, on) not in {("loss through", "stable_audio")}},
     **{f"beside {name}": functools.partial(beside, name) for name in BESIDE},
