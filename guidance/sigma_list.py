@@ -55,4 +55,5 @@ class SigmaList:
 
     def _nearest(self, sigma: float) -> list[int]:
         distances = [abs(value - sigma) for value in self.values]
-        return [i for i, distance in enumerate(distances, 1) if distance == min(distances)]
+        least = min(distances)
+        return [i for i, distance in enumerate(distances, 1) if not distance > least]  # for NaN all are as near

@@ -48,6 +48,10 @@ def test_rounding_moves_no_position(sigmas, off):
     assert sigmas.walk == (1, 2, 3, 4, 5)[: len(sigmas.values) - 1]
 
 
+def test_a_level_that_is_no_number_leaves_the_run_where_it_is():
+    assert FALLING.position(float("nan"), here=3) == 3
+
+
 def test_levels_may_be_as_dense_as_a_flow_of_a_thousand_steps():
     t = torch.linspace(1, 0, 1001)
     sigmas = SigmaList.of(12 * t / (1 + 11 * t))
