@@ -110,6 +110,8 @@ class Curve(Schedule):
                 f"A curve needs two or more points from noisy to clean (percent rising, sigma falling); "
                 f"got positions {positions} in {self.unit}."
             )
+        if not all(math.isfinite(number) for point in self.points for number in point):
+            raise ValueError("A curve needs finite positions and strengths.")
 
     def __call__(self, level: NoiseLevel) -> Tensor:
         _must_be_resolved(self)

@@ -9,8 +9,15 @@ from ..host.models.guides import bank_name_problem, fingerprint, guide_names, gu
 from ..host.models.peft_export import export_experts
 from ..host.models.ppap_import import expert_sets, experts_problem, import_experts, sets_fingerprint
 from ..host.schema.inputs import GuideSocket
+from ..host.schema.validation import validation
 
 
+def import_problem(experts: str | None, base: str | None, name: str | None) -> str | None:
+    """What is wrong with the widgets, in words; None if nothing is, or if a value is not known yet."""
+    return experts_problem(experts, name) or (None if base is None else guide_problem(base))
+
+
+@validation(import_problem, "experts", "base", "name")
 class GuidanceImportExperts(io.ComfyNode):
     """PPAP's released experts as a bank."""
 
@@ -53,10 +60,6 @@ class GuidanceImportExperts(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, experts=None, base=None, name=None):
-        return experts_problem(experts, name) or (None if base is None else guide_problem(base)) or True
-
-    @classmethod
     def fingerprint_inputs(cls, experts, base, name, pictures=None):
         return f"{sets_fingerprint(experts)}; {fingerprint(base)}; {name}"
 
@@ -67,6 +70,7 @@ class GuidanceImportExperts(io.ComfyNode):
         return io.NodeOutput(guide, report, ui=ui.PreviewText(report))
 
 
+@validation(bank_name_problem, "name")
 class GuidanceExportExperts(io.ComfyNode):
     """A bank's experts as adapters of peft."""
 
@@ -89,10 +93,6 @@ class GuidanceExportExperts(io.ComfyNode):
             ],
             outputs=[io.String.Output(display_name="folder", tooltip="Where the adapters lie.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, name=None):
-        return (None if name is None else bank_name_problem(name)) or True
 
     @classmethod
     @user_error()

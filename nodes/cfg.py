@@ -11,9 +11,10 @@ from ..guidance.rules.rescale import Rescale
 from ..host.common.decoders import check_range
 from ..host.engine.install import with_rule
 from ..host.engine.page_events import curve
-from ..host.schema.inputs import inputs_of, interval_inputs, interval_problem, schedule_of
+from ..host.schema.inputs import inputs_of, interval_inputs, interval_validation, schedule_of
 
 
+@interval_validation
 class GuidanceCFG(io.ComfyNode):
     """Classifier-free guidance with a weight, a schedule and an interval of its own."""
 
@@ -40,16 +41,13 @@ class GuidanceCFG(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
-
-    @classmethod
     def execute(cls, model, weight_from, weight, unit, start, end, schedule=None) -> io.NodeOutput:
         weight = None if weight_from == "sampler" else weight
         out = with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule)))
         return io.NodeOutput(out, ui=curve(model, out))
 
 
+@interval_validation
 class GuidanceRescale(io.ComfyNode):
     """Rescale the guided estimate to the spread of the unguided one."""
 
@@ -70,15 +68,12 @@ class GuidanceRescale(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
-
-    @classmethod
     def execute(cls, model, phi, unit, start, end, schedule=None) -> io.NodeOutput:
         out = with_rule(model, Rescale(phi, schedule_of(unit, start, end, schedule)))
         return io.NodeOutput(out, ui=curve(model, out))
 
 
+@interval_validation
 class GuidanceAPG(io.ComfyNode):
     """Adaptive projected guidance on top of CFG."""
 
@@ -95,10 +90,6 @@ class GuidanceAPG(io.ComfyNode):
             inputs=[io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(APG), *interval_inputs()],
             outputs=[io.Model.Output(tooltip="The MODEL with APG.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
 
     @classmethod
     def execute(cls, model, eta, norm_threshold, momentum, unit, start, end, schedule=None) -> io.NodeOutput:

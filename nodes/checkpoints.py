@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..host.common.errors import user_error
 from ..host.models.convert import SCHEDULES, average, convert
 from ..host.models.denoisers import denoiser_names
+from ..host.schema.validation import validation
 
 NONE = "(none)"
 SNAPSHOT = (
@@ -15,6 +16,7 @@ SNAPSHOT = (
 )
 
 
+@validation()
 class GuidanceConvertCheckpoint(io.ComfyNode):
     """A .pt or .pkl denoiser as safetensors."""
 
@@ -54,6 +56,7 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
         return io.NodeOutput(made, ui=ui.PreviewText(made))
 
 
+@validation()
 class GuidancePostHocEMA(io.ComfyNode):
     """Another averaging width from stored ones."""
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..host.compare.compare import Scene, compare
-from ..host.compare.grid import Axis, axis_of, axis_problem
+from ..host.compare.grid import Axis, axes_problem
 from ..host.compare.settings import Settings, parameter_names
 from ..host.report.report import scheduler_names
+from ..host.schema.validation import validation
 from ..host.training.generate import sampler_names
 
 MOST_MODELS = 12
 
 
+@validation(axes_problem, "x_parameter", "x_values", "x_which", "y_parameter", "y_values", "y_which")
 class GuidanceCompare(io.ComfyNode):
     """A grid of pictures over up to two settings, with headings."""
 
@@ -37,14 +39,6 @@ class GuidanceCompare(io.ComfyNode):
                 io.String.Output(display_name="table", tooltip="The settings of every cell, as CSV."),
             ],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, x_parameter=None, x_values=None, y_parameter=None, y_values=None, x_which=None, y_which=None, models=None
-    ):
-        x = axis_of("x", x_parameter, x_values, x_which)
-        y = axis_of("y", y_parameter, y_values, y_which)
-        return axis_problem(x, y) or True
 
     @classmethod
     def execute(

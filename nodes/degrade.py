@@ -5,8 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.degrade.degrade import KINDS, degrade, strength_problem
+from ..host.schema.validation import validation
 
 
+@validation(strength_problem, "kind", "strength")
 class GuidanceDegrade(io.ComfyNode):
     """Make a weaker version of a MODEL of the same weights."""
 
@@ -50,10 +52,6 @@ class GuidanceDegrade(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The weaker MODEL, for guide_model of Autoguidance.")],
         )  # fmt: skip
-
-    @classmethod
-    def validate_inputs(cls, kind=None, strength=None):
-        return strength_problem(kind, strength) or True
 
     @classmethod
     def execute(cls, model, kind, strength, layers, seed, blur, pooling) -> io.NodeOutput:

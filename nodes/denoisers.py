@@ -9,8 +9,10 @@ from ..host.common.errors import user_error
 from ..host.models.adm import with_low_resolution
 from ..host.models.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
 from ..host.models.paper_sigmas import with_paper_sigmas
+from ..host.schema.validation import validation
 
 
+@validation(denoiser_problem, "name")
 class GuidanceLoadDenoiser(io.ComfyNode):
     """A published denoiser and the VAE that belongs to it."""
 
@@ -47,10 +49,6 @@ class GuidanceLoadDenoiser(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None):
-        return (None if name is None else denoiser_problem(name)) or True
-
-    @classmethod
     def fingerprint_inputs(cls, name, vae=None):
         return fingerprint(name)
 
@@ -60,6 +58,7 @@ class GuidanceLoadDenoiser(io.ComfyNode):
         return io.NodeOutput(*load_denoiser(name, vae))
 
 
+@validation()
 class GuidanceLowResolution(io.ComfyNode):
     """The small picture that an upsampler enlarges."""
 

@@ -15,11 +15,12 @@ from ..host.schema.inputs import (
     GuideSocket,
     gradient_inputs,
     interval_inputs,
-    interval_problem,
+    interval_validation,
     schedule_of,
 )
 
 
+@interval_validation
 class GuidanceClassifier(io.ComfyNode):
     """Classifier guidance."""
 
@@ -49,10 +50,6 @@ class GuidanceClassifier(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
-
-    @classmethod
     def check_lazy_status(cls, scale, **others):
         return [name for name in ("guide", "vae") if scale != 0.0 and others.get(name, True) is None]
 
@@ -69,6 +66,7 @@ class GuidanceClassifier(io.ComfyNode):
         return io.NodeOutput(out, ui=curve(model, out, guide))
 
 
+@interval_validation
 class GuidanceLoss(io.ComfyNode):
     """Guidance by any loss of the picture."""
 
@@ -95,10 +93,6 @@ class GuidanceLoss(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The MODEL, guided.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
 
     @classmethod
     def check_lazy_status(cls, scale, **others):

@@ -9,10 +9,12 @@ from ..host.engine.page_events import expert_curve
 from ..host.models.expert_switch import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
 from ..host.models.guides import fingerprint, guide_names, guide_problem, load_guide
 from ..host.schema.inputs import GuideSocket
+from ..host.schema.validation import validation
 
 MOST = 16
 
 
+@validation(guide_problem, "name")
 class GuidanceLoadGuide(io.ComfyNode):
     """A network whose gradient steers."""
 
@@ -37,10 +39,6 @@ class GuidanceLoadGuide(io.ComfyNode):
             ],
             outputs=[GuideSocket.Output(display_name="guide", tooltip="For any guide input.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, name=None):
-        return (None if name is None else guide_problem(name)) or True
 
     @classmethod
     def fingerprint_inputs(cls, name):
@@ -83,6 +81,12 @@ def team_inputs() -> list[io.Input]:
     ]
 
 
+def team_problem(guides: dict | None, *widgets) -> str | None:
+    """What is wrong with the edges between so many guides, in words; None if nothing is."""
+    return edges_problem(len(guides) if guides else None, *widgets)
+
+
+@validation(team_problem, "guides", "edges_from", "edges", "schedule", "handover")
 class GuidanceExpertSwitch(io.ComfyNode):
     """Several guides as one, each for its own noise levels."""
 
@@ -99,10 +103,6 @@ class GuidanceExpertSwitch(io.ComfyNode):
             inputs=team_inputs(),
             outputs=[GuideSocket.Output(display_name="guide", tooltip="All of them, as one guide.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, guides=None, edges_from=None, edges=None, schedule=None, handover=None):
-        return edges_problem(len(guides) if guides else None, edges_from, edges, schedule, handover) or True
 
     @classmethod
     def execute(cls, guides, edges_from, edges, schedule, handover) -> io.NodeOutput:

@@ -7,8 +7,10 @@ from comfy_api.latest import io, ui
 from ..host.engine.install import with_inspection
 from ..host.recording.inspection import Inspection
 from ..host.report.show import InspectionSocket, show
+from ..host.schema.validation import validation
 
 
+@validation()
 class GuidanceInspect(io.ComfyNode):
     """Writes down what every evaluation of a run is made of."""
 
@@ -46,6 +48,7 @@ class GuidanceInspect(io.ComfyNode):
         return io.NodeOutput(with_inspection(model, inspection) if on else model, inspection)
 
 
+@validation()
 class GuidanceInspection(io.ComfyNode):
     """Shows what Inspect saw."""
 

@@ -6,8 +6,10 @@ from comfy_api.latest import io
 
 from ..host.common.labels import class_conditioning
 from ..host.models.tiny import load_tiny_model, names, pixel_vae
+from ..host.schema.validation import validation
 
 
+@validation()
 class GuidanceTinyModel(io.ComfyNode):
     """A small denoiser of the embedded shapes world."""
 
@@ -39,6 +41,7 @@ class GuidanceTinyModel(io.ComfyNode):
         return io.NodeOutput(load_tiny_model(name), pixel_vae())
 
 
+@validation()
 class GuidanceClassLabel(io.ComfyNode):
     """Conditioning for class-conditional models."""
 

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host.report.report import scheduler_names
 from ..host.schema.inputs import PicturesSocket
+from ..host.schema.validation import validation
 from ..host.training.generate import Drawing, make_pictures, sampler_names, set_fingerprint, set_name_problem
 from ..host.training.pictures import folder_fingerprint, folder_names, folder_problem, load_pictures
 
@@ -24,6 +25,7 @@ def _size_inputs(what: str) -> list[io.Input]:
     ]
 
 
+@validation(set_name_problem, "name")
 class GuidanceMakePictures(io.ComfyNode):
     """Training data without data."""
 
@@ -56,10 +58,6 @@ class GuidanceMakePictures(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None):
-        return (None if name is None else set_name_problem(name)) or True
-
-    @classmethod
     def fingerprint_inputs(cls, name=None, **kwargs):
         return None if name is None else set_fingerprint(name)
 
@@ -72,6 +70,7 @@ class GuidanceMakePictures(io.ComfyNode):
         return io.NodeOutput(made, shown, ui=ui.PreviewImage(shown, cls=cls))
 
 
+@validation(folder_problem, "folder")
 class GuidanceLoadPictures(io.ComfyNode):
     """A folder of pictures to train on."""
 
@@ -94,10 +93,6 @@ class GuidanceLoadPictures(io.ComfyNode):
             ],
             outputs=_outputs(),
         )
-
-    @classmethod
-    def validate_inputs(cls, folder=None):
-        return (None if folder is None else folder_problem(folder)) or True
 
     @classmethod
     def fingerprint_inputs(cls, folder=None, **kwargs):

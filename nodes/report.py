@@ -6,8 +6,10 @@ from comfy_api.latest import io, ui
 
 from ..host.report.plot import draw
 from ..host.report.report import report, scheduler_names, sigmas_of
+from ..host.schema.validation import validation
 
 
+@validation()
 class GuidanceReport(io.ComfyNode):
     """The plan of a MODEL in words and as a plot."""
 

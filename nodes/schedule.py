@@ -6,8 +6,10 @@ from comfy_api.latest import io
 
 from ..host.schema.inputs import UNITS, ScheduleSocket
 from ..host.schema.schedules import SHAPES, make_schedule, schedule_problem
+from ..host.schema.validation import validation
 
 
+@validation(schedule_problem, "shape", "unit", "start", "end", "points")
 class GuidanceSchedule(io.ComfyNode):
     """One socket for every weight and scale of the pack."""
 
@@ -57,10 +59,6 @@ class GuidanceSchedule(io.ComfyNode):
                 ScheduleSocket.Output(display_name="schedule", tooltip="For the schedule input of any component."),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, shape=None, unit=None, start=None, end=None, points=None):
-        return schedule_problem(shape, unit, start, end, points) or True
 
     @classmethod
     def execute(

@@ -6,11 +6,13 @@ from comfy_api.latest import io, ui
 
 from ..host.common.errors import user_error
 from ..host.schema.inputs import GuideSocket, PicturesSocket
+from ..host.schema.validation import validation
 from ..host.training.train import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
 
 LossMap = io.Custom("LOSS_MAP")
 
 
+@validation(recipe_problem, "name", "experts", "iterations", "rank")
 class GuidanceTrainExperts(io.ComfyNode):
     """PPAP's training, without data of one's own."""
 
@@ -41,10 +43,6 @@ class GuidanceTrainExperts(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
-
-    @classmethod
-    def validate_inputs(cls, name=None, experts=None, iterations=None, rank=None):
-        return recipe_problem(name, experts, iterations, rank) or True
 
     @classmethod
     @user_error()

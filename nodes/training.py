@@ -5,9 +5,11 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.engine.page_events import weighting_curve
+from ..host.schema.validation import validation
 from ..host.training.loss_weighting import WEIGHTINGS, LossWeighting, plot, weight_named, with_loss_weighting
 
 
+@validation()
 class GuidanceLossWeighting(io.ComfyNode):
     """P2, min-SNR or another target's loss for ComfyUI's own Train LoRA."""
 

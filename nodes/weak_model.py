@@ -11,7 +11,7 @@ from ..guidance.rules.autoguidance import Autoguidance, split
 from ..guidance.rules.cfg import CFG
 from ..host.engine.install import with_autoguidance, with_rule
 from ..host.engine.page_events import curve
-from ..host.schema.inputs import inputs_of, interval_inputs, interval_problem, schedule_of
+from ..host.schema.inputs import inputs_of, interval_inputs, interval_validation, schedule_of
 
 GUIDE_TOOLTIP = (
     "A weaker version of the same model: smaller, less trained, an earlier checkpoint, or without its LoRA. It must "
@@ -34,6 +34,7 @@ def guide_positive() -> io.Input:
     )
 
 
+@interval_validation
 class GuidanceAutoguidance(io.ComfyNode):
     """Guide a model with a weaker version of itself."""
 
@@ -53,10 +54,6 @@ class GuidanceAutoguidance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
-
-    @classmethod
     def check_lazy_status(cls, weight, guide_model=None, **others):
         return ["guide_model"] if not is_one(weight) and guide_model is None else []
 
@@ -71,6 +68,7 @@ class GuidanceAutoguidance(io.ComfyNode):
         return io.NodeOutput(out, ui=curve(model, out))
 
 
+@interval_validation
 class GuidanceMix(io.ComfyNode):
     """CFG and autoguidance from one total weight and a mix."""
 
@@ -99,10 +97,6 @@ class GuidanceMix(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="The MODEL, guided by both.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
 
     @classmethod
     def check_lazy_status(cls, total, mix, guide_model=None, **others):

@@ -216,5 +216,5 @@ def test_folders_of_others_are_never_removed(comfy, tmp_path, monkeypatch):
 def test_names_are_checked_before_anything_runs(comfy):
     from guidance_pack.nodes.bank_files import GuidanceExportExperts
 
-    assert "name is '../x'" in GuidanceExportExperts.validate_inputs("../x")
-    assert GuidanceExportExperts.validate_inputs("mine/x") is True
+    assert "name is '../x'" in str(GuidanceExportExperts.validate_inputs(name="../x"))
+    assert GuidanceExportExperts.validate_inputs(name="mine/x") is True

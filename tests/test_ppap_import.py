@@ -306,9 +306,9 @@ def test_names_that_cannot_be_are_refused_before_anything_runs(folder, experts, 
     vit_files(folder, clean_vit(), 2)
     for number in (1, 2):
         shutil.copy(folder / "deit" / "1_max2.ckpt", folder / "deit" / f"{number}_max3.ckpt")
-    problem = GuidanceImportExperts.validate_inputs(experts, "vit", name)
-    assert isinstance(problem, str) and re.search(words, problem)
-    assert GuidanceImportExperts.validate_inputs("deit/*_max2.ckpt", "vit", "team") is True
+    asked = GuidanceImportExperts.validate_inputs
+    assert re.search(words, str(asked(experts=experts, base="vit", name=name)))
+    assert asked(experts="deit/*_max2.ckpt", base="vit", name="team") is True
 
 
 def test_files_become_a_guide_and_adapters_through_the_real_queue(server):

@@ -81,11 +81,16 @@ class Axis:
         return tuple(Value(index, name) for index, name in enumerate(names))
 
 
-def axis_of(side: str, parameter: str | None, text: str | None, which: int | None) -> Axis:
-    """The side that the widgets describe; one that varies nothing while any of them is linked and not known yet."""
-    if parameter is None or text is None or which is None:
-        return Axis(side)
-    return Axis(side, parameter, text, which)
+def axes_problem(
+    x_parameter: str | None, x_values: str | None, x_which: int | None,
+    y_parameter: str | None, y_values: str | None, y_which: int | None,
+) -> str | None:
+    """What is wrong with the widgets, in words; None if nothing is that can be told without the MODEL.
+
+    A side of which any value is not known yet (None) varies nothing.
+    """
+    x, y = (x_parameter, x_values, x_which), (y_parameter, y_values, y_which)
+    return axis_problem(*(Axis(s) if None in given else Axis(s, *given) for s, given in (("x", x), ("y", y))))
 
 
 def axis_problem(x: Axis, y: Axis) -> str | None:

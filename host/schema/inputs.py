@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import Field, fields
 
 from comfy_api.latest import io
@@ -11,13 +10,16 @@ from ...guidance.rule import Rule
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import Interval, Schedule, Unit
 from ..common.decoders import DECODERS
+from ..common.errors import shown
 from ..engine.plan import schedule_within
 from ..engine.steer import PLACES
+from .validation import Node, validation
 
 ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
 GuideSocket = io.Custom("GUIDE")
 PicturesSocket = io.Custom("GUIDANCE_PICTURES")
 UNITS = ["percent", "sigma"]
+LARGEST_SIGMA = 100_000.0
 SCORE_SHIFT, MEAN_SHIFT = "score shift", "mean shift"
 
 
@@ -79,12 +81,12 @@ def interval_inputs() -> list[io.Input]:
             "the model's own sigma (large = noisy).",
         ),
         io.Float.Input(
-            "start", default=0.0, min=0.0, max=100000.0, step=0.01, round=0.0001,
+            "start", default=0.0, min=0.0, max=LARGEST_SIGMA, step=0.01, round=0.0001,
             tooltip="Noisy end of the interval, included. In percent 0 is the beginning; in sigma it is the larger "
             "number.",
         ),
         io.Float.Input(
-            "end", default=1.0, min=0.0, max=100000.0, step=0.01, round=0.0001,
+            "end", default=1.0, min=0.0, max=LARGEST_SIGMA, step=0.01, round=0.0001,
             tooltip="Clean end of the interval, not included. In percent 1 is the end; in sigma it is the smaller "
             "number. Outside the interval the component is off and costs nothing.",
         ),
@@ -100,13 +102,14 @@ def schedule_of(unit: Unit, start: float, end: float, schedule: Schedule | None)
 
 
 def interval_problem(unit: str | None, start: float | None, end: float | None) -> str | None:
-    """What is wrong with interval widgets, in words; None if nothing is, or if a value is linked and not known yet."""
+    """What is wrong with interval widgets, in words; None if nothing is, or if a value is linked and not known yet.
+
+    start and end: numbers inside their widgets' range.
+    """
     if unit is not None and unit not in UNITS:
-        return f"unit is {unit!r}; it can be {' or '.join(UNITS)}."
+        return f"unit is {shown(unit)}; it can be {' or '.join(UNITS)}."
     if unit is None or start is None or end is None:
         return None
-    if not (math.isfinite(start) and math.isfinite(end) and start >= 0.0 and end >= 0.0):
-        return f"start is {start:g} and end is {end:g}; both must be 0 or more."
     if unit == "percent" and not start <= end <= 1.0:
         way = "Swap them" if end < start <= 1.0 else "For numbers above 1 choose unit = sigma"
         return (
@@ -119,3 +122,8 @@ def interval_problem(unit: str | None, start: float | None, end: float | None) -
             f"Swap them, or choose unit = percent."
         )
     return None
+
+
+def interval_validation(node: Node) -> Node:
+    """The class decorator of every node with `interval_inputs`."""
+    return validation(interval_problem, "unit", "start", "end")(node)

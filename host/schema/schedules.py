@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 from ...guidance.schedule import Curve, Interval, Schedule, Unit, ramp
-from .inputs import interval_problem
+from ..common.errors import shown
+from .inputs import LARGEST_SIGMA, UNITS, interval_problem
 
 SHAPES = ["linear", "cosine", "interval", "points"]
+LARGEST_STRENGTH = 10.0
 SMALLEST_SIGMA = 1e-6  # curves run along log sigma, which has no 0
 
 
@@ -29,38 +34,54 @@ def schedule_problem(
 ) -> str | None:
     """What is wrong with the widgets, in words, or None. A linked value is None here and is judged when it runs."""
     if shape is not None and shape not in SHAPES:
-        return f"shape is {shape!r}; it can be {', '.join(SHAPES)}."
+        return f"shape is {shown(shape)}; it can be {', '.join(SHAPES)}."
+    if shape is None or unit is None or unit not in UNITS:
+        return interval_problem(unit, None, None)
     if shape != "points":
         return interval_problem(unit, start, end)
-    if points is None or unit is None:
-        return None
+    return None if points is None else _points_problem(points, unit)
+
+
+def _points_problem(text: str, unit: str) -> str | None:
     try:
-        positions = [position for position, _ in parse_points(points)]
+        positions = [position for position, _ in parse_points(text)]
     except ValueError as error:
         return str(error)
-    if positions != sorted(positions, reverse=unit == "sigma"):
-        order = "rise from 0 (noisy) to 1 (clean)" if unit == "percent" else "fall from noisy to clean"
-        return f"points has positions {', '.join(f'{p:g}' for p in positions)}; in {unit} they must {order}."
-    if unit == "percent" and not 0.0 <= positions[0] <= positions[-1] <= 1.0:
-        return f"points has a position outside 0 to 1 in percent: {', '.join(f'{p:g}' for p in positions)}."
-    return None
+    highest = 1.0 if unit == "percent" else LARGEST_SIGMA
+    outside = next((position for position in positions if not 0.0 <= position <= highest), None)
+    if outside is not None:
+        way = " For larger numbers choose unit = sigma." if unit == "percent" else ""
+        return f"points has the position {outside:g}, outside 0 to {highest:g} in {unit}.{way}"
+    steps = pairwise(positions if unit == "percent" else [-position for position in positions])
+    wrong = next((i for i, (first, second) in enumerate(steps) if first > second), None)
+    if wrong is None:
+        return None
+    order = "rise from 0 (noisy) to 1 (clean)" if unit == "percent" else "fall from noisy to clean"
+    return f"points has position {positions[wrong]:g} before {positions[wrong + 1]:g}; in {unit} they must {order}."
 
 
 def parse_points(text: str) -> list[tuple[float, float]]:
     """"0: 1, 0.5: 0.2" -> [(0.0, 1.0), (0.5, 0.2)]. Raises ValueError with what came and what is allowed."""
-    pairs = [part for part in text.replace("\n", ",").split(",") if part.strip()]
-    found = []
-    for pair in pairs:
-        try:
-            position, strength = (float(number) for number in pair.split(":"))
-        except ValueError:
-            raise ValueError(
-                f"points has {pair.strip()!r}; each point is position: strength, for instance 0.3: 1."
-            ) from None
-        found.append((position, strength))
+    found = [_point(part.strip()) for part in text.replace("\n", ",").split(",") if part.strip()]
     if len(found) < 2:
         raise ValueError(f"points has {len(found)} point(s); a curve needs two or more, for instance 0: 1, 1: 0.")
     return found
+
+
+def _point(pair: str) -> tuple[float, float]:
+    try:
+        position, strength = (float(number) for number in pair.split(":"))
+    except ValueError:
+        position = strength = math.nan
+    if not (math.isfinite(position) and math.isfinite(strength)):
+        raise ValueError(
+            f"points has {shown(pair)}; each point is position: strength, two numbers, for instance 0.3: 1."
+        )
+    if abs(strength) > LARGEST_STRENGTH:
+        raise ValueError(
+            f"points has the strength {strength:g}; it can be {-LARGEST_STRENGTH:g} to {LARGEST_STRENGTH:g}."
+        )
+    return position, strength
 
 
 def _above_zero(position: float, strength: float, unit: Unit) -> tuple[float, float]:

@@ -1,0 +1,139 @@
+"""Whether what stands in a node's widgets can be: answered once and in words, for values typed and for values wired."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import wraps
+from numbers import Real
+from typing import Any, TypeVar
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..common.errors import shown
+
+Node = TypeVar("Node", bound=type[io.ComfyNode])
+Judge = Callable[..., str | None]
+LONGEST_TEXT = 10_000  # characters of a text widget
+LONGEST_NAME = 250  # characters of a file's name
+FEW = 12  # options that a sentence can hold
+
+
+def validation(judge: Judge | None = None, *names: str) -> Callable[[Node], Node]:
+    """A class decorator: the node refuses what its widgets cannot be, when it is queued and when it runs.
+
+    Every number is held to its widget's range, every choice to its options. The host's own checks are off for all
+    inputs that a node judges, know no NaN, and see no value that comes by a wire.
+
+    judge: what is wrong with the values of the inputs `names`, in their order, in words; None if nothing is. A value
+        that is not known yet is None there; it is not asked if all are. The choices among them are its own to check.
+    """
+
+    def decorate(node: Node) -> Node:
+        execute = vars(node)["execute"].__func__
+        signature = inspect.signature(execute)
+
+        def problem(values: Mapping[str, Any]) -> str | None:
+            found, known = widget_problem(node, values, names), [values.get(name) for name in names]
+            if found is not None or judge is None or all(value is None for value in known):
+                return found
+            return judge(*known)
+
+        def validate_inputs(cls, **values):
+            found = problem({name: value for name, value in values.items() if value is not None})
+            return True if found is None else Refusal(found)
+
+        @wraps(execute)
+        def checked_execute(cls, *args, **inputs):
+            found = problem(_by_name(signature.bind(cls, *args, **inputs)))
+            if found is not None:
+                raise ValueError(found)
+            return execute(cls, *args, **inputs)
+
+        node.validate_inputs = classmethod(validate_inputs)
+        node.execute = classmethod(checked_execute)
+        return node
+
+    return decorate
+
+
+class Refusal:
+    """What is wrong with a node's widgets, in words that the host shows once.
+
+    The host repeats what `validate_inputs` answers for every input of the node, and passes over an ExecutionBlocker:
+    this is a sentence until it was read, and such a blocker from then on.
+    """
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def __str__(self) -> str:
+        self.__class__ = _ReadRefusal
+        return self.words
+
+
+class _ReadRefusal(ExecutionBlocker):
+    words: str
+
+
+def widget_problem(node: type[io.ComfyNode], values: Mapping[str, Any], judged: tuple[str, ...] = ()) -> str | None:
+    """What is outside its widget's range or options, in words; None if nothing is.
+
+    values: by input; widgets without one are passed over. judged: choices that may be others than the widget offers.
+    """
+    for widget in node.FINALIZE_SCHEMA().inputs:
+        if widget.id not in values:
+            continue
+        value = values[widget.id]
+        if isinstance(widget, io.Int.Input | io.Float.Input):
+            found = _number_problem(widget, value)
+        elif isinstance(widget, io.Combo.Input):
+            found = _choice_problem(widget, value, widget.id in judged)
+        else:
+            found = _text_problem(widget, value) if isinstance(widget, io.String.Input) else None
+        if found is not None:
+            return found
+    return None
+
+
+def _number_problem(widget: io.Int.Input | io.Float.Input, value: Any) -> str | None:
+    low, high = widget.min, widget.max
+    allowed = f"it can be {shown(low)} to {shown(high)}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return f"{widget.id} is {shown(value)}, which is no number; {allowed}."
+    if not low <= value <= high:
+        return f"{widget.id} is {shown(value)}; {allowed}."
+    if isinstance(widget, io.Int.Input) and math.trunc(value) != value:
+        return f"{widget.id} is {shown(value)}; it must be a whole number, and {allowed}."
+    return None
+
+
+def _choice_problem(widget: io.Combo.Input, value: Any, judged: bool) -> str | None:
+    options = widget.options or []
+    if isinstance(value, str) and (value in options or (judged and len(value) <= LONGEST_NAME)):
+        return None
+    if len(options) <= FEW:
+        return f"{widget.id} is {shown(value)}; it can be {', '.join(options)}."
+    near = get_close_matches(value, options, 1, 0.6) if isinstance(value, str) and len(value) <= LONGEST_NAME else []
+    meant = f"did you mean {near[0]}?" if near else f"choose one of its {len(options)}."
+    return f"{widget.id} is {shown(value)}, which there is not; {meant}"
+
+
+def _text_problem(widget: io.String.Input, value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"{widget.id} is {shown(value)}; it must be text."
+    if len(value) > LONGEST_TEXT:
+        return f"{widget.id} has {len(value)} characters; it can have {LONGEST_TEXT}."
+    return None
+
+
+def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """All arguments of a call by their names, those of a ** parameter too."""
+    values = dict(bound.arguments)
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            values |= values.pop(parameter.name, {})
+    return values
