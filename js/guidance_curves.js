@@ -14,9 +14,18 @@ const plots = new Set();
 function lookAll() {
   requestAnimationFrame(lookAll);
   for (const plot of plots) {
-    if (!plot.removed && plot.element.isConnected) plot.look();
+    if (!plot.removed && plot.element.isConnected) lookAt(plot);
     else if (plot.removed && plot.element.isConnected) giveWay(plot);
     else if (plot.removed) plots.delete(plot);
+  }
+}
+
+/** One node that cannot be read must not blank the others: it says so itself, and the console says why, once. */
+function lookAt(plot) {
+  try {
+    plot.look();
+  } catch (error) {
+    plot.fail(error);
   }
 }
 

@@ -67,6 +67,18 @@ def test_a_curve_follows_edits_at_once(page):
     assert page.curve("GuidanceCFG")["lines"] == after["lines"]
 
 
+def test_a_node_that_cannot_be_read_blanks_no_other_curve(page):
+    page.open("interval")
+    page.set("GuidanceSchedule", "shape", "points")
+    page.set("GuidanceSchedule", "points", None)
+    page.add("GuidanceRescale", [50, 1100])
+    curves = {curve["kind"]: curve for curve in page.curves()}
+    assert curves["GuidanceSchedule"]["words"] == "cannot be drawn" and curves["GuidanceSchedule"]["lines"] == []
+    assert len(curves["GuidanceRescale"]["lines"]) == 1
+    assert page.complaints and all("guidance components:" in said for said in page.complaints)
+    page.complaints.clear()
+
+
 def test_a_curve_follows_the_schedule_that_is_linked_to_it(page):
     page.open("interval")
     before = page.curves()

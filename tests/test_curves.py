@@ -20,18 +20,20 @@ FAMILIES = ("discrete", "karras", "flow")
 SETTINGS = 60
 PIECES = 1000  # of the table that the page gets here
 SCRIPT = """
-const [maths, noises] = await Promise.all(["maths", "noise"].map((name) => import(`${FOLDER}/${name}.js`)));
+const names = ["maths", "noise", "draw", "read"];
+const [maths, noises, drawing, reading] = await Promise.all(names.map((name) => import(`${FOLDER}/${name}.js`)));
 const input = JSON.parse(await new Promise((resolve) => {
   let text = ""; process.stdin.on("data", (part) => (text += part)).on("end", () => resolve(text));
 }));
 const answer = ({ table, percents, make, args }) => {
   const noise = table && noises.noiseOf(table);
-  const made = MAKE[make]({ ...maths, ...noises }, noise, ...args);
+  const made = MAKE[make]({ ...maths, ...noises, ...drawing, ...reading }, noise, ...args);
   return percents ? percents.map((percent) => made(noise.level(percent))) : made;
 };
 console.log(JSON.stringify(input.map(answer)));
 """
 MAKE = """
+const orWords = (ask) => { try { return ask(); } catch (error) { return error.message; } };
 const MAKE = {
   interval: (js, noise, ...args) => js.interval(...args),
   curve: (js, noise, points, unit) => js.curve(points, unit, noise),
@@ -39,6 +41,8 @@ const MAKE = {
   inCharge: (js, noise, edges, handover) => js.inCharge(edges, handover),
   share: (js, noise, name, numbers) => js.withMeanOne(js.onVelocity(name, numbers), noise.levels),
   equalEdges: (js, noise, ...args) => js.equalEdges(...args),
+  marks: (js, noise, ...args) => js.marksBetween(...args),
+  points: (js, noise, ...args) => orWords(() => js.pointsOf(...args)),
   timesteps: (js, noise, name) => js.timesteps(name),
   split: (js, noise, ...args) => js.split(...args),
   axis: (js, noise, name, percents) => percents.map((p) => {
@@ -224,6 +228,25 @@ def test_the_split_is_the_same():
     cases = [[generator.uniform(0, 20), generator.uniform(0, 1)] for _ in range(SETTINGS)]
     for case, page in zip(cases, in_the_page([{"make": "split", "args": case} for case in cases]), strict=True):
         assert page == pytest.approx(split(*case))
+
+
+def test_lines_across_are_few_whatever_the_strengths():
+    spans = [(0.0, 1.06), (-10.6, 10.6), (0.0, 100.0), (0.0, 1e9), (-1e5, 1e5), (0.0, 1e300), (-3e-3, 1.0)]
+    for (low, high), marks in zip(spans, in_the_page([{"make": "marks", "args": span} for span in spans]), strict=True):
+        assert 2 <= len(marks) <= 5 and low <= marks[0] < marks[-1] <= high, (low, high, marks)
+
+
+@pytest.mark.parametrize("unit", ["percent", "sigma"])
+def test_points_that_cannot_be_are_refused_by_both(unit):
+    from guidance_pack.host.schema.schedules import parse_points, schedule_problem
+
+    up, down = ("0: 1, 0.5: 0.2, 1: 0", "1: 1, 0.5: 0.2, 0: 0")
+    texts = ["0: 1e9, 1: 0", "0: nan, 1: 0", "0: 1, inf: 0", "0: -11, 1: 0", "2e5: 1, -1: 0", "0: 1", "a", up, down]
+    pages = in_the_page([{"make": "points", "args": [text, unit]} for text in texts])
+    for text, page in zip(texts, pages, strict=True):
+        problem = schedule_problem("points", unit, 0.0, 1.0, text)
+        assert isinstance(page, str) == (problem is not None), (text, page, problem)
+        assert problem or [tuple(point) for point in page] == parse_points(text)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -228,7 +228,7 @@ def test_an_unknown_embedded_model_is_named(comfy):
         load_tiny_model("shapes-xl")
 
 
-@pytest.mark.parametrize("largest", [0.002, 0.9, 40.0])
+@pytest.mark.parametrize("largest", [0.002, 0.9, 40.0, 1e12, 1e300])
 def test_losses_fill_their_plot_whatever_their_size(comfy, largest):
     from guidance_pack.host.report.plot import BOTTOM, TOP, draw_losses
 
@@ -247,3 +247,13 @@ def test_a_panel_of_negative_values_alone_is_drawn(comfy):
     red = (picture[..., 0] - picture[..., 1] > 0.9).nonzero()
     assert picture.shape == (120, WIDTH, 3) and 195 <= red[:, 1].min() and red[:, 1].max() <= 405
     assert list(ValueAxis(0.0, 1.0, -0.4, 0.1, 0.25).ticks()) == [-0.25, 0.0]
+
+
+def test_a_report_draws_any_strength(nodes, model):
+    """Schedules multiply, so there is no largest one; what is no number is left out of the plot."""
+    from guidance_pack.host.report.plot import draw_curves
+    from guidance_pack.host.report.report import Series
+
+    for values in ((1e11, -1e11, 0.0), (1e300, 0.0, 1.0), (math.nan, math.inf, 2.0)):
+        picture = draw_curves((Series("weight", values),), (3.0, 2.0, 1.0), "weight")
+        assert torch.isfinite(picture).all()

@@ -89,8 +89,12 @@ def axes_problem(
 
     A side of which any value is not known yet (None) varies nothing.
     """
-    x, y = (x_parameter, x_values, x_which), (y_parameter, y_values, y_which)
-    return axis_problem(*(Axis(s) if None in given else Axis(s, *given) for s, given in (("x", x), ("y", y))))
+    return axis_problem(_side("x", x_parameter, x_values, x_which), _side("y", y_parameter, y_values, y_which))
+
+
+def _side(side: str, parameter: str | None, text: str | None, which: int | None) -> Axis:
+    known = parameter is not None and text is not None and which is not None
+    return Axis(side, parameter, text, which) if known else Axis(side)
 
 
 def axis_problem(x: Axis, y: Axis) -> str | None:

@@ -15,6 +15,7 @@ from ...guidance.perturbation import drop, skip_block
 from .draws import Draws
 from .layers import Layer, Layout
 
+STREAMS = ("img", "txt", "x")  # the hidden states among what a block is given
 BLOCK_KINDS = ("skipped layers", "random blocks", "dropout")
 
 
@@ -53,8 +54,8 @@ class Blocks:
 
     def _replacement(self, layer: Layer, inner: Callable | None) -> Callable:
         def replaced(args: dict, extra: dict) -> dict:
-            before = {name: args[name] for name in ("img", "txt") if name in args}
-            rows = len(_streams(before["img"])[0])
+            before = {name: args[name] for name in STREAMS if name in args}
+            rows = len(_streams(next(iter(before.values())))[0])
             # A block that is left out in every row is not computed, unless somebody else waits to see it.
             if inner is None and self.kind != "dropout" and bool((self.share(layer, rows) == 1).all()):
                 return {**args, **before}

@@ -1,14 +1,14 @@
 """Which layers of a host's network can be perturbed through its public patch points, and how people name them.
 
-A layer is a part and a number: ("input", 4), ("middle", 0), ("double", 7). Sources: comfy/ldm/modules/diffusionmodules/
-openaimodel.py and mmdit.py, comfy/ldm/flux, chroma, qwen_image, wan, audio/dit.py and lightricks/av_model.py.
+A layer is a part and a number: ("input", 4), ("middle", 0), ("double", 7). Source of U-Nets' points: comfy/ldm/modules/
+diffusionmodules/openaimodel.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import cast
 
@@ -16,6 +16,8 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample
 from comfy.model_patcher import ModelPatcher
 from torch import nn
+
+from .patch_points import block_lists
 
 Layer = tuple[str, int]
 WORD = re.compile(r"([a-z]*)\s*(?:(\d+)(?:\s*-\s*(\d+))?)?")
@@ -38,43 +40,39 @@ class Layout:
     unet: bool = False
 
 
-@dataclass(frozen=True)
-class Family:
-    """Where a class of transformers keeps its blocks: the patch points' names and the attributes."""
-
-    parts: dict[str, str]
-    attention: tuple[str, ...] = ()  # the parts with a self-attention that sees transformer_options
-    joint: bool = False
-    reshaping: tuple[Layer, ...] = field(default=())  # blocks whose output has another shape
-
-
-STREAMS = {"double": "double_blocks", "single": "single_blocks"}
-FAMILIES = {
-    "MMDiT": Family({"double": "joint_blocks"}, ("double",), joint=True),
-    "Flux": Family(STREAMS, ("double", "single"), joint=True),
-    "Chroma": Family(STREAMS, ("double", "single"), joint=True),
-    "QwenImageTransformer2DModel": Family({"double": "transformer_blocks"}, ("double",), joint=True),
-    "WanModel": Family({"double": "blocks"}, ("double",)),
-    "AudioDiffusionTransformer": Family({"double": "transformer.layers"}),
-    "LTXAVModel": Family({"double": "transformer_blocks"}),
-    "TinyUNet": Family({"down": "down", "deep": "deep", "up": "up"}, ("deep",), reshaping=(("up", 0),)),
+# Transformers whose self-attention is known: the parts that have one, and whether text and picture share it.
+ATTENTION = {
+    "comfy.ldm.modules.diffusionmodules.mmdit.MMDiT": (("double",), True),
+    "comfy.ldm.flux.model.Flux": (("double", "single"), True),
+    "comfy.ldm.chroma.model.Chroma": (("double", "single"), True),
+    "comfy.ldm.qwen_image.model.QwenImageTransformer2DModel": (("double",), True),
+    "comfy.ldm.wan.model.WanModel": (("double",), False),
 }
+TINY = ".networks.tiny.unet.TinyUNet"  # the pack's own
 SUPPORTED = "Stable Diffusion U-Nets, SD3, Flux, Chroma, Qwen-Image, Wan and the embedded tiny models"
-BLOCKS_ALONE = "Stable Audio and LTX with sound (blocks only)"
+BLOCKS_ALONE = "every transformer whose blocks ComfyUI lets others replace"
 
 
 def layout_of(model: ModelPatcher) -> Layout:
-    """The layers of a MODEL's network; none if its patch points are not known."""
+    """The layers of a MODEL's network; none if it has no patch points."""
     network = model.get_model_object("diffusion_model")
     if isinstance(network, UNetModel):
         return _unet(network)
-    family = next((FAMILIES[kind.__name__] for kind in type(network).__mro__ if kind.__name__ in FAMILIES), None)
-    if family is None:
-        return Layout()
-    lists = {part: cast(nn.ModuleList, network.get_submodule(path)) for part, path in family.parts.items()}
+    names = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(network).__mro__]
+    if any(name.endswith(TINY) for name in names):
+        lists = {part: cast(nn.ModuleList, network.get_submodule(part)) for part in ("down", "deep", "up")}
+        return _transformer(lists, ("deep",), False, reshaping=(("up", 0),))
+    parts, joint = next((ATTENTION[name] for name in names if name in ATTENTION), ((), False))
+    return _transformer(block_lists(network), parts, joint)
+
+
+def _transformer(
+    lists: Mapping[str, nn.ModuleList], attention: tuple[str, ...], joint: bool, reshaping: tuple[Layer, ...] = ()
+) -> Layout:
+    """reshaping: blocks whose output has another shape than their input."""
     layers = tuple((part, i) for part, blocks in lists.items() for i in range(len(blocks)))
-    attention = tuple(layer for layer in layers if layer[0] in family.attention)
-    return Layout(tuple(layer for layer in layers if layer not in family.reshaping), attention, family.joint)
+    able = tuple(layer for layer in layers if layer[0] in attention)
+    return Layout(tuple(layer for layer in layers if layer not in reshaping), able, joint)
 
 
 def _unet(network: UNetModel) -> Layout:

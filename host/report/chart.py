@@ -104,6 +104,12 @@ class ValueAxis:
                     y -= value * unit
 
 
+def round_step(span: float, most: int) -> float:
+    """1, 2 or 5 times a power of ten, of which at most so many make up a span."""
+    power = 10.0 ** math.floor(math.log10(span / most))
+    return next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
+
+
 def columns(count: int) -> list[float]:
     """The middles of as many columns of one width."""
     width = (WIDTH - RIGHT - LEFT) / count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from .chart import (  # fmt: skip
@@ -19,6 +21,7 @@ from .chart import (  # fmt: skip
     Legend,
     ValueAxis,
     columns,
+    round_step,
     sigma_labels,
 )
 from .report import Report, Series
@@ -27,10 +30,6 @@ HEIGHT = 540
 TOP, BOTTOM = 64, 404
 BARS = (440, 500)
 LEGEND = Legend(line=22, size=15, longest=32, letter=8.6)
-STEPS = (
-    1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
-    500.0, 2000.0, 1e9,
-)  # between the lines of the grid; fmt: skip
 
 
 def draw(report: Report) -> torch.Tensor:
@@ -83,10 +82,11 @@ def _curves(canvas: Canvas, series: tuple[Series, ...], sigmas: tuple[float, ...
 
 
 def _axis(values: list[float], least: float = 1.0) -> ValueAxis:
-    """From 0, or below, to `least`, or above, with some room."""
-    low, high = min(0.0, *values), max(least, *values) or 1.0
+    """From 0, or below, to `least`, or above, with some room. Values that are no numbers have no place on it."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(0.0, *finite), max(least, *finite) or 1.0
     high += 0.08 * (high - low)
-    return ValueAxis(TOP, BOTTOM, low, high, next(s for s in STEPS if (high - low) / s <= 7))
+    return ValueAxis(TOP, BOTTOM, low, high, round_step(high - low, 7))
 
 
 def _bars(canvas: Canvas, xs: list[float], report: Report) -> None:

@@ -23,6 +23,7 @@ from .chart import (  # fmt: skip
     Legend,
     ValueAxis,
     columns,
+    round_step,
     sigma_labels,
 )
 
@@ -141,8 +142,7 @@ def _axis(panel: Panel, top: float) -> ValueAxis:
     values += panel.least
     low, high = min(values, default=0.0), max(values, default=1.0)
     span, most = max(high - low, 1e-6), max(2, panel.height // 40)
-    power = 10.0 ** math.floor(math.log10(span / most))
-    step = next(power * m for m in (1, 2, 5, 10, 20) if span / (power * m) <= most)
+    step = round_step(span, most)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
     return ValueAxis(top, top + panel.height, step * first, step * max(last, first + 1), step)
 

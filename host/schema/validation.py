@@ -53,8 +53,8 @@ def validation(judge: Judge | None = None, *names: str) -> Callable[[Node], Node
                 raise ValueError(found)
             return execute(cls, *args, **inputs)
 
-        node.validate_inputs = classmethod(validate_inputs)
-        node.execute = classmethod(checked_execute)
+        made: Any = node
+        made.validate_inputs, made.execute = classmethod(validate_inputs), classmethod(checked_execute)
         return node
 
     return decorate
@@ -71,7 +71,8 @@ class Refusal:
         self.words = words
 
     def __str__(self) -> str:
-        self.__class__ = _ReadRefusal
+        read: Any = self
+        read.__class__ = _ReadRefusal
         return self.words
 
 
@@ -112,12 +113,12 @@ def _number_problem(widget: io.Int.Input | io.Float.Input, value: Any) -> str | 
 
 
 def _choice_problem(widget: io.Combo.Input, value: Any, judged: bool) -> str | None:
-    options = widget.options or []
+    options = [str(option) for option in widget.options or ()]
     if isinstance(value, str) and (value in options or (judged and len(value) <= LONGEST_NAME)):
         return None
     if len(options) <= FEW:
         return f"{widget.id} is {shown(value)}; it can be {', '.join(options)}."
-    near = get_close_matches(value, options, 1, 0.6) if isinstance(value, str) and len(value) <= LONGEST_NAME else []
+    near = get_close_matches(f"{value}"[:LONGEST_NAME], options, 1, 0.6)
     meant = f"did you mean {near[0]}?" if near else f"choose one of its {len(options)}."
     return f"{widget.id} is {shown(value)}, which there is not; {meant}"
 

@@ -9,7 +9,6 @@ const BOTTOM = 15;
 const STRIP = 4; // height of the experts' strip under a line
 // From and to which noise to signal: P2's SNR of 0.01 and 1 (2204.00227).
 const STAGES = [["coarse", Infinity, 10], ["content", 10, 1], ["clean-up", 1, 0]];
-const STEPS = [0.25, 0.5, 1, 2, 2.5, 5, 10, 20, 25, 50, 100, 250, 500, 1000, 2500, 5000]; // between lines across
 const LETTER = 5.2; // width of a small letter
 
 /**
@@ -48,8 +47,9 @@ const dot = (x, y, i) => `<circle class="dot line-${i}" cx="${fixed(x)}" cy="${f
 
 /** Lowest and highest value of the plot; `off` and some air are always in it. */
 function rangeOf(values, off) {
-  const low = Math.min(0, ...values);
-  const high = Math.max(off === 1 ? 1.5 : 1, ...values);
+  const finite = values.filter(Number.isFinite);
+  const low = Math.min(0, ...finite);
+  const high = Math.max(off === 1 ? 1.5 : 1, ...finite);
   return [low, high + 0.06 * (high - low)];
 }
 
@@ -85,11 +85,17 @@ function experts(team, columns, { top, bottom }) {
   }).join("");
 }
 
+/** Round values between two, at most five: multiples of 1, 2, 2.5 or 5 times a power of ten. */
+export function marksBetween(low, high) {
+  const power = 10 ** Math.floor(Math.log10((high - low) / 5));
+  const step = power * [1, 2, 2.5, 5, 10, 20].find((one) => (high - low) / (power * one) <= 3.6);
+  const first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => step * (first + i));
+}
+
 /** Lines across at round values; the one at which nothing happens is drawn dashed. */
 function scale(low, high, y, off, { left, right }) {
-  const step = STEPS.find((one) => (high - low) / one <= 3.6) ?? 1e4;
-  const marks = [];
-  for (let value = step * Math.ceil(low / step); value <= high; value += step) marks.push(value);
+  const marks = marksBetween(low, high);
   if (off !== null && !marks.includes(off)) marks.push(off);
   return marks.map((value) => {
     const kind = value === off ? "grid off" : "grid";

@@ -87,11 +87,23 @@ export class Plot {
     const [found, facts] = noting(() => read(this.node, noise, last));
     const seen = [width, height, this.axis, last, noise, runsHeard(), facts, found.words];
     if (seen.every((one, i) => one === this.seen[i])) return;
-    this.seen = seen;
+    [this.seen, this.failed] = [seen, null];
     const dots = found.shown ? dotsOf(last, noise).slice(0, found.shown.lines.length) : [];
     const axis = { name: this.axis, ...axisOf(this.axis, noise) };
     this.svg.innerHTML = found.shown ? draw(found.shown, axis, noise, dots, width, height) : "";
     this.caption(found, noise);
+  }
+
+  /** Say that this node cannot be drawn, and to the console why; once for each reason. */
+  fail(error) {
+    if (this.failed === error.message) return;
+    this.failed = error.message;
+    console.error("Guidance Components:", this.node.type, error);
+    this.seen = [];
+    this.svg.innerHTML = "";
+    this.words.hidden = false;
+    this.words.textContent = "cannot be drawn";
+    this.words.classList.add("wrong");
   }
 
   /** Names of the lines or the sentence in their place, and the axis's name on its button. */

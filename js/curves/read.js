@@ -4,6 +4,8 @@ import { Unknown, downstream, note, socketOf, sourceOf, valueOf } from "./graph.
 import * as maths from "./maths.js";
 import { below, equalEdges, timesteps } from "./noise.js";
 
+const LARGEST_STRENGTH = 10; // host/schema/schedules.py
+const LARGEST_SIGMA = 100000; // host/schema/inputs.py
 const HAS_CURVE = ["GuidanceSchedule", "GuidanceExpertSwitch", "GuidanceLossWeighting"];
 
 /** Whether a kind of node has something to plot: any of ours with an interval, and the three above. */
@@ -96,13 +98,17 @@ export function pointsOf(text, unit) {
   const parts = text.replaceAll("\n", ",").split(",").filter((part) => part.trim());
   const points = parts.map((part) => part.split(":").map((number) => (number.trim() ? Number(number) : NaN)));
   const wrong = points.findIndex((point) => point.length !== 2 || !point.every(Number.isFinite));
-  if (wrong >= 0) throw new Error(`points: "${parts[wrong].trim()}" is not position: strength`);
+  if (wrong >= 0) throw new Error(`points: "${parts[wrong].trim().slice(0, 40)}" is not position: strength`);
+  if (points.some(([, strength]) => Math.abs(strength) > LARGEST_STRENGTH)) {
+    throw new Error(`points: strengths go from -${LARGEST_STRENGTH} to ${LARGEST_STRENGTH}`);
+  }
   if (points.length < 2) throw new Error("points: two or more are needed");
   const sign = unit === "percent" ? 1 : -1;
   const falls = points.some(([position], i) => i > 0 && sign * (position - points[i - 1][0]) < 0);
   if (falls) throw new Error(`points: in ${unit}, positions ${sign > 0 ? "rise from 0 to 1" : "fall"}`);
-  const outside = sign > 0 && (points[0][0] < 0 || points.at(-1)[0] > 1);
-  if (outside) throw new Error("points: in percent, positions go from 0 to 1");
+  const highest = sign > 0 ? 1 : LARGEST_SIGMA;
+  const outside = points.some(([position]) => position < 0 || position > highest);
+  if (outside) throw new Error(`points: in ${unit}, positions go from 0 to ${highest}`);
   return points;
 }
 
