@@ -57,6 +57,11 @@ class Rule:
         raise NotImplementedError
 
     @property
+    def title(self) -> str:
+        """Its name in sentences."""
+        return self.name.replace("_", " ").capitalize()
+
+    @property
     def label(self) -> str:
         """Its name in plots and tables."""
         guide = getattr(self, "guide", None)
@@ -152,7 +157,7 @@ def check_ranges(checked: Rule) -> None:
         value = getattr(checked, f.name)
         if "min" in f.metadata and value is not None and not f.metadata["min"] <= value <= f.metadata["max"]:
             raise ValueError(
-                f"{checked.name}: {f.name} is {value:g}; it can be {f.metadata['min']:g} to {f.metadata['max']:g}."
+                f"{checked.title}: {f.name} is {value:g}; it can be {f.metadata['min']:g} to {f.metadata['max']:g}."
             )
 
 

@@ -193,7 +193,7 @@ def test_apg_is_refused_where_there_is_no_one_difference_to_shape(kind, main, se
     from guidance_pack.guidance.rules.apg import APG
     from guidance_pack.host.engine.install import with_rule
 
-    with count_forwards(main) as ours, pytest.raises(ValueError, match="apg works on the difference.*KSampler"):
+    with count_forwards(main) as ours, pytest.raises(ValueError, match="APG works on the difference.*KSampler"):
         probe.setting_of(main, SD15).run(make(kind, with_rule(main, APG()), second))
     assert ours.forwards == 0
 

@@ -102,7 +102,7 @@ def test_latents_need_a_decoder(main, guide):
 
 def test_sound_cannot_be_seen(guide):
     model = steering.as_nodes_do(MODELS["stable_audio"].build, 0)
-    with pytest.raises(ValueError, match="makes sound"):
+    with pytest.raises(ValueError, match="makes no pictures: its latents are a row of numbers"):
         steer(model, guide, **LINEAR)
 
 

@@ -25,6 +25,7 @@ class APG(Term):
     CFG in effect. So CFG with this rule gives D_positive + (w - 1) Delta'. Without CFG (w = 1) it does nothing.
     """
 
+    title = "APG"
     paper = "2410.02416"
     off = {"eta": 1.0, "norm_threshold": 0.0, "momentum": 0.0}
     uses = frozenset({POSITIVE, NEGATIVE})

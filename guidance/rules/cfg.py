@@ -23,6 +23,7 @@ class CFG(Term):
     other people's CFG hooks keep working and w = 1 skips the negative branch.
     """
 
+    title = "CFG"
     paper = "2207.12598"
     off = {"weight": 1.0}
     neutral = 1.0

@@ -68,7 +68,10 @@ def decoder_for(model: ModelPatcher, kind: str, vae: comfy.sd.VAE | None) -> Dec
     if is_pixels(latents):
         return Decoder(PIXELS)
     if latents.latent_dimensions == 1:
-        raise ValueError(f"{describe(model)} makes sound, which a guide that looks at pictures cannot see.")
+        raise ValueError(
+            f"{describe(model)} makes no pictures: its latents are a row of numbers, as of sound or of shapes. A guide "
+            f"looks at pictures; use a model that makes them."
+        )
     if kind == LINEAR:
         if latents.latent_rgb_factors is None:
             raise ValueError(

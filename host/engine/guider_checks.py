@@ -155,7 +155,7 @@ def _lacking(guider: CFGGuider) -> str:
 
 def _no_difference(rule: Rule, why: str) -> str:
     return (
-        f"{rule.name} works on the difference between one positive and one negative prompt, and {why}. {PLAIN}, or "
+        f"{rule.title} works on the difference between one positive and one negative prompt, and {why}. {PLAIN}, or "
         f"remove this component."
     )
 

@@ -67,8 +67,8 @@ def deal(conditioning: list, indices: Sequence[int]) -> list:
 def _shape(model: ModelPatcher, size: tuple[int, int]) -> tuple[int, int, int]:
     latents = latents_of(model)
     if latents.latent_dimensions != 2:
-        what = "sound" if latents.latent_dimensions == 1 else "latents with a time axis, as of videos"
-        raise ValueError(f"{describe(model)} works on {what}; Make Pictures needs a model of single pictures.")
+        kind = "in a row, as of sound or shapes" if latents.latent_dimensions == 1 else "with a time axis, as of videos"
+        raise ValueError(f"{describe(model)} works on latents {kind}; Make Pictures needs a model of single pictures.")
     ratio = latents.spacial_downscale_ratio
     for side, value in zip(("height", "width"), size, strict=True):
         if value % ratio:
