@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..guidance.rules.gradient import GradientGuidance
+from ..host.common.remarks import remark
 from ..host.engine.page_events import curve
 from ..host.engine.steer import steer_to_class, steer_to_target
 from ..host.engine.targets import TARGETS, losses_of_pictures
@@ -16,6 +17,7 @@ from ..host.schema.inputs import (
     gradient_inputs,
     interval_inputs,
     interval_validation,
+    scale_remark,
     schedule_of,
 )
 
@@ -60,6 +62,8 @@ class GuidanceClassifier(io.ComfyNode):
     ) -> io.NodeOutput:
         if scale == 0.0:
             return io.NodeOutput(model)
+        if said := scale_remark(scale, cap):
+            remark(said)
         where = schedule_of(unit, start, end, schedule)
         rule = GradientGuidance(scale, cap, normalise, form == MEAN_SHIFT, schedule=where)
         out = steer_to_class(model, guide, label, rule, at=at, decoder=decoder, vae=vae)
@@ -105,6 +109,8 @@ class GuidanceLoss(io.ComfyNode):
     ) -> io.NodeOutput:
         if scale == 0.0:
             return io.NodeOutput(model)
+        if said := scale_remark(scale, cap):
+            remark(said)
         where = schedule_of(unit, start, end, schedule)
         rule = GradientGuidance(scale, cap, normalise, form == MEAN_SHIFT, schedule=where)
         wanted = {"images": target, "kind": target_is, "text": text, "cutouts": cutouts, "seed": seed}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.common.errors import user_error
+from ..host.common.remarks import remark
 from ..host.engine.page_events import expert_curve
-from ..host.models.expert_switch import EDGES_FROM, SCHEDULES, edges_problem, expert_switch
+from ..host.models.expert_switch import DEFAULT_EDGES, EDGES_FROM, SCHEDULES, edges_problem, edges_remark, expert_switch
 from ..host.models.guides import fingerprint, guide_names, guide_problem, load_guide
 from ..host.schema.inputs import GuideSocket
 from ..host.schema.validation import validation
@@ -64,7 +65,7 @@ def team_inputs() -> list[io.Input]:
             "the first guide that was trained on noise). timesteps, sigma, snr: what the numbers in edges are.",
         ),
         io.String.Input(
-            "edges", default="500",
+            "edges", default=DEFAULT_EDGES,
             tooltip="For edges_from = timesteps, sigma or snr: where one guide hands over to the next, from "
             "clean to noisy, with commas, one number fewer than guides. The noisier guide is in charge at the "
             "edge itself. sigma is that of x0 + sigma * noise; snr is 1 / sigma^2.",
@@ -106,6 +107,8 @@ class GuidanceExpertSwitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, guides, edges_from, edges, schedule, handover) -> io.NodeOutput:
+        if said := edges_remark(edges_from, edges):
+            remark(said)
         team = expert_switch(list(guides.values()), edges_from, edges, schedule, handover)
         return io.NodeOutput(team, ui=expert_curve(team))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -35,6 +37,20 @@ def class_conditioning(model: ModelPatcher, text: str) -> list:
     indices = [index_of(word, labels) for word in words] or [len(labels)]
     # Other nodes expect an embedding in the first place: an empty one is safer than None.
     return [[torch.zeros(1, 1, 1), {LABELS_KEY: torch.tensor(indices)}]]
+
+
+def chosen_classes(model: torch.nn.Module, conditioning: Mapping[str, Any]) -> torch.Tensor | None:
+    """Class indices [K], one per sample of the batch or one for all, of what a class-conditional network is given.
+
+    None without a class. Raises ValueError for the embedding of a text, which such a network cannot read.
+    """
+    text = conditioning.get("cross_attn")
+    if LABELS_KEY not in conditioning and text is not None and text.shape[-1] > 1:
+        raise ValueError(
+            f"{type(model).__name__} reads the class of a picture, and its conditioning is the embedding of a text. "
+            f"Connect Class Label to positive and negative, in place of CLIP Text Encode."
+        )
+    return conditioning.get(LABELS_KEY)
 
 
 def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> int:

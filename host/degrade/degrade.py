@@ -16,6 +16,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ...guidance.perturbation import as_flow, noisier, with_noise
 from ..common.keys import DEGRADED
 from ..common.noise_levels import convertible, level_of
+from ..common.remarks import remark
 from .attention import ATTENTION_KINDS, DegradedAttention
 from .blocks import BLOCK_KINDS, Blocks
 from .draws import Draws
@@ -75,7 +76,16 @@ def degrade(
     perturbation = Perturbation(kind, strength, layers_for(model, kind, layers, layout), layout, seed, blur, pooling)
     out = model.clone()
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, DEGRADED, perturbation, out.model_options, is_model_options=True)
+    add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, DEGRADED, _as_main, out.model_options, is_model_options=True)
     return out
+
+
+def _as_main(executor, *args, **kwargs):
+    """Around a run of a sampler whose own MODEL, not its guide, is degraded."""
+    carried = executor.class_obj.model_options["transformer_options"].get("wrappers", {})
+    if DEGRADED in carried.get(WrappersMP.APPLY_MODEL, {}):
+        remark("This draws with a Degraded Model. It is meant for guide_model of Autoguidance.")
+    return executor(*args, **kwargs)
 
 
 def layers_for(model: ModelPatcher, kind: str, text: str, layout: Layout) -> tuple[Layer, ...]:

@@ -13,13 +13,13 @@ from typing import Any
 import comfy.model_sampling as families
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_execution.utils import get_executing_context
 
 from ...guidance.noise_level import NoiseLevel
-from ...guidance.rule import Rule
+from ...guidance.rule import Rule, is_one
 from ...guidance.rules.cfg import CFG
 from ...guidance.training.weighting import LevelWeight, normalise_weight, on
 from ..common.noise_levels import ModelPositions, level_of
+from ..common.remarks import page_server, remark
 from ..models.guides import LoadedGuide
 from .guider_weights import numbers
 from .plan import plan_of
@@ -69,12 +69,17 @@ def noise_of(model_sampling: Any) -> dict[str, Any]:
 
 def announce(run: Run, model: ModelPatcher) -> None:
     """Tell the page where the steps of a queued run fall; nothing where no page has queued it."""
-    if get_executing_context() is None:
-        return
-    from server import PromptServer
+    server = page_server()
+    if server is not None:
+        server.send_sync(EVENT, steps_of(run, model), server.client_id)
 
-    server: Any = vars(PromptServer)["instance"]
-    server.send_sync(EVENT, steps_of(run, model), server.client_id)
+
+def remark_on(run: Run) -> None:
+    """Say on the sampler what a component cannot do there."""
+    relative = [rule for rule in run.guidance.combines if rule.weight is None]
+    weights = [number for weight in run.host_weights for number in numbers(weight)]
+    if relative and weights and all(map(is_one, weights)):
+        remark("CFG Combine uses the sampler's cfg, which is 1, so there is no CFG. Raise cfg, or weight_from = node.")
 
 
 def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:

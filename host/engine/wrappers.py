@@ -23,7 +23,7 @@ from .guider_checks import check_step, is_plain
 from .guider_weights import combining_with, weights_at
 from .memory import reserve_for
 from .observer import Observer
-from .page_events import announce
+from .page_events import announce, remark_on
 from .run import Run, open_run, run_of
 
 
@@ -36,6 +36,7 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
     if run is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     announce(run, guider.model_patcher)
+    remark_on(run)
     finished = False
     try:
         with combining_with(guider, _loading_weights(run)):

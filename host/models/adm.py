@@ -21,7 +21,7 @@ from ...guidance.checkpoints.state_dicts import Checkpoint, open_checkpoint
 from ...guidance.networks.adm.config import STEPS, AdmConfig
 from ...guidance.networks.adm.detect import Recognised, denoiser, is_denoiser
 from ...guidance.networks.adm.unet import AdmUNet
-from ..common.labels import LABELS_KEY
+from ..common.labels import chosen_classes
 from .comfy_module import ComfyModule, patcher_of
 from .tiny import PixelLatents, pixel_vae
 
@@ -77,7 +77,7 @@ class AdmModel(comfy.model_base.BaseModel):
 
     def encode_adm(self, **kwargs) -> torch.Tensor | None:
         """Class indices [K], one per sample of the batch or one for all; None where no class is given."""
-        labels = kwargs.get(LABELS_KEY)
+        labels = chosen_classes(self, kwargs)
         if labels is None or not self.labels or bool((labels >= len(self.labels)).any()):
             return None
         return labels.to(kwargs["device"])

@@ -23,7 +23,7 @@ from ...guidance.checkpoints.weights import shapes_of
 from ...guidance.networks.edm2.config import EDM2Config, check_shapes, config_of, is_edm2
 from ...guidance.networks.edm2.unet import EDM2
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
-from ..common.labels import LABELS_KEY
+from ..common.labels import chosen_classes
 from .comfy_module import ComfyModule, patcher_of
 from .tiny import PixelLatents, pixel_vae
 
@@ -108,8 +108,8 @@ class EDM2Model(comfy.model_base.BaseModel):
 
     def encode_adm(self, **kwargs) -> torch.Tensor:
         """Class indices [K], one per sample of the batch or one for all; the null class where none is given."""
-        null = torch.tensor([len(self.labels)])
-        return kwargs.get(LABELS_KEY, null).to(kwargs["device"])
+        chosen = chosen_classes(self, kwargs)
+        return (torch.tensor([len(self.labels)]) if chosen is None else chosen).to(kwargs["device"])
 
     def memory_required(self, input_shape, cond_shapes: Mapping = {}) -> float:  # noqa: B006 - the host's signature
         """Bytes of a forward: activations, and the largest weight in float32 and in the type it is used in."""

@@ -12,6 +12,7 @@ from .guides import LoadedGuide, switch
 ADM = "adm linear"
 OWN = "own schedule"
 SCHEDULES = [ADM, "cosine", "stable diffusion", OWN]
+DEFAULT_EDGES = "500"
 TIMESTEPS, SIGMA, SNR = "timesteps", "sigma", "snr"
 EDGES_FROM = [*SCHEDULES, TIMESTEPS, SIGMA, SNR]
 
@@ -56,6 +57,13 @@ def edges_problem(
             _experts(guides, edges_from, edges, None if counting is None else _schedule(counting, ()), handover)
     except ValueError as error:
         return str(error)
+    return None
+
+
+def edges_remark(edges_from: str, edges: str) -> str | None:
+    """What is worth a word about the widgets though it is allowed."""
+    if edges_from in SCHEDULES and edges.strip() not in ("", DEFAULT_EDGES):
+        return f"edges is not used: the timesteps of {edges_from} are divided equally. For edges choose timesteps."
     return None
 
 

@@ -19,9 +19,10 @@ from comfy.ldm.modules.attention import optimized_attention
 from ...guidance.networks.tiny.files import DENOISER, NetworkFile, check, format_of, read_denoiser
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
 from ...guidance.networks.tiny.unet import Around, Attend, Run, TinyUNet
-from ..common.labels import LABELS_KEY
+from ..common.labels import chosen_classes
 from .comfy_module import ComfyModule, patcher_of
 
+SIZE, LARGEST = 32, 128  # pixels of a side: of the pictures that it was trained on, and that it is run on
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FAMILIES = {"edm": comfy.model_base.ModelType.EDM, "flow": comfy.model_base.ModelType.FLOW}
 
@@ -101,8 +102,19 @@ class TinyModel(comfy.model_base.BaseModel):
 
     def encode_adm(self, **kwargs) -> torch.Tensor:
         """Class indices [K], one per sample of the batch or one for all; the null class where none is given."""
-        null = torch.tensor([len(self.labels)])
-        return kwargs.get(LABELS_KEY, null).to(kwargs["device"])
+        _check_size(kwargs["noise"])
+        chosen = chosen_classes(self, kwargs)
+        return (torch.tensor([len(self.labels)]) if chosen is None else chosen).to(kwargs["device"])
+
+
+def _check_size(pictures: torch.Tensor) -> None:
+    """Raise ValueError for pictures [B, C, H, W] that are far from those of the shapes world."""
+    height, width = pictures.shape[-2:]
+    if max(height, width) > LARGEST:
+        raise ValueError(
+            f"The tiny model draws pictures of {SIZE} x {SIZE}, and the latent is for {width} x {height}; it can be "
+            f"{LARGEST} x {LARGEST} at most. Set width and height of Empty Latent Image to {SIZE}."
+        )
 
 
 def names() -> list[str]:

@@ -20,6 +20,7 @@ GuideSocket = io.Custom("GUIDE")
 PicturesSocket = io.Custom("GUIDANCE_PICTURES")
 UNITS = ["percent", "sigma"]
 LARGEST_SIGMA = 100_000.0
+USUAL_SCALE = 1000.0  # of a gradient, with room for losses whose gradients are small
 SCORE_SHIFT, MEAN_SHIFT = "score shift", "mean shift"
 
 
@@ -70,6 +71,13 @@ def gradient_inputs() -> list[io.Input]:
             "vae", optional=True, lazy=True, tooltip="Decodes the latents for the guide. Any VAE that fits the model."
         ),
     ]
+
+
+def scale_remark(scale: float, cap: float) -> str | None:
+    """What is worth a word about the strength of a gradient though it is allowed."""
+    if abs(scale) <= USUAL_SCALE or cap:
+        return None
+    return f"scale is {scale:g}; papers use 0.5 to 10. Too strong a push leaves no picture: set cap to 0.5, or lower it."
 
 
 def interval_inputs() -> list[io.Input]:
