@@ -109,3 +109,12 @@ def test_pictures_far_larger_than_the_tiny_models_are_refused(tiny):
     model, positive = tiny
     with pytest.raises(ValueError, match="draws pictures of 32 x 32, and the latent is for 512 x 512; it can be 128"):
         drawn(model, positive, 512)
+
+
+def test_a_run_that_ends_in_no_numbers_is_refused_where_guidance_acted(tiny):
+    model, positive = tiny
+    broken = model.clone()
+    broken.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * float("nan"))
+    assert torch.isnan(drawn(broken, positive, cfg=2.0)).all()
+    with pytest.raises(ValueError, match="values that are no numbers.*too strong"):
+        drawn(cfg_combine(broken, "node"), positive)

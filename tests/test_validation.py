@@ -101,7 +101,7 @@ def test_every_choice_of_every_node_is_one_of_its_options(nodes):
         for name, (kind, _) in _inputs(node).items():
             if kind != "COMBO" and not isinstance(kind, list):
                 continue
-            for value in ("euler, please", "x" * 100_000, 5, {"a": 1}):
+            for value in ("euler, please", "x" * 100_000, 5, {"a": 1}, []):
                 found = errors(prompt_of(node_id, node, **{name: value}))
                 assert len(found) == 1, (node_id, name, value, found)
                 assert all(len(error["details"]) < 600 for error in found), found
@@ -131,6 +131,13 @@ def test_two_mistakes_are_said_one_after_the_other(nodes):
     """The host goes on reading what was refused; a second look at the same prompt must find the same."""
     wrong = prompt_of("GuidanceCFG", nodes["GuidanceCFG"], start=0.8, end=0.2, weight=1e9)
     assert [errors(wrong)[0]["details"] for _ in range(2)] == [errors(wrong)[0]["details"]] * 2
+
+
+@pytest.mark.parametrize("value", ["abc", None, {}, [], [1, 2, 3]])
+@pytest.mark.parametrize("widget", ["weight", "start"])
+def test_what_the_host_refuses_itself_is_not_said_again(nodes, widget, value):
+    found = errors(prompt_of("GuidanceCFG", nodes["GuidanceCFG"], **{widget: value}))
+    assert len(found) == 1 and found[0]["type"] in ("invalid_input_type", "bad_linked_input")
 
 
 def test_wired_values_are_judged_when_they_are_known(nodes):
@@ -167,3 +174,25 @@ def test_points_are_finite_and_in_range(nodes, unit, points, words):
     (found,) = errors(prompt)
     assert words.replace("1 in percent", "100000 in sigma" if unit == "sigma" else "1 in percent") in found["details"]
     assert len(found["details"]) < 300
+
+
+def test_wires_of_no_kind_are_judged_when_the_node_runs(nodes):
+    """Outputs of other packs may carry anything."""
+    wrong = {"model": "hello", "guide_model": 5}
+    for name, value in wrong.items():
+        node = nodes["GuidanceAutoguidance"]
+        inputs = prompt_of("GuidanceAutoguidance", node)["node"]["inputs"]
+        given = {key: None if isinstance(v, list) else v for key, v in inputs.items()} | {"model": Model(), name: value}
+        with pytest.raises(ValueError, match=f"{name} got .*, which is no MODEL. Connect an output of the kind MODEL"):
+            node.execute(**given)
+    guides = {"guide0": 1.5, "guide1": None}
+    with pytest.raises(ValueError, match="guide got 1.5, which is no GUIDE"):
+        nodes["GuidanceExpertSwitch"].execute(
+            guides=guides, edges_from="sigma", edges="1", schedule="cosine", handover=0.0
+        )
+
+
+class Model:
+    """What a MODEL has."""
+
+    model = model_options = clone = None

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from .errors import shown
+
 LABELS_KEY = "class_labels"
+LONGEST_NUMBER, LONGEST_NAME = 10, 60  # digits and characters that are read of a word
 
 
 def labels_of(model: ModelPatcher) -> tuple[str, ...]:
@@ -32,7 +35,7 @@ def class_conditioning(model: ModelPatcher, text: str) -> list:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if words and not labels:
         raise ValueError(
-            f"This MODEL is unconditional: it has no classes, so not {words[0]!r} either. Leave label empty."
+            f"This MODEL is unconditional: it has no classes, so not {shown(words[0])} either. Leave label empty."
         )
     indices = [index_of(word, labels) for word in words] or [len(labels)]
     # Other nodes expect an embedding in the first place: an empty one is safer than None.
@@ -62,11 +65,12 @@ def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> i
              (label, *label.split(","))}
     if word.lower() in names:
         return names[word.lower()]
-    if word.isdigit() and int(word) < len(labels):
-        return int(word)
-    if word.isdigit():
-        raise ValueError(f"There is no class {word}; {owner} has classes 0 to {len(labels) - 1}.")
-    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    number = int(word) if word.isdecimal() and len(word) < LONGEST_NUMBER else None
+    if number is not None and number < len(labels):
+        return number
+    if word.isdecimal():
+        raise ValueError(f"There is no class {word[:LONGEST_NAME]}; {owner} has classes 0 to {len(labels) - 1}.")
+    near = difflib.get_close_matches(word.lower()[:LONGEST_NAME], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    shown = ", ".join(labels[:20]) + (", ..." if len(labels) > 20 else "")
-    raise ValueError(f"There is no class {word!r}{hint} {owner} has: {shown}.")
+    some = ", ".join(label[:LONGEST_NAME] for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
+    raise ValueError(f"There is no class {shown(word)}{hint} {owner} has: {some}.")

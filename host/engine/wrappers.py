@@ -43,6 +43,7 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
             result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finished = True
         run.skipped.check()
+        _check_finite(run, result)
         return result
     finally:
         for guide in run.guides.values():
@@ -52,6 +53,16 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
         guider.model_options.pop(KEY, None)
         if run.recorder is not None:
             run.recorder.close(finished)
+
+
+def _check_finite(run: Run, result: torch.Tensor) -> None:
+    """Raise ValueError where guidance acted and nothing but NaN may come of it."""
+    if not bool(torch.isfinite(result).all()) and run.acts:
+        raise ValueError(
+            "The sampler ended with values that are no numbers (NaN or infinite), so there is no picture. The guidance "
+            "may be too strong: try lower weights and scales, a cap, or Guidance Rescale. If it happens without "
+            "components too, the model or its precision is the cause."
+        )
 
 
 def prepare_sampling(executor, model, noise_shape, conds, *args, **kwargs):

@@ -77,7 +77,7 @@ def scale_remark(scale: float, cap: float) -> str | None:
     """What is worth a word about the strength of a gradient though it is allowed."""
     if abs(scale) <= USUAL_SCALE or cap:
         return None
-    return f"scale is {scale:g}; papers use 0.5 to 10. Too strong a push leaves no picture: set cap to 0.5, or lower it."
+    return f"scale is {scale:g}; papers use 0.5 to 10. Too strong a push leaves no picture: lower it, or set cap."
 
 
 def interval_inputs() -> list[io.Input]:

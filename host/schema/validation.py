@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..common.errors import shown
+from .wires import wire_problem
 
 Node = TypeVar("Node", bound=type[io.ComfyNode])
 Judge = Callable[..., str | None]
@@ -43,7 +44,7 @@ def validation(judge: Judge | None = None, *names: str) -> Callable[[Node], Node
             return judge(*known)
 
         def validate_inputs(cls, **values):
-            found = problem({name: value for name, value in values.items() if value is not None})
+            found = problem(_not_refused(node, values))
             return True if found is None else Refusal(found)
 
         @wraps(execute)
@@ -81,9 +82,9 @@ class _ReadRefusal(ExecutionBlocker):
 
 
 def widget_problem(node: type[io.ComfyNode], values: Mapping[str, Any], judged: tuple[str, ...] = ()) -> str | None:
-    """What is outside its widget's range or options, in words; None if nothing is.
+    """What is outside its widget's range or options, or nothing for its socket, in words; None if nothing is.
 
-    values: by input; widgets without one are passed over. judged: choices that may be others than the widget offers.
+    values: by input; inputs without one are passed over. judged: choices that may be others than the widget offers.
     """
     for widget in node.FINALIZE_SCHEMA().inputs:
         if widget.id not in values:
@@ -94,7 +95,7 @@ def widget_problem(node: type[io.ComfyNode], values: Mapping[str, Any], judged: 
         elif isinstance(widget, io.Combo.Input):
             found = _choice_problem(widget, value, widget.id in judged)
         else:
-            found = _text_problem(widget, value) if isinstance(widget, io.String.Input) else None
+            found = _text_problem(widget, value) if isinstance(widget, io.String.Input) else wire_problem(widget, value)
         if found is not None:
             return found
     return None
@@ -129,6 +130,14 @@ def _text_problem(widget: io.String.Input, value: Any) -> str | None:
     if len(value) > LONGEST_TEXT:
         return f"{widget.id} has {len(value)} characters; it can have {LONGEST_TEXT}."
     return None
+
+
+def _not_refused(node: type[io.ComfyNode], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a prompt that are known, without those that the host refuses itself: broken wires, and what it
+    could not make a number of."""
+    numbers = {entry.id for entry in node.FINALIZE_SCHEMA().inputs if isinstance(entry, io.Int.Input | io.Float.Input)}
+    known = {name: value for name, value in values.items() if not isinstance(value, list) and value is not None}
+    return {name: value for name, value in known.items() if name not in numbers or isinstance(value, Real)}
 
 
 def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
