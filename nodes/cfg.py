@@ -98,6 +98,7 @@ class GuidanceAPG(io.ComfyNode):
         return io.NodeOutput(out, ui=curve(model, out))
 
 
+@interval_validation
 class GuidanceClamp(io.ComfyNode):
     """Keep the estimate inside the range of pictures, as the papers' pixel models do."""
 
@@ -115,10 +116,6 @@ class GuidanceClamp(io.ComfyNode):
             inputs=[io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(Clamp), *interval_inputs()],
             outputs=[io.Model.Output(tooltip="The MODEL with its estimate kept in range.")],
         )
-
-    @classmethod
-    def validate_inputs(cls, unit=None, start=None, end=None):
-        return interval_problem(unit, start, end) or True
 
     @classmethod
     def execute(cls, model, limit, quantile, unit, start, end, schedule=None) -> io.NodeOutput:

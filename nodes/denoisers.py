@@ -83,6 +83,12 @@ class GuidanceLowResolution(io.ComfyNode):
         return io.NodeOutput(with_low_resolution(conditioning, image))
 
 
+def sigmas_problem(respacing: str) -> str | None:
+    """What is wrong with the words, around which spaces do not count; None if nothing is."""
+    return respacing_problem(respacing.strip())
+
+
+@validation(sigmas_problem, "respacing")
 class GuidancePaperSigmas(io.ComfyNode):
     """The noise levels of the papers' own samplers, and their start."""
 
@@ -109,10 +115,6 @@ class GuidancePaperSigmas(io.ComfyNode):
                 io.Sigmas.Output(tooltip="For SamplerCustom or SamplerCustomAdvanced."),
             ],
         )
-
-    @classmethod
-    def validate_inputs(cls, respacing=None):
-        return (None if respacing is None else respacing_problem(respacing.strip())) or True
 
     @classmethod
     def execute(cls, model, respacing) -> io.NodeOutput:

@@ -102,9 +102,8 @@ async def _node_classes(shown: list[Any]) -> dict[str, Any]:
         assert await core.load_custom_node(str(place), module_parent="comfy_extras"), name
     found = await (await guidance_pack.comfy_entrypoint()).get_node_list()
     ours = {node.GET_SCHEMA().node_id: node for node in found}
-    core.NODE_CLASS_MAPPINGS.update(ours)
-    core.NODE_CLASS_MAPPINGS["FuzzValue"] = FuzzValue
-    core.NODE_CLASS_MAPPINGS["FuzzLook"] = type("FuzzLook", (FuzzLook,), {"shown": shown})
+    known: dict[str, Any] = core.NODE_CLASS_MAPPINGS
+    known |= {**ours, "FuzzValue": FuzzValue, "FuzzLook": type("FuzzLook", (FuzzLook,), {"shown": shown})}
     return ours
 
 
