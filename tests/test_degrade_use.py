@@ -228,6 +228,28 @@ def test_tokens_that_are_no_grid_are_refused_in_words(scene):
     assert torch.isfinite(predicted("flux", model, setting, calls)).all()
 
 
+@pytest.mark.parametrize("kind", ["identity attention", "blurred attention", "pooled attention"])
+def test_a_layer_is_as_large_as_it_is(scene, kind):
+    """Deep Shrink by 1.5 leaves 5 x 5 tokens of 8 x 8, which no patch size gives."""
+    from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+
+    model, setting, calls = scene("sd15")
+    shrunk = PatchModelAddDownscale.execute(model, 1, 1.5, 0.0, 1.0, True, "bicubic", "bicubic").result[0]
+    plain, weak = (predicted("sd15", m, setting, calls) for m in (shrunk, degraded(shrunk, kind, layers="middle")))
+    assert torch.isfinite(weak).all() and probe.far_apart(weak, plain) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["identity attention", "blurred attention", "pooled attention"])
+def test_tokens_in_tiles_are_refused_in_words(scene, kind):
+    from comfy_extras.nodes_hypertile import HyperTile
+
+    model = scene("sd15")[0]
+    tiled = HyperTile.execute(model, 64, 2, 1, False).result[0]
+    weak, latent = degraded(tiled, kind, layers="input 1"), {"samples": torch.zeros(1, 4, 32, 32)}
+    with pytest.raises(ValueError, match="another node on this MODEL divides them .HyperTile."):
+        sample(weak, SD15.conditioning(1), SD15.conditioning(1), latent, steps=1)
+
+
 # --- as a guide -----------------------------------------------------------------------------------------------------
 
 

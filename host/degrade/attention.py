@@ -18,6 +18,7 @@ from ...guidance.perturbation import Grid, blend, blur, identity_attention, pool
 from .layers import Layer, Layout
 
 ATTENTION_KINDS = ("identity attention", "blurred attention", "pooled attention")
+ELSE = "Make the guide of the MODEL before that node, or use kind = skipped layers."
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
@@ -54,16 +55,20 @@ class DegradedAttention:
 
     def attend(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, text: int,
-        heads: int, plain: Attend,
+        heads: int, plain: Attend, size: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """The perturbed attention. q, k, v: [B, tokens, heads * channels], the text's tokens first."""
+        """The perturbed attention. q, k, v: [B, tokens, heads * channels], the text's tokens first.
+
+        size: height and width of the layer, in tokens, where they are known.
+        """
+        self._check_alike(q, k)
         if self.kind == "identity attention":
             whole = plain(q, k, v, mask)
             picture = identity_attention(*(_split(part, heads) for part in (q, k, v)), text, mask)
             picture = rearrange(picture, "b heads n c -> b n (heads c)")
             found = blend(whole[..., text:, :], picture, self.strength)
             return torch.cat([whole[..., :text, :], found], -2)
-        grid = self._grid(q.shape[-2] - text)
+        grid = self._grid(q.shape[-2] - text, size)
         if self.kind == "blurred attention":
             soft = blend(q[..., text:, :], blur(q[..., text:, :], grid, self.spread), self.strength)
             return plain(torch.cat([q[..., :text, :], soft], -2), k, v, mask)
@@ -76,8 +81,19 @@ class DegradedAttention:
     def _coarse_mask(self, mask: torch.Tensor | None, text: int, grid: Grid) -> torch.Tensor | None:
         return None if mask is None else self._coarse(mask.unsqueeze(-1), text, grid).squeeze(-1)
 
-    def _grid(self, tokens: int) -> Grid:
+    def _check_alike(self, q: torch.Tensor, k: torch.Tensor) -> None:
+        """Raise ValueError unless the tokens that ask are those that are asked."""
+        if q.shape[:-1] != k.shape[:-1]:
+            raise ValueError(
+                f"Degraded Model with kind = {self.kind} needs tokens that ask themselves, but in a layer "
+                f"{q.shape[0]} x {q.shape[-2]} tokens ask {k.shape[0]} x {k.shape[-2]}: another node on this MODEL "
+                f"divides them (HyperTile) or adds some (reference pictures). {ELSE}"
+            )
+
+    def _grid(self, tokens: int, size: tuple[int, int] | None) -> Grid:
         """Frames, height and width of a number of tokens. Raises ValueError if they are no grid over the picture."""
+        if size is not None and math.prod(size) == tokens:
+            return (1, *size)
         height, width = self.spatial[-2:] if len(self.spatial) > 1 else (0, 0)
         frames = math.prod(self.spatial[:-2])
         for patch in (1, 2, 4, 8, 16, 32, 64):
@@ -87,7 +103,7 @@ class DegradedAttention:
         raise ValueError(
             f"Degraded Model with kind = {self.kind} needs the picture's tokens as a grid, but a layer has {tokens} of "
             f"them for an input of {' x '.join(map(str, self.spatial))} (reference pictures or other nodes add or "
-            f"remove tokens). Use kind = identity attention or skipped layers."
+            f"remove tokens). {ELSE}"
         )
 
     def _unet(self, inner: Callable | None) -> Callable:
@@ -102,7 +118,9 @@ class DegradedAttention:
                     q, k, v, heads, mask=mask, attn_precision=precision, transformer_options=extra
                 )
 
-            return self.attend(q, k, v, _additive(mask, q), 0, heads, plain)
+            shape = extra.get("activations_shape")  # of the layer's input, [B, C, H, W]
+            size = (shape[-2], shape[-1]) if shape is not None and len(shape) == 4 else None
+            return self.attend(q, k, v, _additive(mask, q), 0, heads, plain, size)
 
         return replaced
 

@@ -37,19 +37,19 @@ def validation(judge: Judge | None = None, *names: str) -> Callable[[Node], Node
         execute = vars(node)["execute"].__func__
         signature = inspect.signature(execute)
 
-        def problem(values: Mapping[str, Any]) -> str | None:
-            found, known = widget_problem(node, values, names), [values.get(name) for name in names]
+        def problem(values: Mapping[str, Any], running: bool) -> str | None:
+            found, known = input_problem(node, values, names, running), [values.get(name) for name in names]
             if found is not None or judge is None or all(value is None for value in known):
                 return found
             return judge(*known)
 
         def validate_inputs(cls, **values):
-            found = problem(_not_refused(node, values))
+            found = problem(_not_refused(node, values), running=False)
             return True if found is None else Refusal(found)
 
         @wraps(execute)
         def checked_execute(cls, *args, **inputs):
-            found = problem(_by_name(signature.bind(cls, *args, **inputs)))
+            found = problem(_by_name(signature.bind(cls, *args, **inputs)), running=True)
             if found is not None:
                 raise ValueError(found)
             return execute(cls, *args, **inputs)
@@ -81,24 +81,26 @@ class _ReadRefusal(ExecutionBlocker):
     words: str
 
 
-def widget_problem(node: type[io.ComfyNode], values: Mapping[str, Any], judged: tuple[str, ...] = ()) -> str | None:
+def input_problem(
+    node: type[io.ComfyNode], values: Mapping[str, Any], judged: tuple[str, ...], running: bool
+) -> str | None:
     """What is outside its widget's range or options, or nothing for its socket, in words; None if nothing is.
 
     values: by input; inputs without one are passed over. judged: choices that may be others than the widget offers.
+    running: False before the prompt runs, when what will come by a wire is None.
     """
-    for widget in node.FINALIZE_SCHEMA().inputs:
-        if widget.id not in values:
-            continue
-        value = values[widget.id]
-        if isinstance(widget, io.Int.Input | io.Float.Input):
-            found = _number_problem(widget, value)
-        elif isinstance(widget, io.Combo.Input):
-            found = _choice_problem(widget, value, widget.id in judged)
-        else:
-            found = _text_problem(widget, value) if isinstance(widget, io.String.Input) else wire_problem(widget, value)
-        if found is not None:
+    for entry in node.FINALIZE_SCHEMA().inputs:
+        if entry.id in values and (found := _problem(entry, values[entry.id], entry.id in judged, running)):
             return found
     return None
+
+
+def _problem(entry: io.Input, value: Any, judged: bool, running: bool) -> str | None:
+    if isinstance(entry, io.Int.Input | io.Float.Input):
+        return _number_problem(entry, value)
+    if isinstance(entry, io.Combo.Input):
+        return _choice_problem(entry, value, judged)
+    return _text_problem(entry, value) if isinstance(entry, io.String.Input) else wire_problem(entry, value, running)
 
 
 def _number_problem(widget: io.Int.Input | io.Float.Input, value: Any) -> str | None:

@@ -36,14 +36,17 @@ KINDS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def wire_problem(socket: io.Input, value: Any) -> str | None:
-    """Why a socket cannot take a value, in words; None if it can. A socket that may be left open takes None."""
+def wire_problem(socket: io.Input, value: Any, running: bool) -> str | None:
+    """Why a socket cannot take a value, in words; None if it can. A socket that may be left open takes None.
+
+    running: False before the prompt runs, when what will come by a wire is None.
+    """
     if isinstance(socket, io.Autogrow.Input):
-        inner = socket.template.input
-        found = (wire_problem(inner, one) for one in (value.values() if isinstance(value, Mapping) else [value]))
+        each = value.values() if isinstance(value, Mapping) else [value]
+        found = (wire_problem(socket.template.input, one, running) for one in each)
         return next((words for words in found if words is not None), None)
     kind = socket.get_io_type()
     takes = KINDS.get(kind)
-    if takes is None or (value is None and (socket.optional or socket.lazy)) or takes(value):
+    if takes is None or (value is None and (socket.optional or socket.lazy or not running)) or takes(value):
         return None
     return f"{socket.id} got {shown(value)}, which is no {kind}. Connect an output of the kind {kind} to it."

@@ -10,6 +10,8 @@ COMPONENTS = (
     "GuidanceCFG", "GuidanceRescale", "GuidanceAPG", "GuidanceAutoguidance", "GuidanceMix", "GuidanceClassifier",
     "GuidanceLoss", "GuidanceDegrade", "GuidanceInspect", "GuidanceLossWeighting",
 )  # fmt: skip
+# Numbers whose largest value is allowed and takes days.
+WORK = frozenset({"steps", "count", "iterations", "experts", "batch_size", "accumulate", "cutouts", "width", "height"})
 SMALL = {
     "GuidanceTinyModel": {"name": "shapes-edm"},
     "GuidanceCompare": {"steps": 1, "cell_size": 64, "x_values": "1, 2"},
@@ -45,7 +47,7 @@ class Graphs:
         node = self.ours.get(kind)
         for widget in node.GET_SCHEMA().inputs if node is not None else ():
             if widget.id == key:
-                ends = [getattr(widget, end, None) for end in ("min", "max")]
+                ends = [getattr(widget, end, None) for end in (("min",) if key in WORK else ("min", "max"))]
                 return [end for end in ends if end is not None] or list(getattr(widget, "options", None) or ())
         return []
 
