@@ -244,7 +244,7 @@ def test_tokens_in_tiles_are_refused_in_words(scene, kind):
     from comfy_extras.nodes_hypertile import HyperTile
 
     model = scene("sd15")[0]
-    tiled = HyperTile.execute(model, 64, 2, 1, False).result[0]
+    (tiled,) = HyperTile.execute(model, 64, 2, 1, False)
     weak, latent = degraded(tiled, kind, layers="input 1"), {"samples": torch.zeros(1, 4, 32, 32)}
     with pytest.raises(ValueError, match="another node on this MODEL divides them .HyperTile."):
         sample(weak, SD15.conditioning(1), SD15.conditioning(1), latent, steps=1)
