@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host.common.errors import user_error
 from ..host.models.convert import SCHEDULES, average, convert
-from ..host.models.denoisers import denoiser_names
+from ..host.models.denoisers import denoiser_names, path_of
 from ..host.schema.validation import validation
 
 NONE = "(none)"
@@ -16,7 +16,18 @@ SNAPSHOT = (
 )
 
 
-@validation()
+def files_problem(*names: str | None) -> str | None:
+    """Why one of the files is not there, in words; None if all are that are known."""
+    try:
+        for name in names:
+            if name is not None and name != NONE:
+                path_of(name)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@validation(files_problem, "name")
 class GuidanceConvertCheckpoint(io.ComfyNode):
     """A .pt or .pkl denoiser as safetensors."""
 
@@ -56,7 +67,7 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
         return io.NodeOutput(made, ui=ui.PreviewText(made))
 
 
-@validation()
+@validation(files_problem, "first", "second", "third", "fourth")
 class GuidancePostHocEMA(io.ComfyNode):
     """Another averaging width from stored ones."""
 

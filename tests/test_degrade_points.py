@@ -43,7 +43,7 @@ def drawn(spec, model):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_blocks_are_found_and_perturbed(built, name):
-    from guidance_pack.host.degrade.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degrade
     from guidance_pack.host.degrade.layers import layout_of, named
 
     spec, model = built[name]
@@ -51,7 +51,7 @@ def test_blocks_are_found_and_perturbed(built, name):
     plain = drawn(spec, model)
     assert torch.isfinite(plain).all()
     for kind, strength in STRENGTHS.items():
-        weak = drawn(spec, degraded(model, kind, strength, seed=3))
+        weak = drawn(spec, degrade(model, kind, strength, seed=3))
         assert torch.isfinite(weak).all() and (weak - plain).abs().max() > 1e-4, kind
     assert torch.equal(plain, drawn(spec, model))
 
@@ -59,21 +59,21 @@ def test_blocks_are_found_and_perturbed(built, name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_is_not_known_of_their_attention_is_refused_in_words(built, name):
     """AuraFlow's network has the name of Stable Diffusion 3's, and is another."""
-    from guidance_pack.host.degrade.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degrade
 
     for kind in ("identity attention", "blurred attention", "pooled attention"):
         with pytest.raises(ValueError, match="cannot be used with this model .*; it supports skipped layers, random"):
-            degraded(built[name][1], kind, 1.0)
+            degrade(built[name][1], kind, 1.0)
 
 
 def test_blocks_that_do_not_take_what_the_loop_gives_are_refused(built):
     """In ComfyUI 0.30 the loop of Kandinsky 5 hands x on to a block that calls it visual_embed."""
-    from guidance_pack.host.degrade.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degrade
 
     model = built["kandinsky5"][1]
     for kind in STRENGTHS:
         with pytest.raises(ValueError, match="cannot be used with this model .Kandinsky5.; it supports input noise"):
-            degraded(model, kind, 0.3)
+            degrade(model, kind, 0.3)
 
 
 @pytest.mark.parametrize(("module", "kind", "points"), [

@@ -54,10 +54,10 @@ def cfg_combine(model, weight_from="sampler"):
 def test_a_degraded_model_in_a_sampler_gets_a_word_and_as_a_guide_none(tiny, said):
     import engine_probe as probe
 
-    from guidance_pack.host.degrade.degrade import degraded
+    from guidance_pack.host.degrade.degrade import degrade
 
     model, positive = tiny
-    weak = degraded(model, "skipped layers", 1.0)
+    weak = degrade(model, "skipped layers", 1.0)
     drawn(probe.guided(model, weak, cfg=False), positive)
     drawn(model, positive)
     assert said == []
