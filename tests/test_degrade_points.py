@@ -44,10 +44,10 @@ def drawn(spec, model):
 @pytest.mark.parametrize("name", LAYERS)
 def test_blocks_are_found_and_perturbed(built, name):
     from guidance_pack.host.degrade.degrade import degrade
-    from guidance_pack.host.degrade.layers import layout_of, named
+    from guidance_pack.host.degrade.layers import layout_of, names_of
 
     spec, model = built[name]
-    assert named(layout_of(model).blocks) == LAYERS[name]
+    assert names_of(layout_of(model).blocks) == LAYERS[name]
     plain = drawn(spec, model)
     assert torch.isfinite(plain).all()
     for kind, strength in STRENGTHS.items():
