@@ -258,7 +258,7 @@ def _spoil_picture(source: Path, folder: Path, random: Random) -> str:
         return f"mode {mode}"
     if kind == "size":
         size = random.choice(((1, 1), (1, 5000), (9000, 9000), (13000, 13000), (20000, 20000)))
-        Image.new(random.choice(("1", "L", "RGBA")), size).save(target, "PNG")
+        Image.new("1" if max(size) > 5000 else random.choice(("1", "L", "RGBA")), size).save(target, "PNG")
         return f"of {size}"
     shutil.copy(source, target)
     if kind == "file":
