@@ -347,3 +347,16 @@ def test_files_become_a_guide_and_adapters_through_the_real_queue(server):
         "guide": ["1", 0], "name": "queued/again"}}}
     gallery.wait_for(server, gallery.submit(server, loaded, "again"), loaded, "again")
     assert (folder.parent / "again" / "expert-4" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64, torch.bool])
+def test_factors_that_are_no_weights_are_refused_in_words(folder, kind):
+    from guidance_pack.host.models.ppap_import import import_experts
+
+    vit_files(folder, clean_vit(), 1)
+    file = folder / "deit" / "0_max1.ckpt"
+    state = torch.load(file, weights_only=True)
+    name = next(key for key in state if key.endswith("lora_B"))
+    torch.save({**state, name: state[name].to(kind)}, file)
+    with pytest.raises(ValueError, match="lora_B is of .*; weights are floating-point numbers"):
+        import_experts("deit/*_max1.ckpt", "vit", "team", None)

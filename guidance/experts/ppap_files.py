@@ -136,8 +136,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file: BatchNorm's counters, and weights of at least two bytes a number."""
     tensors = open_checkpoint(path).tensors()
     for name, tensor in tensors.items():
-        problem = "" if tensor.dtype == torch.int64 else weight_problem(tensor)
-        if problem:
+        counts = tensor.dtype == torch.int64 and ".lora_" not in name
+        if problem := "" if counts else weight_problem(tensor):
             raise NetworkFileError(f"{path.name} is no usable expert: its tensor {shown(name)} {problem}.")
     return {name: tensor.float() if tensor.element_size() == 1 else tensor for name, tensor in tensors.items()}
 
