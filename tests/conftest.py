@@ -114,6 +114,22 @@ def guide(comfy):
     return MODELS["sd15"].build(7)
 
 
+@pytest.fixture(scope="module")
+def install(comfy):
+    """What puts components on a MODEL."""
+    from guidance_pack.host.engine import install
+
+    return install
+
+
+@pytest.fixture(scope="module")
+def auto(comfy):
+    """A rule of autoguidance, not yet on a MODEL."""
+    from guidance_pack.guidance.rules.autoguidance import Autoguidance
+
+    return Autoguidance(2.5)
+
+
 @pytest.fixture(scope="session")
 def server(comfyui_root, tmp_path_factory):
     """The real ComfyUI server with this pack in its custom_nodes, started once; gives a `devtools.server.Server`."""

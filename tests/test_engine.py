@@ -9,14 +9,6 @@ SD15 = MODELS["sd15"]
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def pack(comfy):
-    """The pack's host room, importable only once ComfyUI is."""
-    from guidance_pack.host.engine import install
-
-    return install
-
-
 def run(model, cfg=4.0, batch=1, **more):
     (out,) = tensors(
         sample(model, SD15.conditioning(1), SD15.conditioning(2), SD15.latent(batch), steps=STEPS, cfg=cfg, **more)
@@ -37,20 +29,20 @@ def interval(start, end):
 
 
 @pytest.fixture(scope="module")
-def off(pack, main, guide):
+def off(install, main, guide):
     """Every component at its neutral setting, each on a clone of the same MODEL."""
     CFG, Autoguidance, APG, Rescale = rules()
     nowhere = interval(0.5, 0.5)
     return {
-        "autoguidance 1": pack.with_autoguidance(main, guide, Autoguidance(1.0)),
-        "autoguidance nowhere": pack.with_autoguidance(main, guide, Autoguidance(3.0, nowhere)),
-        "sampler's cfg": pack.with_rule(main, CFG(None)),
-        "own cfg 4": pack.with_rule(main, CFG(4.0)),
-        "apg off": pack.with_rule(main, APG(1.0, 0.0, 0.0)),
-        "apg nowhere": pack.with_rule(main, APG(schedule=nowhere)),
-        "rescale 0": pack.with_rule(main, Rescale(0.0)),
-        "all of them": pack.with_rule(
-            pack.with_rule(pack.with_autoguidance(main, guide, Autoguidance(1.0)), APG(1.0, 0.0, 0.0)), Rescale(0.0)
+        "autoguidance 1": install.with_autoguidance(main, guide, Autoguidance(1.0)),
+        "autoguidance nowhere": install.with_autoguidance(main, guide, Autoguidance(3.0, nowhere)),
+        "sampler's cfg": install.with_rule(main, CFG(None)),
+        "own cfg 4": install.with_rule(main, CFG(4.0)),
+        "apg off": install.with_rule(main, APG(1.0, 0.0, 0.0)),
+        "apg nowhere": install.with_rule(main, APG(schedule=nowhere)),
+        "rescale 0": install.with_rule(main, Rescale(0.0)),
+        "all of them": install.with_rule(
+            install.with_rule(install.with_autoguidance(main, guide, Autoguidance(1.0)), APG(1.0, 0.0, 0.0)), Rescale(0.0)
         ),
     }
 
@@ -73,10 +65,10 @@ def test_off_is_bit_identical_and_costs_nothing(main, guide, off, name, sampler)
 
 
 @pytest.mark.slow
-def test_a_plain_run_after_guided_runs_is_exact(pack, main, guide):
+def test_a_plain_run_after_guided_runs_is_exact(install, main, guide):
     CFG, Autoguidance, APG, Rescale = rules()
     before = run(main)
-    model = pack.with_rule(pack.with_rule(pack.with_autoguidance(main, guide, Autoguidance(2.5)), APG()), Rescale())
+    model = install.with_rule(install.with_rule(install.with_autoguidance(main, guide, Autoguidance(2.5)), APG()), Rescale())
     assert not torch.equal(run(model), before)
     assert torch.equal(run(main), before)
     assert main.model.current_patcher is None and guide.model.current_patcher is None
@@ -102,25 +94,25 @@ def test_a_plain_run_after_guided_runs_is_exact(pack, main, guide):
         ("twice the same guide", 1.0, (4, 4)),
     ],
 )
-def test_evaluations(pack, main, guide, build, cfg, expected):
+def test_evaluations(install, main, guide, build, cfg, expected):
     """(main, guide) evaluations over 4 steps at percent 0, .25, .5, .75, counted at the networks' forward."""
     CFG, Autoguidance, APG, Rescale = rules()
     first, second = interval(0.0, 0.45), interval(0.45, 1.0)
 
     def auto(model, weight=2.0, **more):
-        return pack.with_autoguidance(model, guide, Autoguidance(weight, **more))
+        return install.with_autoguidance(model, guide, Autoguidance(weight, **more))
 
     model = {
         "plain": lambda: main,
         "autoguidance": lambda: auto(main),
-        "both": lambda: auto(pack.with_rule(main, CFG(3.0))),
-        "mix all cfg": lambda: auto(pack.with_rule(main, CFG(3.0)), 1.0),
-        "cfg 1": lambda: pack.with_rule(main, CFG(1.0)),
-        "cfg half": lambda: pack.with_rule(main, CFG(None, first)),
+        "both": lambda: auto(install.with_rule(main, CFG(3.0))),
+        "mix all cfg": lambda: auto(install.with_rule(main, CFG(3.0)), 1.0),
+        "cfg 1": lambda: install.with_rule(main, CFG(1.0)),
+        "cfg half": lambda: install.with_rule(main, CFG(None, first)),
         "autoguidance half": lambda: auto(main, schedule=second),
-        "cfg half, autoguidance other half": lambda: auto(pack.with_rule(main, CFG(None, first)), schedule=second),
-        "apg": lambda: pack.with_rule(main, APG()),
-        "rescale": lambda: pack.with_rule(main, Rescale()),
+        "cfg half, autoguidance other half": lambda: auto(install.with_rule(main, CFG(None, first)), schedule=second),
+        "apg": lambda: install.with_rule(main, APG()),
+        "rescale": lambda: install.with_rule(main, Rescale()),
         "twice the same guide": lambda: auto(auto(main)),
     }[build]()
     with count_forwards(main) as count, count_forwards(guide) as guide_count:
@@ -129,20 +121,20 @@ def test_evaluations(pack, main, guide, build, cfg, expected):
 
 
 @pytest.mark.slow
-def test_the_guides_prediction_is_the_checkpoint_evaluated_alone(pack, main, guide):
+def test_the_guides_prediction_is_the_checkpoint_evaluated_alone(install, main, guide):
     """Maximum difference 0 between the guide inside KSampler and the same MODEL sampled by itself on the same x."""
     _, Autoguidance, _, _ = rules()
-    seen = recorded(pack.with_autoguidance(main, guide, Autoguidance(2.0)), guide)
+    seen = recorded(install.with_autoguidance(main, guide, Autoguidance(2.0)), guide)
     assert len(seen) == STEPS
     for x, sigma, prediction in seen:
         assert torch.equal(alone(guide, x, sigma), prediction)
 
 
 @pytest.mark.slow
-def test_autoguidance_is_the_closed_form_in_every_step(pack, main, guide):
+def test_autoguidance_is_the_closed_form_in_every_step(install, main, guide):
     """D' = D_main + (w - 1)(D_main - D_guide), from predictions made apart from the engine."""
     _, Autoguidance, _, _ = rules()
-    steps = outputs(pack.with_autoguidance(main, guide, Autoguidance(2.5)), cfg=1.0)
+    steps = outputs(install.with_autoguidance(main, guide, Autoguidance(2.5)), cfg=1.0)
     for x, sigma, denoised in steps:
         d_main, d_guide = alone(main, x, sigma), alone(guide, x, sigma)
         expected = d_main + 1.5 * (d_main - d_guide)
@@ -151,9 +143,9 @@ def test_autoguidance_is_the_closed_form_in_every_step(pack, main, guide):
 
 
 @pytest.mark.slow
-def test_apg_without_shaping_equals_cfg_and_with_it_the_formula(pack, main):
+def test_apg_without_shaping_equals_cfg_and_with_it_the_formula(install, main):
     CFG, _, APG, _ = rules()
-    for x, sigma, denoised in outputs(pack.with_rule(main, APG(0.0, 0.0, 0.0)), cfg=3.0):
+    for x, sigma, denoised in outputs(install.with_rule(main, APG(0.0, 0.0, 0.0)), cfg=3.0):
         positive, negative = alone(main, x, sigma), alone(main, x, sigma, SD15.conditioning(2))
         delta, flat = positive - negative, positive.flatten()
         orthogonal = delta - positive * ((delta.flatten() @ flat) / (flat @ flat))
@@ -161,9 +153,9 @@ def test_apg_without_shaping_equals_cfg_and_with_it_the_formula(pack, main):
 
 
 @pytest.mark.slow
-def test_rescale_is_the_formula(pack, main):
+def test_rescale_is_the_formula(install, main):
     _, _, _, Rescale = rules()
-    for x, sigma, denoised in outputs(pack.with_rule(main, Rescale(0.6)), cfg=3.0):
+    for x, sigma, denoised in outputs(install.with_rule(main, Rescale(0.6)), cfg=3.0):
         positive, negative = alone(main, x, sigma), alone(main, x, sigma, SD15.conditioning(2))
         combined = negative + 3.0 * (positive - negative)
         ratio = positive.std(unbiased=False) / combined.std(unbiased=False)
@@ -171,19 +163,19 @@ def test_rescale_is_the_formula(pack, main):
 
 
 @pytest.mark.slow
-def test_a_guide_may_have_its_own_prompt(pack, main, guide):
+def test_a_guide_may_have_its_own_prompt(install, main, guide):
     _, Autoguidance, _, _ = rules()
-    model = pack.with_autoguidance(main, guide, Autoguidance(2.0), SD15.conditioning(9))
+    model = install.with_autoguidance(main, guide, Autoguidance(2.0), SD15.conditioning(9))
     for x, sigma, prediction in recorded(model, guide):
         assert torch.equal(alone(guide, x, sigma, SD15.conditioning(9)), prediction)
 
 
-def test_momentum_moves_on_once_per_noise_level(pack, main):
+def test_momentum_moves_on_once_per_noise_level(install, main):
     """Heun evaluates inner levels twice; APG's momentum must see each of them as one position."""
     from guidance_pack.host.engine import wrappers as engine
 
     _, _, APG, _ = rules()
-    model = pack.with_rule(main, APG(1.0, 0.0, -0.5))
+    model = install.with_rule(main, APG(1.0, 0.0, -0.5))
     positions = []
     original = engine.Run.move_to
     try:
@@ -195,7 +187,7 @@ def test_momentum_moves_on_once_per_noise_level(pack, main):
 
 
 @pytest.mark.parametrize("nearly", [1.0 + 2**-52, 1.0 + 1e-10, 1.0 - 1e-10])
-def test_a_weight_of_one_up_to_rounding_is_off_as_it_is_for_the_host(pack, main, guide, nearly):
+def test_a_weight_of_one_up_to_rounding_is_off_as_it_is_for_the_host(install, main, guide, nearly):
     from guidance_pack.guidance.schedule import Constant
     from guidance_pack.host.report.report import report, sigmas_of
 
@@ -203,10 +195,10 @@ def test_a_weight_of_one_up_to_rounding_is_off_as_it_is_for_the_host(pack, main,
     apg = APG(0.0, 1.0, -0.5)
     plain = run(main, cfg=1.0)
     models = {
-        "the sampler's": pack.with_rule(pack.with_rule(main, apg), Rescale(0.0)),
-        "its own": pack.with_rule(pack.with_rule(main, CFG(nearly)), apg),
-        "a schedule's": pack.with_rule(pack.with_rule(main, CFG(5.0, Constant((nearly - 1) / 4))), apg),
-        "autoguidance": pack.with_autoguidance(pack.with_rule(main, apg), guide, Autoguidance(nearly)),
+        "the sampler's": install.with_rule(install.with_rule(main, apg), Rescale(0.0)),
+        "its own": install.with_rule(install.with_rule(main, CFG(nearly)), apg),
+        "a schedule's": install.with_rule(install.with_rule(main, CFG(5.0, Constant((nearly - 1) / 4))), apg),
+        "autoguidance": install.with_autoguidance(install.with_rule(main, apg), guide, Autoguidance(nearly)),
     }
     for name, model in models.items():
         with count_forwards(main) as count, count_forwards(guide) as guides:

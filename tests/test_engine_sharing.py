@@ -10,13 +10,6 @@ KEY = "diffusion_model.middle_block.0.in_layers.2.weight"
 
 
 @pytest.fixture(scope="module")
-def pack(comfy):
-    from guidance_pack.host.engine import install
-
-    return install
-
-
-@pytest.fixture(scope="module")
 def rules(comfy):
     from guidance_pack.guidance.rules import apg, autoguidance, cfg, rescale
 
@@ -48,69 +41,70 @@ def lora(model, seed, strength=1.0):
 
 
 @pytest.mark.slow
-def test_terms_add_in_any_order(pack, rules, main, guide):
+def test_terms_add_in_any_order(install, rules, main, guide):
     other = SD15.build(9)
     one, two = rules["Auto"](2.0), rules["Auto"](1.5)
-    first = run(pack.with_autoguidance(pack.with_autoguidance(main, guide, one), other, two))
-    second = run(pack.with_autoguidance(pack.with_autoguidance(main, other, two), guide, one))
+    first = run(install.with_autoguidance(install.with_autoguidance(main, guide, one), other, two))
+    second = run(install.with_autoguidance(install.with_autoguidance(main, other, two), guide, one))
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
-    with_cfg_last = run(pack.with_rule(pack.with_autoguidance(main, guide, one), rules["CFG"](4.0)))
-    with_cfg_first = run(pack.with_autoguidance(pack.with_rule(main, rules["CFG"](4.0)), guide, one))
+    with_cfg_last = run(install.with_rule(install.with_autoguidance(main, guide, one), rules["CFG"](4.0)))
+    with_cfg_first = run(install.with_autoguidance(install.with_rule(main, rules["CFG"](4.0)), guide, one))
     assert torch.equal(with_cfg_last, with_cfg_first)
 
 
 @pytest.mark.slow
-def test_the_same_component_twice_adds(pack, rules, main, guide):
-    twice = pack.with_autoguidance(pack.with_autoguidance(main, guide, rules["Auto"](1.5)), guide, rules["Auto"](2.0))
-    once = pack.with_autoguidance(main, guide, rules["Auto"](2.5))
+def test_the_same_component_twice_adds(install, rules, main, guide):
+    once = install.with_autoguidance(main, guide, rules["Auto"](1.5))
+    twice = install.with_autoguidance(once, guide, rules["Auto"](2.0))
+    once = install.with_autoguidance(main, guide, rules["Auto"](2.5))
     torch.testing.assert_close(run(twice), run(once), rtol=1e-4, atol=1e-4)
-    assert len(pack.plan_of(twice).guides) == 1, "one guide connected twice is one guide"
+    assert len(install.plan_of(twice).guides) == 1, "one guide connected twice is one guide"
 
 
 @pytest.mark.slow
-def test_a_branch_of_the_graph_keeps_its_own_plan(pack, rules, main, guide):
+def test_a_branch_of_the_graph_keeps_its_own_plan(install, rules, main, guide):
     plain = run(main)
-    branch = pack.with_rule(main, rules["CFG"](2.0))
-    longer = pack.with_autoguidance(branch, guide, rules["Auto"](2.0))
+    branch = install.with_rule(main, rules["CFG"](2.0))
+    longer = install.with_autoguidance(branch, guide, rules["Auto"](2.0))
     alone = run(branch)
     run(longer)
     assert torch.equal(run(branch), alone)
     assert torch.equal(run(main), plain)
-    assert [len(pack.plan_of(m).guidance.rules) for m in (main, branch, longer)] == [0, 1, 2]
+    assert [len(install.plan_of(m).guidance.rules) for m in (main, branch, longer)] == [0, 1, 2]
 
 
 @pytest.mark.slow
-def test_clones_downstream_keep_the_guide(pack, rules, main, guide):
-    model = pack.with_autoguidance(main, guide, rules["Auto"](2.0))
+def test_clones_downstream_keep_the_guide(install, rules, main, guide):
+    model = install.with_autoguidance(main, guide, rules["Auto"](2.0))
     assert torch.equal(run(model.clone().clone()), run(model))
 
 
-def test_an_engine_is_installed_once(pack, rules, main, guide):
+def test_an_engine_is_installed_once(install, rules, main, guide):
     from guidance_pack.host.engine.plan import KEY as engine
 
-    model = pack.with_autoguidance(pack.with_rule(main, rules["CFG"](2.0)), guide, rules["Auto"](2.0))
+    model = install.with_autoguidance(install.with_rule(main, rules["CFG"](2.0)), guide, rules["Auto"](2.0))
     assert all(len(model.get_wrappers(kind, engine)) == 1 for kind in model.wrappers)
 
 
 @pytest.mark.slow
-def test_transforms_run_last_in_chain_order(pack, rules, main, guide):
+def test_transforms_run_last_in_chain_order(install, rules, main, guide):
     rescale, auto = rules["Rescale"](1.0), rules["Auto"](2.0)
-    early = run(pack.with_autoguidance(pack.with_rule(main, rescale), guide, auto))
-    late = run(pack.with_rule(pack.with_autoguidance(main, guide, auto), rescale))
+    early = run(install.with_autoguidance(install.with_rule(main, rescale), guide, auto))
+    late = run(install.with_rule(install.with_autoguidance(main, guide, auto), rescale))
     assert torch.equal(early, late)
 
 
-def test_overlapping_cfg_is_refused_in_words_and_neighbours_are_not(pack, rules, main):
+def test_overlapping_cfg_is_refused_in_words_and_neighbours_are_not(install, rules, main):
     from guidance_pack.guidance.schedule import Interval
 
-    first = pack.with_rule(main, rules["CFG"](4.0, Interval(0.0, 0.5)))
+    first = install.with_rule(main, rules["CFG"](4.0, Interval(0.0, 0.5)))
     with pytest.raises(ValueError, match="Give them intervals that do not overlap, or remove one"):
-        pack.with_rule(first, rules["CFG"](2.0, Interval(0.4, 1.0)))
+        install.with_rule(first, rules["CFG"](2.0, Interval(0.4, 1.0)))
     with pytest.raises(ValueError, match="Two CFG Combine"):
-        pack.with_rule(first, rules["CFG"](2.0))
+        install.with_rule(first, rules["CFG"](2.0))
     with pytest.raises(ValueError, match="Two CFG Combine"):
-        pack.with_rule(first, rules["CFG"](2.0, Interval(14.0, 0.03, "sigma")))
-    both = pack.with_rule(first, rules["CFG"](1.0, Interval(0.5, 1.0)))
+        install.with_rule(first, rules["CFG"](2.0, Interval(14.0, 0.03, "sigma")))
+    both = install.with_rule(first, rules["CFG"](1.0, Interval(0.5, 1.0)))
     with count_forwards(main) as count:
         run(both)
     assert count.evaluations < 6
@@ -121,92 +115,92 @@ def test_overlapping_cfg_is_refused_in_words_and_neighbours_are_not(pack, rules,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["guide is the base", "main is the base", "two LoRAs"])
-def test_two_lora_variants_of_one_checkpoint(pack, rules, main, case):
+def test_two_lora_variants_of_one_checkpoint(install, rules, main, case):
     """Equal to two truly separate checkpoints; never zero guidance."""
     pairs = {
         "guide is the base": lambda base, other: (lora(base, 1), other),
         "main is the base": lambda base, other: (base, lora(other, 1)),
         "two LoRAs": lambda base, other: (lora(base, 1), lora(other, 2)),
     }
-    shared = pack.with_autoguidance(*pairs[case](main, main), rules["Auto"](2.0))
-    apart = pack.with_autoguidance(*pairs[case](SD15.build(0), SD15.build(0)), rules["Auto"](2.0))
+    shared = install.with_autoguidance(*pairs[case](main, main), rules["Auto"](2.0))
+    apart = install.with_autoguidance(*pairs[case](SD15.build(0), SD15.build(0)), rules["Auto"](2.0))
     expected = run(apart, cfg=1.0)
     assert far_apart(run(shared, cfg=1.0), expected) < 1e-5
     assert (run(pairs[case](main, main)[0], cfg=1.0) - expected).abs().max() > 0.01, "the guidance is not zero"
 
 
 @pytest.mark.slow
-def test_a_shared_network_with_equal_weights_needs_no_copy(pack, rules, main):
+def test_a_shared_network_with_equal_weights_needs_no_copy(install, rules, main):
     from guidance_pack.host.engine.plan import guides_of
 
-    model = pack.with_autoguidance(main, main.clone(), rules["Auto"](2.0), SD15.conditioning(3))
+    model = install.with_autoguidance(main, main.clone(), rules["Auto"](2.0), SD15.conditioning(3))
     (patcher,) = guides_of(model).values()
     assert patcher.model is main.model
-    separate = pack.with_autoguidance(main, SD15.build(0), rules["Auto"](2.0), SD15.conditioning(3))
+    separate = install.with_autoguidance(main, SD15.build(0), rules["Auto"](2.0), SD15.conditioning(3))
     assert torch.equal(run(model, cfg=1.0), run(separate, cfg=1.0))
     assert main.model.current_patcher is None
 
 
-def test_a_model_as_its_own_guide_is_refused(pack, rules, main):
+def test_a_model_as_its_own_guide_is_refused(install, rules, main):
     with pytest.raises(ValueError, match="one and the same model.*guidance would be zero"):
-        pack.with_autoguidance(main, main.clone(), rules["Auto"](3.0))
+        install.with_autoguidance(main, main.clone(), rules["Auto"](3.0))
 
 
 @pytest.mark.slow
-def test_a_model_with_other_attention_is_a_guide_over_the_same_network(pack, rules, main):
+def test_a_model_with_other_attention_is_a_guide_over_the_same_network(install, rules, main):
     """Identity attention in the middle block (as in PAG), set as a patch of the guide's own options."""
     from guidance_pack.host.engine.plan import guides_of
 
     weak = main.clone()
     weak.set_model_attn1_replace(lambda q, k, v, extra, **_: v, "middle", 0)
-    model = pack.with_autoguidance(main, weak, rules["Auto"](2.0))
+    model = install.with_autoguidance(main, weak, rules["Auto"](2.0))
     (patcher,) = guides_of(model).values()
     assert patcher.model is main.model
     assert not torch.equal(run(model, cfg=1.0), run(main, cfg=1.0))
 
 
-def test_a_merge_after_autoguidance_is_refused_before_sampling(pack, rules, main):
-    model = pack.with_autoguidance(main, main.clone(), rules["Auto"](2.0), SD15.conditioning(3))
+def test_a_merge_after_autoguidance_is_refused_before_sampling(install, rules, main):
+    model = install.with_autoguidance(main, main.clone(), rules["Auto"](2.0), SD15.conditioning(3))
     model.add_patches({KEY: ("diff", (torch.ones(64, 64, 3, 3),))}, 0.5, 0.5)
     with count_forwards(main) as count, pytest.raises(ValueError, match="Move the LoRA or patch before Autoguidance"):
         run(model)
     assert count.forwards == 0
 
 
-def test_without_a_way_to_load_it_again_the_error_names_the_ways_out(pack, rules, main):
+def test_without_a_way_to_load_it_again_the_error_names_the_ways_out(install, rules, main):
     main.cached_patcher_init = None
     merged = main.clone()
     merged.add_patches({KEY: ("diff", (torch.ones(64, 64, 3, 3),))}, 0.5, 0.5)
     with pytest.raises(ValueError, match="Load the guide with another loader node"):
-        pack.with_autoguidance(merged, main, rules["Auto"](2.0))
+        install.with_autoguidance(merged, main, rules["Auto"](2.0))
 
 
 @pytest.mark.slow
-def test_a_sampling_patch_on_one_of_two_clones_is_a_difference_too(pack, rules, main):
+def test_a_sampling_patch_on_one_of_two_clones_is_a_difference_too(install, rules, main):
     import comfy_extras.nodes_model_advanced as advanced
 
     def zsnr(model):
         return advanced.ModelSamplingDiscrete().patch(model, "v_prediction", True)[0]
 
     tuned = lora(main, 1)
-    model = pack.with_autoguidance(tuned, zsnr(main), rules["Auto"](2.0))
-    apart = pack.with_autoguidance(tuned, zsnr(SD15.build(0)), rules["Auto"](2.0))
+    model = install.with_autoguidance(tuned, zsnr(main), rules["Auto"](2.0))
+    apart = install.with_autoguidance(tuned, zsnr(SD15.build(0)), rules["Auto"](2.0))
     assert far_apart(run(model), run(apart)) < 1e-4
 
 
-def test_a_replaced_part_of_the_network_needs_a_copy(pack, rules, main):
+def test_a_replaced_part_of_the_network_needs_a_copy(install, rules, main):
     from guidance_pack.host.engine.plan import guides_of
 
     block = main.clone()
     block.add_object_patch("diffusion_model.out", torch.nn.Sequential(*main.model.diffusion_model.out, torch.nn.Tanh()))
-    (patcher,) = guides_of(pack.with_autoguidance(main, block, rules["Auto"](2.0))).values()
+    (patcher,) = guides_of(install.with_autoguidance(main, block, rules["Auto"](2.0))).values()
     assert patcher.model is not main.model
 
 
-def test_the_second_model_of_a_dual_model_guider_counts_too(pack, rules, main):
+def test_the_second_model_of_a_dual_model_guider_counts_too(install, rules, main):
     from comfy_extras.nodes_custom_sampler import Guider_DualModel
 
-    model = pack.with_autoguidance(SD15.build(3), main, rules["Auto"](2.0))
+    model = install.with_autoguidance(SD15.build(3), main, rules["Auto"](2.0))
     guider = Guider_DualModel(model, lora(main, 1))
     guider.set_conds(SD15.conditioning(1), SD15.conditioning(2))
     guider.set_cfg(3.0)
@@ -218,15 +212,15 @@ def test_the_second_model_of_a_dual_model_guider_counts_too(pack, rules, main):
 # --- pairs that cannot be -------------------------------------------------------------------------------------------
 
 
-def test_another_latent_space_is_refused_in_words(pack, rules, main):
+def test_another_latent_space_is_refused_in_words(install, rules, main):
     other = next(spec for name, spec in MODELS.items() if name.startswith(("sd3", "flux")))
     with pytest.raises(ValueError, match="do not share a latent space.*4 channels.*16"):
-        pack.with_autoguidance(main, other.build(0), rules["Auto"](2.0))
+        install.with_autoguidance(main, other.build(0), rules["Auto"](2.0))
 
 
-def test_a_guide_with_components_of_its_own_is_refused(pack, rules, main, guide):
+def test_a_guide_with_components_of_its_own_is_refused(install, rules, main, guide):
     with pytest.raises(ValueError, match="a guide is evaluated bare"):
-        pack.with_autoguidance(main, pack.with_rule(guide, rules["CFG"](2.0)), rules["Auto"](2.0))
+        install.with_autoguidance(main, install.with_rule(guide, rules["CFG"](2.0)), rules["Auto"](2.0))
 
 
 # --- one network, one prediction type -------------------------------------------------------------------------------
@@ -246,30 +240,31 @@ def weaker(model):
     return out
 
 
-def test_a_prediction_type_set_behind_autoguidance_is_the_guides_too(pack, rules, main):
-    after = read_as(pack.with_autoguidance(main, weaker(main), rules["Auto"](2.0)), "v_prediction")
+def test_a_prediction_type_set_behind_autoguidance_is_the_guides_too(install, rules, main):
+    after = read_as(install.with_autoguidance(main, weaker(main), rules["Auto"](2.0)), "v_prediction")
     first = read_as(main, "v_prediction")
-    before = pack.with_autoguidance(first, weaker(first), rules["Auto"](2.0))
+    before = install.with_autoguidance(first, weaker(first), rules["Auto"](2.0))
     wanted = run(before, cfg=1.0)
     assert torch.equal(run(after, cfg=1.0), wanted)
     assert far_apart(run(first, cfg=1.0), wanted) > 0.01, "the guidance is too small to tell anything"
     back = read_as(after, "eps")
-    assert torch.equal(run(back, cfg=1.0), run(pack.with_autoguidance(main, weaker(main), rules["Auto"](2.0)), cfg=1.0))
+    fresh = install.with_autoguidance(main, weaker(main), rules["Auto"](2.0))
+    assert torch.equal(run(back, cfg=1.0), run(fresh, cfg=1.0))
 
 
-def test_one_network_with_two_prediction_types_is_refused(pack, rules, main):
+def test_one_network_with_two_prediction_types_is_refused(install, rules, main):
     for model, guide in ((read_as(main, "v_prediction"), weaker(main)), (main, weaker(read_as(main, "v_prediction")))):
         with pytest.raises(ValueError, match="one network.*read as .*V_PREDICTION.*Move that node before both"):
-            pack.with_autoguidance(model, guide, rules["Auto"](2.0))
+            install.with_autoguidance(model, guide, rules["Auto"](2.0))
 
 
-def test_a_lora_may_bring_a_prediction_type_of_its_own(pack, rules, main):
+def test_a_lora_may_bring_a_prediction_type_of_its_own(install, rules, main):
     """LCM's LoRA, guided by the model without it."""
-    model = pack.with_autoguidance(read_as(lora(main, 1), "lcm"), main, rules["Auto"](2.0))
+    model = install.with_autoguidance(read_as(lora(main, 1), "lcm"), main, rules["Auto"](2.0))
     assert torch.isfinite(run(model, cfg=1.0)).all()
 
 
-def test_a_shift_is_no_other_prediction_type(pack, rules, comfy):
+def test_a_shift_is_no_other_prediction_type(install, rules, comfy):
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
     from guidance_pack.host.common.noise_levels import read_alike
@@ -277,7 +272,7 @@ def test_a_shift_is_no_other_prediction_type(pack, rules, comfy):
     flow = MODELS["sd3"].build(0)
     shifted = ModelSamplingSD3().patch(flow, 7.0)[0]
     assert read_alike(*(m.get_model_object("model_sampling") for m in (flow, shifted)))
-    pack.with_autoguidance(shifted, weaker(flow), rules["Auto"](2.0))
+    install.with_autoguidance(shifted, weaker(flow), rules["Auto"](2.0))
     discrete = ModelSamplingSD3().patch(flow, 7.0, 1.0)[0]
     assert not read_alike(*(m.get_model_object("model_sampling") for m in (flow, discrete)))
 
