@@ -42,7 +42,8 @@ def off(install, main, guide):
         "apg nowhere": install.with_rule(main, APG(schedule=nowhere)),
         "rescale 0": install.with_rule(main, Rescale(0.0)),
         "all of them": install.with_rule(
-            install.with_rule(install.with_autoguidance(main, guide, Autoguidance(1.0)), APG(1.0, 0.0, 0.0)), Rescale(0.0)
+            install.with_rule(install.with_autoguidance(main, guide, Autoguidance(1.0)), APG(1.0, 0.0, 0.0)),
+            Rescale(0.0),
         ),
     }
 
@@ -68,7 +69,8 @@ def test_off_is_bit_identical_and_costs_nothing(main, guide, off, name, sampler)
 def test_a_plain_run_after_guided_runs_is_exact(install, main, guide):
     CFG, Autoguidance, APG, Rescale = rules()
     before = run(main)
-    model = install.with_rule(install.with_rule(install.with_autoguidance(main, guide, Autoguidance(2.5)), APG()), Rescale())
+    shaped = install.with_rule(install.with_autoguidance(main, guide, Autoguidance(2.5)), APG())
+    model = install.with_rule(shaped, Rescale())
     assert not torch.equal(run(model), before)
     assert torch.equal(run(main), before)
     assert main.model.current_patcher is None and guide.model.current_patcher is None

@@ -54,8 +54,8 @@ def test_terms_add_in_any_order(install, rules, main, guide):
 
 @pytest.mark.slow
 def test_the_same_component_twice_adds(install, rules, main, guide):
-    once = install.with_autoguidance(main, guide, rules["Auto"](1.5))
-    twice = install.with_autoguidance(once, guide, rules["Auto"](2.0))
+    first = install.with_autoguidance(main, guide, rules["Auto"](1.5))
+    twice = install.with_autoguidance(first, guide, rules["Auto"](2.0))
     once = install.with_autoguidance(main, guide, rules["Auto"](2.5))
     torch.testing.assert_close(run(twice), run(once), rtol=1e-4, atol=1e-4)
     assert len(install.plan_of(twice).guides) == 1, "one guide connected twice is one guide"
