@@ -161,7 +161,7 @@ def compared() -> Scene:
 
 
 def lora_training() -> Scene:
-    """The host's Train LoRA on a MODEL with Loss Weighting."""
+    """The host's Train LoRA on a MODEL with Loss Weighting. If it fails it keeps the MODEL, also without that."""
     import trainer
 
     models = family("sd15")
@@ -171,7 +171,7 @@ def lora_training() -> Scene:
         record = trainer.Training("sd15", pictures=1).run(model)
         return [record.losses, record.lora]
 
-    return Scene(act, lambda: sampled(models.main, *_prompts()))
+    return Scene(act, lambda: sampled(models.main, *_prompts()), kept=2**25)
 
 
 @functools.cache
