@@ -212,7 +212,7 @@ def _written(write: Callable[[], Any], folder: Path, file: str) -> Scene:
         return (folder / file).read_bytes()
 
     before = {*folder.iterdir()}
-    stray = lambda: [path for path in folder.iterdir() if path not in before and path.name != file]  # noqa: E731
+    stray = lambda: [p for p in folder.iterdir() if p not in before and not p.name.startswith(NAME)]  # noqa: E731
     return Scene(act, start=lambda: (folder / file).unlink(missing_ok=True), stray=stray)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import engine_probe
@@ -79,8 +79,11 @@ class Bench:
 
     def _alone(self, cell: Cell, model: Any, whole: list[torch.Tensor], plain: Plain) -> Outcome:
         """The last picture of a batch again, alone."""
-        if cell.batch == 1 or plain.apart > APART:
-            return Outcome("right", "" if cell.batch == 1 else "the host alone mixes the pictures of a batch")
+        if cell.batch == 1:
+            return Outcome("right")
+        lone = self._plain(replace(cell, guider="basic"))  # a guide is asked for one prompt, too
+        if max(held.apart for held in (plain, lone) if isinstance(held, Plain)) > APART:
+            return Outcome("right", "the host alone mixes the pictures of a batch")
         apart = _apart(whole, lambda row: run(model, self.models, cell, row))
         most = max(APART, 30 * plain.apart)
         return Outcome("right") if apart <= most else Outcome("apart", f"{apart:.2e}; the host alone {plain.apart:.2e}")
