@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from train_world import LABELS, ROOT, Recipe, describe, follow
 from world import Pictures, render
+from world.scenes import Scenes, render_scenes
 
 from guidance_pack.guidance.checkpoints.atomic import atomic_save
 from guidance_pack.guidance.guide import with_noise
@@ -35,6 +36,10 @@ FRESH, FRESH_SEED = 2000, 1000  # how many pictures measure a network; their see
 RECIPES: dict[str, Recipe] = {
     "shapes-classifier": Recipe(
         {"task": "classification", "norm": "batch"}, None, steps=4000, batch=64, data_seed=11, seed=11
+    ),
+    # Steers nothing: it says in the workflows how many pictures are as asked.
+    "shapes-verdict": Recipe(
+        {"task": "classification", "width": 24}, None, steps=4000, batch=64, data_seed=15, seed=15
     ),
     # ADM's recipe (2105.05233, Table 12): all timesteps alike, AdamW with weight decay 0.05, rate falling to 0.
     "shapes-noisy-classifier": Recipe(
@@ -64,15 +69,15 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * (1 - self.step / recipe.steps)
             first = self.step * recipe.batch  # no picture is seen twice
-            pictures = render(torch.arange(first, first + recipe.batch), recipe.data_seed)
-            loss = self.loss(pictures)
+            truth = drawn(recipe, torch.arange(first, first + recipe.batch), recipe.data_seed)
+            loss = self.loss(truth)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             self.step += 1
             yield self.step, loss.item()
 
-    def loss(self, pictures: Pictures) -> Tensor:
+    def loss(self, pictures: Pictures | Scenes) -> Tensor:
         """The mean loss of a batch, a scalar."""
         if self.network.config.timestep:
             timesteps = torch.randint(len(noise_schedule(SCHEDULE)), (len(pictures.labels),), generator=self.generator)
@@ -106,6 +111,11 @@ class Training:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
+def drawn(recipe: Recipe, numbers: Tensor, seed: int) -> Pictures | Scenes:
+    """The numbered pictures of a recipe's world, with their maps."""
+    return render_scenes(numbers, seed) if recipe.world == "scenes" else render(numbers, seed)
+
+
 def noisy(images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] at whole timesteps [B] of the schedule, in VP coordinates."""
     return with_noise(images, noise, NoiseLevel.variance_exploding(noise_schedule(SCHEDULE).sigmas[timesteps]))
@@ -124,12 +134,12 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread")
     for name in options.only:
-        train(name, options)
+        train(name, RECIPES[name], options)
 
 
-def train(name: str, options: argparse.Namespace) -> None:
-    """Train one recipe, from where it was stopped, and say what it gets right."""
-    training, waiting = Training(RECIPES[name]), options.work / f"{name}.safetensors"
+def train(name: str, recipe: Recipe, options: argparse.Namespace) -> None:
+    """Train a recipe, from where it was stopped, and say what it gets right."""
+    training, waiting = Training(recipe), options.work / f"{name}.safetensors"
     if waiting.exists():
         training.restore(load_file(waiting))
         print(f"{name}: continues after step {training.step}")
@@ -143,7 +153,7 @@ def train(name: str, options: argparse.Namespace) -> None:
     last = min(options.steps or training.recipe.steps, training.recipe.steps)
     follow(name, training.steps(last), last, options.minutes, save)
     file = files.read_guide(options.out / f"{name}.safetensors")
-    print(f"{name}: {measured(files.build(file), FRESH_SEED + training.recipe.data_seed)}", flush=True)
+    print(f"{name}: {measured(files.build(file), training.recipe)}", flush=True)
 
 
 def guide_facts(network: TinyGuide) -> dict[str, Any]:
@@ -155,9 +165,10 @@ def guide_facts(network: TinyGuide) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def measured(network: TinyGuide, seed: int) -> str:
-    """What a network gets right on fresh pictures, in words."""
-    fresh = render(FRESH, seed)
+def measured(network: TinyGuide, recipe: Recipe) -> str:
+    """What a network gets right on fresh pictures of its world, in words."""
+    seed = FRESH_SEED + recipe.data_seed
+    fresh = drawn(recipe, torch.arange(FRESH), seed)
     if network.config.timestep:
         shares = ", ".join(f"{share:.1%}" for share in accuracy_by_timestep(network, fresh, seed))
         return f"accuracy per hundred timesteps, from clean to noise: {shares}"
@@ -171,7 +182,7 @@ def measured(network: TinyGuide, seed: int) -> str:
     return f"{agree.float().mean():.2%} of pixels right, mean IoU {mean_iou(found, fresh.segmentation):.3f}"
 
 
-def accuracy_by_timestep(network: TinyGuide, fresh: Pictures, seed: int, bins: int = 10) -> list[float]:
+def accuracy_by_timestep(network: TinyGuide, fresh: Pictures | Scenes, seed: int, bins: int = 10) -> list[float]:
     """Share of noisy pictures that are named correctly, for each tenth of the schedule."""
     generator = torch.Generator().manual_seed(seed)
     width = len(noise_schedule(SCHEDULE)) // bins

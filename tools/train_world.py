@@ -20,7 +20,7 @@ from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -36,6 +36,7 @@ from world import LABELS, render  # noqa: E402
 from world.judge import CLASSIFIER, JUDGE, Classifier  # noqa: E402
 from world.loop import Settings, State, train  # noqa: E402
 from world.noise import LogitNormal, LogNormal, NoiseSampler  # noqa: E402
+from world.scenes import WORDS, render_scenes  # noqa: E402
 
 from guidance_pack.guidance.checkpoints.atomic import atomic_save  # noqa: E402
 from guidance_pack.guidance.networks.tiny import files  # noqa: E402
@@ -61,6 +62,7 @@ class Recipe:
     data_seed: int = 1
     seed: int = 0
     then: tuple[int, NoiseSampler] | None = None  # after this step, other noise levels
+    world: Literal["shapes", "scenes"] = "shapes"
 
 
 # The files in assets/ of the two main denoisers were made in two parts: after step 9497 (edm) and 5254 (flow) they went
@@ -106,14 +108,18 @@ def main() -> None:
 def batch_of(recipe: Recipe, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The pictures of a step: every training walks through its own world once and never sees a picture twice."""
     block, place = divmod(step - 1, BLOCK)
-    images, labels = _block(recipe.data_seed, block * BLOCK * recipe.batch, BLOCK * recipe.batch)
+    images, words = _block(recipe.world, recipe.data_seed, block * BLOCK * recipe.batch, BLOCK * recipe.batch)
     here = slice(place * recipe.batch, (place + 1) * recipe.batch)
-    return images[here], labels[here]
+    return images[here], words[here]
 
 
 @lru_cache(maxsize=1)
-def _block(seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pictures = render(torch.arange(first, first + count), seed)
+def _block(world: str, seed: int, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    numbers = torch.arange(first, first + count)
+    if world == "scenes":
+        scenes = render_scenes(numbers, seed)
+        return scenes.images, scenes.words
+    pictures = render(numbers, seed)
     return pictures.images, pictures.labels
 
 
@@ -173,7 +179,8 @@ def train_judge(name: str, recipe: Recipe, out: Path, work: Path, minutes: float
     def steps() -> Iterator[tuple[int, float]]:
         nonlocal done
         while done < recipe.steps:
-            loss = network.loss(*batch_of(recipe, done + 1))
+            images, words = batch_of(recipe, done + 1)
+            loss = network.loss(images, words)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -198,6 +205,7 @@ def describe(name: str, recipe: Recipe, network: torch.nn.Module, step: int) -> 
     return {
         "recipe": name,
         "labels": list(LABELS),
+        "attributes": [list(words) for words in WORDS[1:]] if recipe.world == "scenes" else [],
         "data_seed": recipe.data_seed,
         "training_seed": recipe.seed,
         "steps": step,

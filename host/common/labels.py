@@ -13,6 +13,7 @@ from .errors import shown
 
 LABELS_KEY = "class_labels"
 LONGEST_NUMBER, LONGEST_NAME = 10, 60  # digits and characters that are read of a word
+FILLERS = frozenset(("a", "an", "the", "on", "before", "with", "and"))
 
 
 def labels_of(model: ModelPatcher) -> tuple[str, ...]:
@@ -29,9 +30,15 @@ def labels_of(model: ModelPatcher) -> tuple[str, ...]:
 def class_conditioning(model: ModelPatcher, text: str) -> list:
     """CONDITIONING for classes given as text: names or indices separated by commas; empty = no class.
 
+    A MODEL with attributes takes phrases ("red star on stripes") and the rows of its tensor are [class, attributes...].
+
     Raises ValueError for a class that the MODEL does not have, naming the nearest.
     """
-    labels = labels_of(model)
+    labels, attributes = labels_of(model), getattr(model.model, "attributes", ())
+    if attributes:
+        rows = [_phrase(phrase, (labels, *attributes)) for phrase in text.split(",") if phrase.strip()]
+        nothing = [len(part) for part in (labels, *attributes)]
+        return [[torch.zeros(1, 1, 1), {LABELS_KEY: torch.tensor(rows or [nothing])}]]
     words = [word.strip() for word in text.split(",") if word.strip()]
     if words and not labels:
         raise ValueError(
@@ -54,6 +61,28 @@ def chosen_classes(model: torch.nn.Module, conditioning: Mapping[str, Any]) -> t
             f"Connect Class Label to positive and negative, in place of CLIP Text Encode."
         )
     return conditioning.get(LABELS_KEY)
+
+
+def _phrase(text: str, parts: tuple[tuple[str, ...], ...]) -> list[int]:
+    """The index of each part's word in a phrase, the null word's where the phrase leaves a part open."""
+    chosen = [len(part) for part in parts]
+    for word in text.lower().split():
+        if word in FILLERS:
+            continue
+        place = next((place for place, part in enumerate(parts) if word in part), None)
+        if place is None:
+            known = [known for part in parts for known in part]
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            words = "; ".join(map(", ".join, parts))
+            raise ValueError(f"This MODEL does not know {shown(word)}{hint} It knows: {words}.")
+        if chosen[place] < len(parts[place]):
+            raise ValueError(
+                f"{shown(text.strip())} has two words for one thing: {parts[place][chosen[place]]!r} and {word!r}; "
+                f"choose one of them, or separate pictures by commas."
+            )
+        chosen[place] = parts[place].index(word)
+    return chosen
 
 
 def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> int:

@@ -58,9 +58,10 @@ class HostedTinyUNet(ComfyModule, TinyUNet):
         self.dtype = dtype
 
     def _forward_within(self, x, timesteps, context=None, y=None, control=None, transformer_options=None, **kwargs):
-        labels = torch.full((x.shape[0],), self.config.num_classes, device=x.device) if y is None else y
+        nothing = torch.tensor([count - 1 for count in self.words], device=x.device).expand(x.shape[0], -1)
+        words = nothing if y is None else y
         around = _patch_points({} if transformer_options is None else transformer_options)
-        return TinyUNet.forward(self, x, timesteps, labels.reshape(-1).long(), around)
+        return TinyUNet.forward(self, x, timesteps, words.reshape(x.shape[0], -1).long(), around)
 
 
 def _patch_points(options: dict) -> Around:
@@ -96,15 +97,18 @@ def _attention(options: dict) -> Attend:
 class TinyModel(comfy.model_base.BaseModel):
     """A class-conditional denoiser of pictures. CONDITIONING chooses the class; without one it is unconditional."""
 
-    def __init__(self, config: TinyModelConfig, family, labels: tuple[str, ...], device=None):
+    def __init__(self, config: TinyModelConfig, family, file: NetworkFile, device=None):
         super().__init__(config, family, device=device, unet_model=HostedTinyUNet)
-        self.labels = labels
+        self.labels, self.attributes = file.labels, file.attributes
 
     def encode_adm(self, **kwargs) -> torch.Tensor:
-        """Class indices [K], one per sample of the batch or one for all; the null class where none is given."""
+        """Classes [K], or rows [K, parts] where there are attributes, one per sample of the batch or one for all; the
+        null words where none is given."""
         _check_size(kwargs["noise"])
+        nothing = [len(part) for part in (self.labels, *self.attributes)]
         chosen = chosen_classes(self, kwargs)
-        return (torch.tensor([len(self.labels)]) if chosen is None else chosen).to(kwargs["device"])
+        null = torch.tensor([nothing] if self.attributes else nothing)
+        return (null if chosen is None else chosen).to(kwargs["device"])
 
 
 def _check_size(pictures: torch.Tensor) -> None:
@@ -132,7 +136,7 @@ def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_pat
     config = TinyModelConfig(dict(file.config))
     config.sampling_settings = _sampling(file)
     config.set_inference_dtype(torch.float32, None)
-    model = TinyModel(config, FAMILIES[file.prediction], file.labels)
+    model = TinyModel(config, FAMILIES[file.prediction], file)
     patcher = patcher_of(model, {key: value.float() for key, value in file.tensors.items()}, disable_dynamic)
     patcher.cached_patcher_init = (load_tiny_model, (name,))
     return patcher

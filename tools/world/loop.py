@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from guidance_pack.guidance.networks.tiny.preconditioning import SIGMA_DATA, Prediction, add_noise, precondition
+from guidance_pack.guidance.networks.tiny.preconditioning import (
+    SIGMA_DATA,
+    Prediction,
+    add_noise,
+    per_sample,
+    precondition,
+)
 from guidance_pack.guidance.training.weighting import EDMWeight, Weighting
 from world.ema import Decay, PowerDecay, average_of
 from world.muon import Muon
@@ -26,17 +32,19 @@ class Settings:
         learning_rate: rises linearly over `warmup` steps, stays, and falls with 1/sqrt(step) after `steady` steps
             (as in Karras et al. 2024, EDM2), so that a training has no fixed end and can be stopped at any time.
         label_dropout: share of pictures that are shown with the null class, which trains the unconditional prediction.
-        null_class: the index of the null class.
+        null_class: the index of the null class; with attributes, the index of every part's null word.
+        part_dropout: share of the words left that are dropped one by one, so that a part can be asked for alone.
     """
 
     steps: int
-    null_class: int
+    null_class: int | tuple[int, ...]
     prediction: Prediction = "edm"
     sigma_data: float = SIGMA_DATA
     learning_rate: float = 3e-3
     warmup: int = 50
     steady: int = 1000
     label_dropout: float = 0.12
+    part_dropout: float = 0.0
     noise: NoiseSampler = field(default_factory=LogNormal)
     weight: Weighting = field(default_factory=EDMWeight)
     average: Decay = field(default_factory=PowerDecay)
@@ -104,7 +112,8 @@ def train(state: State, data: Data, settings: Settings) -> Iterator[Report]:
     generator, so equal inputs give equal weights.
 
     Args:
-        data: called with the step's number (1 for the first); returns clean pictures [B, C, H, W] and labels int64 [B].
+        data: called with the step's number (1 for the first); returns clean pictures [B, C, H, W] and labels int64 [B],
+            or [B, parts] with attributes.
 
     Raises:
         FloatingPointError: the loss is no longer finite; the weights are left as they were before that step.
@@ -138,11 +147,13 @@ def denoising_loss(
     count = len(clean)
     sigma = settings.noise(count, generator)
     noise = torch.randn(clean.shape, generator=generator)
-    dropped = torch.rand(count, generator=generator) < settings.label_dropout
-    shown = torch.where(dropped, settings.null_class, labels)
+    dropped = per_sample(torch.rand(count, generator=generator) < settings.label_dropout, labels)
+    if settings.part_dropout:
+        dropped = dropped | (torch.rand(labels.shape, generator=generator) < settings.part_dropout)
+    shown = torch.where(dropped, torch.tensor(settings.null_class), labels)
     denoised = denoise(add_noise(settings.prediction, clean, noise, sigma), sigma, shown)
-    per_sample = (denoised - clean).square().flatten(1).mean(1)
-    return (settings.weight(sigma) * per_sample).mean()
+    error = (denoised - clean).square().flatten(1).mean(1)
+    return (settings.weight(sigma) * error).mean()
 
 
 def _learning_rate(step: int, settings: Settings) -> float:

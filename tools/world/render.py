@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from world.draws import Draws
+from world.planes import pixel_grid, plane, rgb
 from world.shapes import LABELS, signed_distance
 
 SIZE = 32
@@ -95,24 +96,6 @@ def _checked_labels(labels: Tensor, count: int) -> Tensor:
     return labels.to(torch.int64)
 
 
-def _grid() -> tuple[Tensor, Tensor]:
-    """Pixel centres in pixels from the middle, y up: two planes [1, 32, 32]."""
-    line = torch.arange(SIZE, dtype=torch.float32) + 0.5 - SIZE / 2
-    y, x = torch.meshgrid(-line, line, indexing="ij")
-    return x[None], y[None]
-
-
-def _plane(values: Tensor) -> Tensor:
-    return values[:, None, None]
-
-
-def _colour(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """HSV to RGB, [B] each to [B, 3]: red, green and blue are one trapezoid wave over the hue, shifted by thirds."""
-    shifted = hue[:, None] + torch.tensor([0.0, 2 / 3, 1 / 3])
-    wave = ((shifted.remainder(1.0) * 6 - 3).abs() - 1).clamp(0, 1)
-    return value[:, None] * (1 - saturation[:, None] * (1 - wave))
-
-
 def _background(draws: Draws) -> tuple[Tensor, Tensor]:
     """Plain, gradient or soft texture, in a dark or a pale tone: canvas [B, 3, 32, 32] and whether dark [B]."""
     dark = draws.uniform() < 0.5
@@ -121,20 +104,20 @@ def _background(draws: Draws) -> tuple[Tensor, Tensor]:
     value = torch.where(dark, draws.uniform(0.18, 0.4), draws.uniform(0.75, 0.93))
     style = draws.integer(3)
     turn = draws.uniform(0, 2 * torch.pi)
-    x, y = _grid()
-    along = (x * _plane(turn.cos()) + y * _plane(turn.sin())) / SIZE
-    across = (y * _plane(turn.cos()) - x * _plane(turn.sin())) / SIZE
-    phase, waves = _plane(draws.uniform(0, 2 * torch.pi)), _plane(draws.uniform(2.0, 3.0))
+    x, y = pixel_grid(SIZE)
+    along = (x * plane(turn.cos()) + y * plane(turn.sin())) / SIZE
+    across = (y * plane(turn.cos()) - x * plane(turn.sin())) / SIZE
+    phase, waves = plane(draws.uniform(0, 2 * torch.pi)), plane(draws.uniform(2.0, 3.0))
     texture = 0.5 * (torch.sin(2 * torch.pi * waves * along + phase) + torch.sin(2 * torch.pi * waves * across - phase))
-    strength = _plane(torch.where(dark, 0.12, 0.16))
-    change = torch.where(_plane(style == 1), along * 1.6, torch.where(_plane(style == 2), texture * 0.55, 0.0))
-    return _colour(hue, saturation, value)[:, :, None, None] + (change * strength)[:, None], dark
+    strength = plane(torch.where(dark, 0.12, 0.16))
+    change = torch.where(plane(style == 1), along * 1.6, torch.where(plane(style == 2), texture * 0.55, 0.0))
+    return rgb(hue, saturation, value)[:, :, None, None] + (change * strength)[:, None], dark
 
 
 def _foreground_colour(draws: Draws, dark: Tensor, hue: Tensor) -> Tensor:
     """Saturated, and bright on a dark background but deeper on a pale one, so that the outline always shows."""
     value = torch.where(dark, draws.uniform(0.75, 0.95), draws.uniform(0.4, 0.7))
-    return _colour(hue, draws.uniform(0.6, 0.9), value)
+    return rgb(hue, draws.uniform(0.6, 0.9), value)
 
 
 def _main_thing(draws: Draws, labels: Tensor, dark: Tensor) -> _Thing:
@@ -165,16 +148,16 @@ def _paint(layers: tuple[Tensor, Tensor, Tensor], thing: _Thing, present: Tensor
     """Lay a thing over canvas, depth and segmentation. Colour is blended over one pixel; the maps change where the
     pixel's centre is inside, so they stay exact."""
     canvas, depth, segmentation = layers
-    x, y = _grid()
-    dx, dy = (x - _plane(thing.x)) / _plane(thing.radius), (y - _plane(thing.y)) / _plane(thing.radius)
-    cos, sin = _plane(thing.turn.cos()), _plane(thing.turn.sin())
+    x, y = pixel_grid(SIZE)
+    dx, dy = (x - plane(thing.x)) / plane(thing.radius), (y - plane(thing.y)) / plane(thing.radius)
+    cos, sin = plane(thing.turn.cos()), plane(thing.turn.sin())
     rows = present.nonzero().squeeze(1)
     u, v = (dx * cos + dy * sin)[rows], (dy * cos - dx * sin)[rows]
     distance = torch.full_like(dx, 1e3)
-    distance[rows] = signed_distance(thing.labels[rows], u, v) * _plane(thing.radius[rows])
+    distance[rows] = signed_distance(thing.labels[rows], u, v) * plane(thing.radius[rows])
     light = (1 + 0.12 * (dy - dx).clamp(-1.5, 1.5))[:, None]  # lit from the upper left
     cover = (0.5 - distance).clamp(0, 1)[:, None]
     canvas = canvas + cover * (thing.colour[:, :, None, None] * light - canvas)
     inside = distance < 0
-    depth = torch.where(inside, _plane(thing.depth), depth)
-    return canvas, depth, torch.where(inside, _plane(thing.labels) + 1, segmentation)
+    depth = torch.where(inside, plane(thing.depth), depth)
+    return canvas, depth, torch.where(inside, plane(thing.labels) + 1, segmentation)

@@ -70,6 +70,11 @@ class NetworkFile:
         return tuple(self.metadata["labels"])
 
     @property
+    def attributes(self) -> tuple[tuple[str, ...], ...]:
+        """The words of each further part of a denoiser's condition, by index; most have none."""
+        return tuple(map(tuple, self.metadata.get("attributes", ())))
+
+    @property
     def prediction(self) -> str:
         """A denoiser's prediction family, "edm" or "flow"."""
         return self.metadata["prediction"]

@@ -1,7 +1,7 @@
 """The embedded world's guides: one small residual network that names a picture's class or maps its depth or things.
 
-Half the resolution is folded into channels before the first layer, as in the tiny denoiser, so that no layer runs at
-the full size and the gradient of a guided step costs little beside the denoiser.
+Pixels are folded into channels before the first layer, as in the tiny denoiser, so that no layer runs at the full size
+and the gradient of a guided step costs little beside the denoiser.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ class TinyGuideConfig:
     Attributes:
         task: class scores, a depth map, or class scores of every pixel.
         num_classes: segmentation has one more, 0, the background.
-        width: channels at half the resolution; twice at a quarter, three times at an eighth. A multiple of `groups`.
+        width: channels after the first layer; twice and three times at the next halvings of the resolution. A multiple
+            of `groups`.
         timestep: whether it is told how noisy the picture is, as a timestep 0 .. 999.
         norm: "group", or "batch" as in most networks that were trained for something else.
         embedding: width of the timestep's embedding.
+        patch: pixels on a side that the first layer folds into channels; 4 for pictures of 64x64.
     """
 
     task: GuideTask = "classification"
@@ -41,6 +43,7 @@ class TinyGuideConfig:
     norm: Norm = "group"
     groups: int = 8
     embedding: int = 64
+    patch: int = 2
 
     def __post_init__(self) -> None:
         for word, value, kinds in (("task", self.task, GuideTask), ("norm", self.norm, Norm)):
@@ -107,7 +110,7 @@ class TinyGuide(nn.Module):
         self.config = c = TinyGuideConfig(**config)
         layers = _Layers(c, operations, {"device": device, "dtype": dtype})
         widths = (c.width, 2 * c.width, 3 * c.width)
-        self.stem = layers.conv(12, c.width)
+        self.stem = layers.conv(3 * c.patch**2, c.width)
         self.encoder = nn.ModuleList(_GuideBlock(w, w, layers) for w in widths)
         self.down = nn.ModuleList(layers.conv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.embed = None
@@ -120,7 +123,7 @@ class TinyGuide(nn.Module):
             self.up = nn.ModuleList(layers.conv(a, b, 1) for a, b in ((widths[2], widths[1]), (widths[1], widths[0])))
             self.decoder = nn.ModuleList(_GuideBlock(2 * w, w, layers) for w in (widths[1], widths[0]))
             self.norm = layers.norm(c.width)
-            self.head = layers.conv(c.width, 4 * (1 if c.task == "depth" else c.num_classes + 1))
+            self.head = layers.conv(c.width, c.patch**2 * (1 if c.task == "depth" else c.num_classes + 1))
 
     def forward(self, pictures: Tensor, timestep: Tensor | None = None) -> Tensor:
         """What the network says of a batch.
@@ -142,7 +145,7 @@ class TinyGuide(nn.Module):
                 f"width and height must be multiples of {STRIDE}."
             )
         embedding = self._embed(timestep, pictures.dtype)
-        hidden = self.stem(F.pixel_unshuffle(pictures, 2))
+        hidden = self.stem(F.pixel_unshuffle(pictures, self.config.patch))
         passed = []
         for level, block in enumerate(self.encoder):
             hidden = block(self.down[level - 1](hidden) if level else hidden, embedding)
@@ -152,7 +155,7 @@ class TinyGuide(nn.Module):
         for up, block, beside in zip(self.up, self.decoder, passed[-2::-1], strict=True):
             larger = F.interpolate(up(hidden), beside.shape[-2:], mode="nearest")
             hidden = block(torch.cat([larger, beside], dim=1), embedding)
-        return F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), 2)
+        return F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), self.config.patch)
 
     def _embed(self, timestep: Tensor | None, dtype: torch.dtype) -> Tensor | None:
         if self.embed is None:

@@ -8,12 +8,22 @@ from typing import Any
 
 MOST = 4096  # channels, classes or waves
 MOST_BLOCKS = 64
+MOST_PIXELS = 16  # on a side of a patch
+MOST_PARTS = 8
 
 
 def require_counts(config: Any, other: Collection[str]) -> None:
     """Raise ValueError, in words, unless every field but the `other` ones is a whole number within its limit."""
     for field in fields(config):
-        value, most = getattr(config, field.name), MOST_BLOCKS if field.name.endswith("blocks") else MOST
+        value = getattr(config, field.name)
+        most = MOST_PIXELS if field.name == "patch" else MOST_BLOCKS if field.name.endswith("blocks") else MOST
         least = 0 if field.name in ("down_blocks", "deep_blocks", "up_blocks", "num_classes") else 1
         if field.name not in other and (type(value) is not int or not least <= value <= most):
             raise ValueError(f"{field.name} must be a whole number from {least} to {most}")
+
+
+def require_attributes(counts: Any) -> None:
+    """Raise ValueError, in words, unless these are the numbers of words of a few parts of a condition."""
+    few = isinstance(counts, list | tuple) and len(counts) <= MOST_PARTS
+    if not few or any(type(count) is not int or not 1 <= count <= MOST for count in counts):
+        raise ValueError(f"attributes must be at most {MOST_PARTS} whole numbers from 1 to {MOST}")

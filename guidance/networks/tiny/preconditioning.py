@@ -27,7 +27,8 @@ def check_prediction(prediction: str) -> None:
         raise ValueError(f'prediction is "{prediction}"; it must be one of {", ".join(get_args(Prediction))}.')
 
 
-def _per_sample(sigma: Tensor, x: Tensor) -> Tensor:
+def per_sample(sigma: Tensor, x: Tensor) -> Tensor:
+    """One value per sample [B] in the shape that meets x [B, ...]: [B, 1, ...]."""
     return sigma.view(-1, *[1] * (x.ndim - 1))
 
 
@@ -50,13 +51,13 @@ def precondition(network: Network, prediction: Prediction, sigma_data: float = S
     check_prediction(prediction)
 
     def edm(x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-        s = _per_sample(sigma, x)
+        s = per_sample(sigma, x)
         total = s**2 + sigma_data**2
         output = network(x / total**0.5, 0.25 * sigma.log(), y)
         return x * sigma_data**2 / total + output * s * sigma_data / total**0.5
 
     def flow(x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-        return x - network(x, sigma * _FLOW_MULTIPLIER, y) * _per_sample(sigma, x)
+        return x - network(x, sigma * _FLOW_MULTIPLIER, y) * per_sample(sigma, x)
 
     return edm if prediction == "edm" else flow
 
@@ -72,5 +73,5 @@ def add_noise(prediction: Prediction, clean: Tensor, noise: Tensor, sigma: Tenso
         ValueError: an unknown prediction.
     """
     check_prediction(prediction)
-    s = _per_sample(sigma, clean)
+    s = per_sample(sigma, clean)
     return clean + s * noise if prediction == "edm" else (1 - s) * clean + s * noise

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .limits import require_counts
+from .limits import require_attributes, require_counts
 
 STRIDE = 4  # height and width must be multiples of this
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, heads, tokens, channels] -> the same shape
@@ -35,6 +35,9 @@ class TinyConfig:
         down_blocks, deep_blocks, up_blocks: residual blocks on the way in, at the bottom (with attention), out.
         embedding: width of the noise-level and class embedding.
         timestep_scale: the host's timestep times this should span about [-2, 2].
+        patch: pixels on a side that the first layer folds into channels; 4 for pictures of 64x64.
+        attributes: how many words each further part of the condition has, beside the class; every part has a null word
+            of its own, the last index.
     """
 
     num_classes: int = 10
@@ -47,17 +50,20 @@ class TinyConfig:
     heads: int = 4
     groups: int = 8
     timestep_scale: float = 1.0
+    patch: int = 2
+    attributes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be built, in words."""
-        require_counts(self, ("timestep_scale",))
+        require_counts(self, ("timestep_scale", "attributes"))
+        require_attributes(self.attributes)
         if self.width % self.groups or self.deep_width % self.groups or self.deep_width % self.heads:
             raise ValueError("width and deep_width must be multiples of groups, and deep_width of heads")
         if type(self.timestep_scale) not in (int, float) or not math.isfinite(self.timestep_scale):
             raise ValueError("timestep_scale must be a number")
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"attributes": list(self.attributes)}
 
 
 def _timestep_embedding(timesteps: Tensor, count: int) -> Tensor:
@@ -123,15 +129,16 @@ class TinyUNet(nn.Module):
     def __init__(self, *, operations: Any = nn, device: Any = None, dtype: Any = None, **config: Any) -> None:
         super().__init__()
         self.config = c = TinyConfig(**config)
+        self.words = (c.num_classes + 1, *(count + 1 for count in c.attributes))
         factory = {"device": device, "dtype": dtype}
-        self.embed_class = operations.Linear(c.num_classes + 1, c.embedding, bias=False, **factory)
+        self.embed_class = operations.Linear(sum(self.words), c.embedding, bias=False, **factory)
         self.embed_noise = operations.Linear(c.embedding, c.embedding, **factory)
         self.embed_out = operations.Linear(c.embedding, c.embedding, **factory)
 
         def block(channels: int, out: int) -> _Block:
             return _Block(channels, out, c, operations, **factory)
 
-        self.stem = operations.Conv2d(12, c.width, 3, padding=1, **factory)
+        self.stem = operations.Conv2d(3 * c.patch**2, c.width, 3, padding=1, **factory)
         self.down = nn.ModuleList(block(c.width, c.width) for _ in range(c.down_blocks))
         self.fold = operations.Conv2d(4 * c.width, c.deep_width, 1, **factory)
         self.deep = nn.ModuleList(block(c.deep_width, c.deep_width) for _ in range(c.deep_blocks))
@@ -140,7 +147,7 @@ class TinyUNet(nn.Module):
         self.up = nn.ModuleList(block(2 * c.width if i == 0 else c.width, c.width) for i in range(c.up_blocks))
         self.passage = operations.Linear(c.embedding, 3, **factory)
         self.norm = operations.GroupNorm(c.groups, c.width, **factory)
-        self.head = operations.Conv2d(c.width, 12, 3, padding=1, **factory)
+        self.head = operations.Conv2d(c.width, 3 * c.patch**2, 3, padding=1, **factory)
 
     def forward(self, x: Tensor, timesteps: Tensor, y: Tensor, around: Around | None = None) -> Tensor:
         """Predict for a noisy batch.
@@ -164,7 +171,7 @@ class TinyUNet(nn.Module):
             )
         around = around or _plainly
         embedding = self._embed(timesteps, y, x.dtype)
-        hidden = self.stem(F.pixel_unshuffle(x, 2))
+        hidden = self.stem(F.pixel_unshuffle(x, self.config.patch))
         for index, block in enumerate(self.down):
             hidden = around("down", index, lambda h, _, block=block: block(h, embedding), hidden)
         deep = self.fold(F.pixel_unshuffle(hidden, 2))
@@ -175,11 +182,12 @@ class TinyUNet(nn.Module):
             hidden = around("up", index, lambda h, _, block=block: block(h, embedding), hidden)
         # The best linear guess, a multiple of the input that depends on the noise level, needs no layers.
         straight = self.passage(embedding)[:, :, None, None] * x
-        return straight + F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), 2)
+        return straight + F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), self.config.patch)
 
     def _embed(self, timesteps: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
         waves = _timestep_embedding(timesteps * self.config.timestep_scale, self.config.embedding).to(dtype)
-        classes = F.one_hot(y.long(), self.config.num_classes + 1).to(dtype)
+        parts = zip(y.long().view(len(y), -1).unbind(1), self.words, strict=True)
+        classes = torch.cat([F.one_hot(word, count) for word, count in parts], dim=1).to(dtype)
         return F.silu(self.embed_out(F.silu(self.embed_noise(waves) + self.embed_class(classes))))
 
     def initialise(self, generator: torch.Generator) -> None:

@@ -1,0 +1,63 @@
+"""Train networks on scenes: 64x64 pictures of a thing with a shape, a colour and a ground, each of them a word.
+
+    python tools/train_scenes.py [--only NAME ...] [--out .cache/scenes] [--work .cache/training] [--minutes M]
+
+The next embedded world: nothing of it is in assets/ yet. Each recipe is seeded and takes up a stopped training where it
+left off, as those of train_world.py and train_guides.py do, which it borrows. On one core without AVX-512: 0.49 s per
+step of the main denoiser (batch 32) and 0.09 s for its pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import train_guides
+from train_world import EDM, ROOT, Recipe, train_denoiser
+from world.noise import LogNormal
+from world.scenes import WORDS
+
+NULL_WORDS = tuple(len(words) for words in WORDS)
+SCENES = {"patch": 4, "attributes": NULL_WORDS[1:], "up_blocks": 1}
+MAIN = SCENES | {"width": 48, "deep_width": 128, "deep_blocks": 3}
+WEAK = SCENES | {"width": 24, "deep_width": 64, "deep_blocks": 2}
+# Pictures of twice the side hide the same things under twice the noise.
+SETTINGS = replace(EDM, null_class=NULL_WORDS, noise=LogNormal(0.4, 1.3), part_dropout=0.1)
+DENOISERS: dict[str, Recipe] = {
+    "scenes-edm": Recipe(MAIN, SETTINGS, steps=30000, world="scenes"),
+    "scenes-edm-early": Recipe(MAIN, SETTINGS, steps=1500, seed=1, world="scenes"),
+    "scenes-edm-weak": Recipe(WEAK, SETTINGS, steps=1500, seed=1, world="scenes"),
+}
+GUIDES: dict[str, Recipe] = {
+    name.replace("shapes", "scenes"): replace(recipe, config=recipe.config | {"patch": 4}, world="scenes")
+    for name, recipe in train_guides.RECIPES.items()
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*DENOISERS, *GUIDES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "scenes")
+    parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "training", help="where stopped trainings wait")
+    parser.add_argument("--steps", type=int, help="stop after this many steps instead of the recipe's")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each recipe after this long")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for folder in (options.out, options.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)")
+    for name in options.only:
+        if name in GUIDES:
+            train_guides.train(name, GUIDES[name], options)
+            continue
+        recipe = replace(DENOISERS[name], steps=options.steps or DENOISERS[name].steps)
+        train_denoiser(name, recipe, options.out, options.work, options.minutes)
+
+
+if __name__ == "__main__":
+    main()
