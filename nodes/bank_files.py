@@ -26,7 +26,7 @@ class GuidanceImportExperts(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceImportExperts",
             display_name="Import Experts (PPAP)",
-            category="guidance",
+            category="guidance/train",
             description="Turns the experts that PPAP's authors released (0_max5.ckpt to 4_max5.ckpt, of ResNet-50 or "
             "DeiT-S) into one small file beside the clean network, and gives it as a guide.",
             search_aliases=["ppap", "import experts", "max5.ckpt", "multi experts", "lora experts", "convert experts"],
@@ -79,7 +79,7 @@ class GuidanceExportExperts(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceExportExperts",
             display_name="Export Experts (PEFT)",
-            category="guidance",
+            category="guidance/train",
             description="Writes the experts of a bank as adapters that Hugging Face's peft loads over the clean "
             "network: one folder each, with what LoRA cannot hold beside it.",
             search_aliases=["peft", "export lora", "adapter", "adapter_model.safetensors", "experts to peft"],

@@ -26,7 +26,12 @@ class GuidanceCFG(io.ComfyNode):
             category="guidance",
             description="Classifier-free guidance in an interval or on a schedule. Where it is off, the negative "
             "prompt is not evaluated: those steps cost half.",
-            search_aliases=["classifier-free guidance", "guidance interval", "cfg schedule", "cfg interval"],
+            search_aliases=[
+                "classifier-free guidance", "guidance interval", "guidance limit", "limited interval", "cfg schedule",
+                "cfg interval", "dynamic cfg", "cfg end", "start percent", "guidance scale", "negative", "speed up",
+                "faster", "variety", "diversity", "부정 프롬프트", "가이던스 구간", "동적 CFG", "속도", "다양성",
+                "负面提示词", "引导区间", "动态CFG", "加速", "多样性",
+            ],
             has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),
@@ -59,7 +64,10 @@ class GuidanceRescale(io.ComfyNode):
             category="guidance",
             description="Brings the spread of the guided picture back to that of the unguided one, against burnt "
             "colours at high weights. Acts after all other guidance of the MODEL; costs no evaluation.",
-            search_aliases=["rescale cfg", "cfg rescale", "burnt colours"],
+            search_aliases=[
+                "rescale cfg", "cfg rescale", "burnt colours", "fried", "overcooked", "washed out", "과포화", "색 번짐",
+                "过饱和", "发灰",
+            ],
             has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(Rescale), *interval_inputs(),
@@ -85,7 +93,9 @@ class GuidanceAPG(io.ComfyNode):
             category="guidance",
             description="Shapes the update of CFG: removes the part that oversaturates, limits its length, smooths it "
             "over the steps. Uses the cfg in effect (the sampler's, or CFG Combine's); costs no evaluation.",
-            search_aliases=["apg", "oversaturation", "projected guidance"],
+            search_aliases=[
+                "apg", "oversaturation", "projected guidance", "fried", "overcooked", "과포화", "过饱和",
+            ],
             has_intermediate_output=True,
             inputs=[io.Model.Input("model", tooltip="The MODEL to steer."), *inputs_of(APG), *interval_inputs()],
             outputs=[io.Model.Output(tooltip="The MODEL with APG.")],

@@ -36,7 +36,7 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceConvertCheckpoint",
             display_name="Convert Checkpoint",
-            category="guidance",
+            category="guidance/papers",
             description="Writes an ADM, P2 or EDM2 file (.pt, .pkl) as safetensors beside it. Nothing that the file "
             "carries is run; its SHA-256 is noted in the new one.",
             search_aliases=["pickle to safetensors", "edm2 pkl", "convert pt"],
@@ -77,7 +77,7 @@ class GuidancePostHocEMA(io.ComfyNode):
         return io.Schema(
             node_id="GuidancePostHocEMA",
             display_name="Post-hoc EMA (EDM2)",
-            category="guidance",
+            category="guidance/papers",
             description="Makes the average of another width from two or more stored ones of one training (EDM2, "
             "2312.02696). Autoguidance tunes the widths of both networks.",
             search_aliases=["ema reconstruction", "edm2 ema", "power function ema"],

@@ -23,7 +23,7 @@ class GuidanceCompare(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceCompare",
             display_name="Compare Guidance",
-            category="guidance",
+            category="guidance/look",
             description="Draws a grid over one or two settings (weights, scales, intervals, guides, experts, steps) "
             "from the same noise, with headings in the picture. Interrupted, it keeps the cells that are done.",
             search_aliases=["xy plot", "x/y/z plot", "grid", "compare", "parameter sweep", "ablation", "contact sheet"],

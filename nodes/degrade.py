@@ -21,7 +21,7 @@ class GuidanceDegrade(io.ComfyNode):
             description="A weaker version of your own MODEL, damaged on purpose while it runs: for guide_model of "
             "Autoguidance when nobody publishes a weaker file. Same weights, no second load.",
             search_aliases=["weak model", "pag", "perturbed attention", "seg", "slg", "skip layer guidance", "stg",
-                            "dropout", "s2 guidance", "bad model"],
+                            "dropout", "s2 guidance", "bad model", "flux cfg"],
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to make a weaker version of. It stays as it is."),
                 io.Combo.Input("kind", options=list(KINDS), tooltip=KIND_TOOLTIP),

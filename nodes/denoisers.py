@@ -21,7 +21,7 @@ class GuidanceLoadDenoiser(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceLoadDenoiser",
             display_name="Load Denoiser (ADM, P2, EDM2)",
-            category="guidance",
+            category="guidance/papers",
             description="Loads the networks that the guidance papers published, as ordinary MODELs: ADM "
             "(guided-diffusion, 2105.05233), P2-weighting (2204.00227), EDM2 (2312.02696). Nothing that a file "
             "carries is run. The weights have their own licences: see the help page.",
@@ -67,7 +67,7 @@ class GuidanceLowResolution(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceLowResolution",
             display_name="Low Resolution (ADM upsampler)",
-            category="guidance",
+            category="guidance/papers",
             description="Gives ADM's upsamplers the small picture that they enlarge: 64x64 for 64_256_upsampler, "
             "128x128 for 128_512_upsampler.",
             search_aliases=["upsampler", "super resolution", "upscale", "low res"],
@@ -97,7 +97,7 @@ class GuidancePaperSigmas(io.ComfyNode):
         return io.Schema(
             node_id="GuidancePaperSigmas",
             display_name="Paper Sigmas",
-            category="guidance",
+            category="guidance/papers",
             description="The noise levels that the papers' own samplers visit, for SamplerCustom: ADM's, P2's and "
             "PPAP's respacing of timesteps, or EDM2's steps. The MODEL then starts from their noise.",
             search_aliases=["timestep respacing", "ddim25", "fast27", "sigmas", "scheduler", "edm schedule"],

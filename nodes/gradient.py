@@ -34,7 +34,9 @@ class GuidanceClassifier(io.ComfyNode):
             category="guidance",
             description="Steers a model towards a class with the gradient of a classifier (ADM, 2105.05233), even one "
             "that the model knows nothing of. One forward and backward of the guide per step.",
-            search_aliases=["classifier gradient", "adm", "ppap", "class guidance", "cond_fn"],
+            search_aliases=[
+                "classifier gradient", "adm", "ppap", "class guidance", "cond_fn", "분류기", "分类器",
+            ],
             has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),
@@ -82,7 +84,10 @@ class GuidanceLoss(io.ComfyNode):
             category="guidance",
             description="Steers a model towards a target picture: its depth, segmentation, features or text as a "
             "guide sees them, or the picture itself. One backward per step.",
-            search_aliases=["depth guidance", "segmentation guidance", "clip guidance", "universal guidance"],
+            search_aliases=[
+                "depth guidance", "segmentation guidance", "clip guidance", "universal guidance", "style", "스타일",
+                "깊이", "风格", "深度",
+            ],
             has_intermediate_output=True,
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),

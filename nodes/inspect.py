@@ -18,11 +18,11 @@ class GuidanceInspect(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidanceInspect",
-            display_name="Inspect",
-            category="guidance",
+            display_name="Inspect Run",
+            category="guidance/look",
             description="Writes down, step by step, what guidance does while a sampler runs: networks evaluated, how "
             "hard each component pushes, what guides say, time and memory. It changes no bit of the picture. Connect "
-            "inspection to the Inspection node to see it.",
+            "inspection to Show Inspection to see it.",
             search_aliases=["debug guidance", "log steps", "probe", "monitor", "measure guidance", "why"],
             inputs=[
                 io.Model.Input(
@@ -36,7 +36,7 @@ class GuidanceInspect(io.ComfyNode):
             outputs=[
                 io.Model.Output(tooltip="The MODEL for the sampler; what it does is written down."),
                 InspectionSocket.Output(
-                    display_name="inspection", tooltip="What was written down, for the Inspection node."
+                    display_name="inspection", tooltip="What was written down, for Show Inspection."
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -50,20 +50,20 @@ class GuidanceInspect(io.ComfyNode):
 
 @validation()
 class GuidanceInspection(io.ComfyNode):
-    """Shows what Inspect saw."""
+    """Shows what Inspect Run saw."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidanceInspection",
-            display_name="Inspection",
-            category="guidance",
-            description="Shows what Inspect wrote down of a run: a plot, the denoised estimate over the steps, a "
+            display_name="Show Inspection",
+            category="guidance/look",
+            description="Shows what Inspect Run wrote down: a plot, the denoised estimate over the steps, a "
             "table, and every number as JSON.",
             search_aliases=["guidance plot", "steps plot", "denoised steps", "guidance log", "profile", "show steps"],
             is_output_node=True,
             inputs=[
-                InspectionSocket.Input("inspection", tooltip="From Inspect."),
+                InspectionSocket.Input("inspection", tooltip="From Inspect Run."),
                 io.AnyType.Input(
                     "sampled",
                     tooltip="What the sampler made: its latent, or the image. It is not looked at; it makes this node "

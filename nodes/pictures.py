@@ -34,7 +34,7 @@ class GuidanceMakePictures(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceMakePictures",
             display_name="Make Pictures",
-            category="guidance",
+            category="guidance/train",
             description="Draws a set of pictures with the MODEL itself, for networks to practise on (PPAP). They are "
             "saved in output/guidance/pictures. Stop it when you like: it goes on where it was.",
             search_aliases=["dataset", "generate dataset", "training pictures", "ppap", "batch generate", "synthetic"],
@@ -79,7 +79,7 @@ class GuidanceLoadPictures(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceLoadPictures",
             display_name="Load Pictures",
-            category="guidance",
+            category="guidance/train",
             description="A folder of your own pictures to train on, from ComfyUI's input folder, or a set that Make "
             "Pictures made. Sub-folders are classes.",
             search_aliases=["dataset", "load folder", "image folder", "training pictures"],

@@ -18,7 +18,7 @@ class GuidanceReport(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceReport",
             display_name="Guidance Report",
-            category="guidance",
+            category="guidance/look",
             description="Says what the components of this MODEL will do: weights over the noise levels, evaluations "
             "per step, expected cost. Runs nothing.",
             search_aliases=["guidance plan", "plot guidance", "cost", "inspect guidance"],

@@ -8,6 +8,11 @@ from ..host.schema.inputs import UNITS, ScheduleSocket
 from ..host.schema.schedules import SHAPES, make_schedule, schedule_problem
 from ..host.schema.validation import validation
 
+ALIASES = [
+    "weight schedule", "cfg ramp", "guidance curve", "interval", "dynamic cfg", "cfg end", "start percent", "동적 CFG",
+    "动态CFG",
+]
+
 
 @validation(schedule_problem, "shape", "unit", "start", "end", "points")
 class GuidanceSchedule(io.ComfyNode):
@@ -21,7 +26,7 @@ class GuidanceSchedule(io.ComfyNode):
             category="guidance",
             description="How strong a component is over noise: 1 = as strong as its weight says, 0 = off. Chain "
             "several to multiply them.",
-            search_aliases=["weight schedule", "cfg ramp", "guidance curve", "interval"],
+            search_aliases=ALIASES,
             inputs=[
                 io.Combo.Input(
                     "shape", options=SHAPES,

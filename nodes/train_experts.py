@@ -21,7 +21,7 @@ class GuidanceTrainExperts(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceTrainExperts",
             display_name="Train Experts (PPAP)",
-            category="guidance",
+            category="guidance/train",
             description="Makes a clean network into a team of experts that see through noise, each through its own "
             "range (PPAP, 2212.05973). The network itself teaches them on the pictures; no labels are needed. The "
             "bank is saved in models/guides, and steers by Classifier Guidance or Loss Guidance.",

@@ -18,7 +18,7 @@ class GuidanceLossWeighting(io.ComfyNode):
         return io.Schema(
             node_id="GuidanceLossWeighting",
             display_name="Loss Weighting (P2)",
-            category="guidance",
+            category="guidance/train",
             description="Makes Train LoRA count noise levels as P2, min-SNR or another loss does: put it before Train "
             "LoRA. Sampling through the MODEL stays as it is, bit for bit.",
             search_aliases=["p2 weighting", "min-snr", "loss weight", "train lora", "perception prioritized", "snr"],

@@ -47,7 +47,10 @@ class GuidanceAutoguidance(io.ComfyNode):
             category="guidance",
             description="Steers a model away from the mistakes of a weaker version of itself (2406.02507): better "
             "pictures without the loss of variety of CFG. One evaluation of the guide per step.",
-            search_aliases=["weak model", "bad model guidance", "two models", "karras", "auto guidance"],
+            search_aliases=[
+                "weak model", "bad model guidance", "two models", "karras", "auto guidance", "flux cfg", "variety",
+                "diversity", "약한 모델", "다양성", "弱模型", "多样性",
+            ],
             has_intermediate_output=True,
             inputs=[*guide_inputs(), weight, *interval_inputs(), guide_positive(), reuse],
             outputs=[io.Model.Output(tooltip="The MODEL, guided.")],

@@ -141,10 +141,11 @@ class Page:
         return next(curve for curve in self.curves() if curve["kind"] == kind)
 
     def set(self, kind, name, value):
-        """Set a widget of the first node of a kind, as the page does when a person edits it."""
+        """Set a widget of the first node of a kind, or of a node by its number, as when a person edits it."""
         self.do(
             """([kind, name, value]) => {
-                const node = app.rootGraph.nodes.filter((n) => n.comfyClass === kind).sort((a, b) => a.id - b.id)[0];
+                const node = app.rootGraph.nodes.filter((n) => [n.comfyClass, n.id].includes(kind))
+                    .sort((a, b) => a.id - b.id)[0];
                 const widget = node.widgets.find((w) => w.name === name);
                 widget.value = value; widget.callback?.(value);
             }""",

@@ -16,20 +16,33 @@ from devtools.prompt import to_prompt, widget_values
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATES = {
-    "sd15_autoguidance": "default", "sdxl_interval": "sdxl_simple_example",
-    "flux_autoguidance": "flux_dev_full_text_to_image", "sd35_schedule": "sd3.5_simple_example",
-    "qwen_image_rescale": "image_qwen_image", "wan_interval": "text_to_video_wan",
-    "wan22_interval": "video_wan2_2_14B_t2v",
-}  # fmt: skip
+    "SD15-Guided-by-itself": "default",
+    "SDXL-CFG-in-an-interval": "sdxl_simple_example",
+    "Flux-Guided-by-itself": "flux_dev_full_text_to_image",
+    "SD35-CFG-that-grows": "sd3.5_simple_example",
+    "Qwen-Image-CFG-rescaled": "image_qwen_image",
+    "Wan21-CFG-in-an-interval": "text_to_video_wan",
+    "Wan22-One-interval-two-networks": "video_wan2_2_14B_t2v",
+}
 FAMILIES = {
-    "sd15_autoguidance": "sd15", "sdxl_interval": "sdxl", "flux_autoguidance": "flux", "sd35_schedule": "sd3",
-    "qwen_image_rescale": "qwen_image", "wan_interval": "wan", "wan22_interval": "wan",
-}  # fmt: skip
+    "SD15-Guided-by-itself": "sd15",
+    "SDXL-CFG-in-an-interval": "sdxl",
+    "Flux-Guided-by-itself": "flux",
+    "SD35-CFG-that-grows": "sd3",
+    "Qwen-Image-CFG-rescaled": "qwen_image",
+    "Wan21-CFG-in-an-interval": "wan",
+    "Wan22-One-interval-two-networks": "wan",
+}
 # Evaluations per picture: with the pack's nodes bypassed, and as the workflow is.
 EVALUATIONS = {
-    "sd15_autoguidance": (40, 54), "sdxl_interval": (50, 43), "flux_autoguidance": (20, 34), "sd35_schedule": (40, 40),
-    "qwen_image_rescale": (40, 40), "wan_interval": (60, 51), "wan22_interval": (40, 34),
-}  # fmt: skip
+    "SD15-Guided-by-itself": (40, 54),
+    "SDXL-CFG-in-an-interval": (50, 43),
+    "Flux-Guided-by-itself": (20, 34),
+    "SD35-CFG-that-grows": (40, 40),
+    "Qwen-Image-CFG-rescaled": (40, 40),
+    "Wan21-CFG-in-an-interval": (60, 51),
+    "Wan22-One-interval-two-networks": (40, 34),
+}
 OF_THE_PACK = ("seed", "noise_seed", "filename_prefix", "text")  # what a workflow may choose for itself
 
 

@@ -9,6 +9,7 @@ import pytest
 from devtools import gallery
 
 WORKFLOWS = sorted(file.stem for file in (browser.ROOT / "workflows").glob("*.json"))
+INTERVAL = "04-CFG-in-an-interval"
 # By id: a click brings a node to the end of the page's list.
 FIRST = "() => app.rootGraph.nodes.filter((n) => n.comfyClass === 'GuidanceCFG').sort((a, b) => a.id - b.id)[0]"
 
@@ -51,7 +52,7 @@ def test_workflows_run_to_success(page, name):
 
 
 def test_a_curve_follows_edits_at_once(page):
-    page.open("interval")
+    page.open(INTERVAL)
     page.set("GuidanceCFG", "unit", "percent")
     page.set("GuidanceCFG", "weight", 3.0)
     before = page.curve("GuidanceCFG")
@@ -80,7 +81,7 @@ def test_a_node_that_cannot_be_read_blanks_no_other_curve(page):
 
 
 def test_a_curve_follows_the_schedule_that_is_linked_to_it(page):
-    page.open("interval")
+    page.open(INTERVAL)
     before = page.curves()
     page.set("GuidanceSchedule", "start_strength", 0.5)
     after = page.curves()
@@ -89,7 +90,7 @@ def test_a_curve_follows_the_schedule_that_is_linked_to_it(page):
 
 
 def test_a_curve_follows_the_cfg_of_the_sampler(page):
-    page.open("interval")
+    page.open(INTERVAL)
     page.set("GuidanceCFG", "weight_from", "sampler")
     before = page.curve("GuidanceCFG")
     assert before["names"] == ["the sampler's cfg"]
@@ -98,16 +99,16 @@ def test_a_curve_follows_the_cfg_of_the_sampler(page):
 
 
 def test_curves_are_in_neither_the_file_nor_the_prompt(page):
-    page.open("interval")
+    page.open(INTERVAL)
     saved, prompt = json.dumps(page.saved()), json.dumps(page.prompt())
     assert "curve" not in saved and "curve" not in prompt
-    given = {node["id"]: node.get("widgets_values") for node in workflow("interval")["nodes"]}
+    given = {node["id"]: node.get("widgets_values") for node in workflow(INTERVAL)["nodes"]}
     for node in page.saved()["nodes"]:
         assert node.get("widgets_values") == given[node["id"]]
 
 
 def test_the_axis_turns_by_a_click_and_is_kept_with_the_node(page):
-    page.open("interval")
+    page.open(INTERVAL)
     page.set("GuidanceCFG", "end", 0.5)
     before = page.curve("GuidanceCFG")
     button = "widgets.find((w) => w.name === 'curve').element.querySelector('button')"
@@ -122,7 +123,7 @@ def test_the_axis_turns_by_a_click_and_is_kept_with_the_node(page):
 
 
 def test_after_a_run_the_steps_lie_on_the_curve(page):
-    saved = workflow("interval")
+    saved = workflow(INTERVAL)
     for node in saved["nodes"]:
         if node["type"] == "KSampler":
             node["widgets_values"][2] = 9 if page.renderer == "vue" else 11  # steps that no run before had
@@ -134,7 +135,7 @@ def test_after_a_run_the_steps_lie_on_the_curve(page):
 
 
 def test_curves_survive_copy_collapse_and_undo(page):
-    page.open("interval")
+    page.open(INTERVAL)
     original = page.curve("GuidanceCFG")
     page.do(f"() => {{ app.canvas.copyToClipboard([({FIRST})()]); app.canvas.pasteFromClipboard(); }}")
     copies = [curve for curve in page.curves() if curve["lines"] == original["lines"]]
@@ -148,7 +149,7 @@ def test_curves_survive_copy_collapse_and_undo(page):
 
 
 def test_curves_survive_undo(page):
-    page.open("interval")
+    page.open(INTERVAL)
     before = page.curve("GuidanceCFG")
     page.set("GuidanceCFG", "end", 0.5)
     page.remember()
@@ -159,7 +160,7 @@ def test_curves_survive_undo(page):
 
 
 def test_curves_survive_becoming_a_subgraph(page):
-    page.open("interval")
+    page.open(INTERVAL)
     before = [curve["lines"] for curve in page.curves() if curve["kind"] == "GuidanceCFG"]
     page.do("""() => {
         const inner = app.rootGraph.nodes.filter((node) => node.comfyClass === "GuidanceCFG");
@@ -175,7 +176,7 @@ def test_curves_survive_becoming_a_subgraph(page):
 
 
 def test_saving_and_loading_changes_nothing(page):
-    page.open("experts")
+    page.open("More-Two-classifiers-in-turn")
     first = page.saved()
     page.open(copy.deepcopy(first))
     assert page.saved() == first
@@ -183,7 +184,7 @@ def test_saving_and_loading_changes_nothing(page):
 
 def test_curves_follow_the_palette(page):
     colour = "() => getComputedStyle(document.querySelector('.guidance-curve')).backgroundColor"
-    page.open("interval")
+    page.open(INTERVAL)
     dark = page.do(colour)
     page.setting("Comfy.ColorPalette", "light")
     page.frames(20)
@@ -194,7 +195,7 @@ def test_curves_follow_the_palette(page):
 
 
 def test_the_help_page_opens(page):
-    page.open("interval")
+    page.open(INTERVAL)
     page.click_title("GuidanceCFG")
     page.tab.locator('[data-testid="info-button"]').click(timeout=20_000)
     page.tab.get_by_role("heading", name="Formula").wait_for(timeout=20_000)
@@ -202,13 +203,13 @@ def test_the_help_page_opens(page):
 
 
 def test_another_language_changes_no_value(page):
-    page.open("interval")
+    page.open(INTERVAL)
     values = [node.get("widgets_values") for node in page.saved()["nodes"]]
     words = "() => document.querySelector('[data-testid=side-toolbar]').innerText"
     english = page.do(words)
     page.setting("Comfy.Locale", "fr")
     page.load()
-    page.open("interval")
+    page.open(INTERVAL)
     assert page.do(words) != english
     assert [node.get("widgets_values") for node in page.saved()["nodes"]] == values
     assert all(curve["lines"] for curve in page.curves())

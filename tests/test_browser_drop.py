@@ -18,12 +18,12 @@ DROP = """async (data) => {
 
 @pytest.mark.parametrize("renderer", browser.RENDERERS)
 def test_a_dropped_bank_restores_its_graph(server, tmp_path, renderer):
-    made = json.loads((browser.ROOT / "workflows" / "train_experts.json").read_text("utf-8"))
+    made = json.loads((browser.ROOT / "workflows" / "12-Train-experts.json").read_text("utf-8"))
     path = tmp_path / "dropped.safetensors"
     write_bank(path, replace(read_bank(ASSET), workflow={"workflow": json.dumps(made)}))
     with browser.chromium() as running:
         page = browser.Page(running, server, renderer)
-        page.open("first_steps")
+        page.open("01-First-steps-CFG")
         page.do(DROP, base64.b64encode(path.read_bytes()).decode())
         page.tab.wait_for_function("() => app.rootGraph.nodes.some((node) => node.type === 'GuidanceTrainExperts')")
         kinds = sorted(node["type"] for node in page.saved()["nodes"])

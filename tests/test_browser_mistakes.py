@@ -42,7 +42,7 @@ class Mistake:
 
 
 def sets(kind, **values):
-    """Edits widgets of the first node of a kind."""
+    """Edits widgets of the first node of a kind, or of the node of this number."""
 
     def edit(page):
         for name, value in values.items():
@@ -58,81 +58,81 @@ def wires(*wire):
 
 def sample_without_a_negative(page):
     """The sampler of Flux workflows, whose guider takes one prompt alone, in KSampler's place."""
-    page.add("BasicGuider", [50, 1100], model=(11, "MODEL"), conditioning=(3, "CONDITIONING"))
+    page.add("BasicGuider", [50, 1100], model=(10, "MODEL"), conditioning=(3, "CONDITIONING"))
     page.add("RandomNoise", [330, 1100])
     page.add("KSamplerSelect", [610, 1100])
-    page.add("BasicScheduler", [890, 1100], model=(11, "MODEL"))
+    page.add("BasicScheduler", [890, 1100], model=(10, "MODEL"))
     page.add(
-        "SamplerCustomAdvanced", [1170, 1100], latent_image=(5, "LATENT"), guider=("BasicGuider", "GUIDER"),
+        "SamplerCustomAdvanced", [1170, 1100], latent_image=(6, "LATENT"), guider=("BasicGuider", "GUIDER"),
         noise=("RandomNoise", "NOISE"), sampler=("KSamplerSelect", "SAMPLER"), sigmas=("BasicScheduler", "SIGMAS"),
     )  # fmt: skip
-    page.connect("SamplerCustomAdvanced", "output", 13, "samples")
+    page.connect("SamplerCustomAdvanced", "output", 12, "samples")
 
 
 def take_the_guider_with_a_negative(page):
     prompts = {"positive": (3, "CONDITIONING"), "negative": (4, "CONDITIONING")}
-    page.add("CFGGuider", [50, 1250], model=(11, "MODEL"), **prompts)
+    page.add("CFGGuider", [50, 1250], model=(10, "MODEL"), **prompts)
     page.connect("CFGGuider", "GUIDER", "SamplerCustomAdvanced", "guider")
 
 
 MISTAKES = [
     Mistake(
-        "a model as its own guide", "autoguidance", ("small guide, autoguidance 2",),
-        wires(2, "MODEL", 13, "guide_model"), wires(3, "MODEL", 13, "guide_model"),
-        ("GuidanceAutoguidance", 13),
+        "a model as its own guide", "02-Autoguidance", ("small guide, autoguidance 2",),
+        wires(2, "MODEL", 12, "guide_model"), wires(3, "MODEL", 12, "guide_model"),
+        ("GuidanceAutoguidance", 12),
         ("model and guide_model are one and the same model", "Connect a weaker version to guide_model"),
     ),
     Mistake(
-        "two weights at the same noise levels", "interval", ("CFG 4 everywhere", "CFG 4 in (0.15, 5]"),
-        wires(6, "MODEL", 12, "model"), sets("GuidanceCFG", unit="sigma", start=80.0, end=5.0),
-        ("GuidanceCFG", 12),
+        "two weights at the same noise levels", "04-CFG-in-an-interval", ("CFG 4 everywhere", "CFG 4 in (0.15, 5]"),
+        wires(7, "MODEL", 11, "model"), sets("GuidanceCFG", unit="sigma", start=80.0, end=5.0),
+        ("GuidanceCFG", 11),
         ("Two CFG Combine", "at the same noise levels", "Give them intervals that do not overlap, or remove one"),
     ),
     Mistake(
-        "numbers of percent as sigma", "first_steps", ("CFG 2",),
+        "numbers of percent as sigma", "01-First-steps-CFG", ("CFG 4",),
         sets("GuidanceCFG", unit="sigma"), sets("GuidanceCFG", start=1.0, end=0.0),
-        ("GuidanceCFG", 11),
+        ("GuidanceCFG", 10),
         ("In sigma the noisy start must be the larger number", "start is 0 and end is 1", "Swap them"),
     ),
     Mistake(
-        "CFG where there is no negative", "first_steps", ("CFG 2",),
+        "CFG where there is no negative", "01-First-steps-CFG", ("CFG 4",),
         sample_without_a_negative, take_the_guider_with_a_negative,
-        ("SamplerCustomAdvanced", 21),
+        ("SamplerCustomAdvanced", 18),
         ("CFG Combine", "needs a negative prompt, and BasicGuider takes none", "Use CFGGuider"),
     ),
     Mistake(
-        "a misspelt class", "first_steps", ("CFG 2",),
+        "a misspelt class", "01-First-steps-CFG", ("CFG 4",),
         sets("GuidanceClassLabel", label="star, hart"), sets("GuidanceClassLabel", label="star, heart"),
         ("GuidanceClassLabel", 3),
         ("There is no class 'hart'", "did you mean 'heart'?", "This MODEL has: circle, square"),
     ),
     Mistake(
-        "a depth network as a classifier", "classifier", ("clean, denoised estimate",),
-        sets("GuidanceLoadGuide", name="shapes-depth"), sets("GuidanceLoadGuide", name="shapes-classifier"),
-        ("GuidanceClassifier", 19),
+        "a depth network as a classifier", "06-Classifier-guidance", ("clean, denoised estimate",),
+        sets(15, name="shapes-depth"), sets(15, name="shapes-classifier"),
+        ("GuidanceClassifier", 16),
         ("shapes-depth gives depth", "needs a classifier", "Choose a classifier in Load Guide", "Loss Guidance"),
     ),
     Mistake(
-        "a third expert without an edge", "experts", ("clean and noise-aware in turn",),
-        wires(6, "guide", 14, "guides.guide2"), sets("GuidanceExpertSwitch", edges="100, 500"),
-        ("GuidanceExpertSwitch", 14),
+        "a third expert without an edge", "More-Two-classifiers-in-turn", ("clean and noise-aware in turn",),
+        wires(7, "guide", 13, "guides.guide2"), sets("GuidanceExpertSwitch", edges="100, 500"),
+        ("GuidanceExpertSwitch", 13),
         ("3 guides need 2 edges", "edges has 1: '100'", "Write one number for each hand-over"),
     ),
     Mistake(
-        "a LoRA among the guides", "classifier", ("clean, denoised estimate",),
-        sets("GuidanceLoadGuide", name=LORA), sets("GuidanceLoadGuide", name="shapes-classifier"),
-        ("GuidanceLoadGuide", 18),
+        "a LoRA among the guides", "06-Classifier-guidance", ("clean, denoised estimate",),
+        sets(15, name=LORA), sets(15, name="shapes-classifier"),
+        ("GuidanceLoadGuide", 15),
         (f"ValueError: {LORA} is a file of another kind, no guide", "Choose another one; a guide can be:", "CLIP"),
     ),
     Mistake(
-        "experts of a network that sees noise already", "train_experts", ("The experts just trained",),
-        sets("GuidanceLoadGuide", name="shapes-noisy-classifier"), sets("GuidanceLoadGuide", name="shapes-classifier"),
-        ("GuidanceTrainExperts", 8),
+        "experts of a network that sees noise already", "12-Train-experts", ("The experts just trained",),
+        sets(8, name="shapes-noisy-classifier"), sets(8, name="shapes-classifier"),
+        ("GuidanceTrainExperts", 9),
         ("shapes-noisy-classifier sees noise already", "connect the clean network", "choose it in Load Guide"),
     ),
     Mistake(
-        "a forgotten target", "targets", ("depth of the references",),
-        lambda page: page.disconnect(13, "target"), wires(8, "IMAGE", 13, "target"),
+        "a forgotten target", "07-Follow-depth-or-segmentation", ("depth of the references",),
+        lambda page: page.disconnect(13, "target"), wires(9, "IMAGE", 13, "target"),
         ("GuidanceLoss", 13),
         ("The loss 'depth' compares with a target", "none is connected", "Connect a picture to target"),
     ),

@@ -15,7 +15,9 @@ from devtools.prompt import to_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 # One for each part of the engine; LoRAs are trained by the host, and would take minutes here.
-NAMES = ("cfg_and_autoguidance", "targets", "degraded_guide", "train_experts")
+NAMES = (
+    "03-CFG-and-autoguidance", "07-Follow-depth-or-segmentation", "09-Guided-by-its-degraded-self", "12-Train-experts",
+)  # fmt: skip
 ROUNDING = 2  # of 255: attention is computed in another order
 LEARNT = 1.0  # of 255, in the mean, of pictures steered by what was trained: a training carries the rounding on
 CACHE = ("lru", "ram", "ram_inactive")  # the sizes of the queue's caches
@@ -90,4 +92,4 @@ def test_workflows_give_the_cpus_own_pictures(execute, name, monkeypatch, tmp_pa
     for node, expected in here.items():
         for one, other in zip(expected, there[node], strict=True):
             differ = np.abs(one.astype(int) - other.astype(int))
-            assert differ.mean() <= LEARNT if name == "train_experts" else differ.max() <= ROUNDING, node
+            assert differ.mean() <= LEARNT if name == "12-Train-experts" else differ.max() <= ROUNDING, node

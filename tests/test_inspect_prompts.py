@@ -103,7 +103,7 @@ def test_off_says_so(server):
 
 
 def test_a_sampler_that_does_not_use_the_inspected_model_is_a_mistake_in_words(server):
-    with pytest.raises(DevError, match="no sampler has used the MODEL that comes out of Inspect"):
+    with pytest.raises(DevError, match="no sampler has used the MODEL that comes out of Inspect Run"):
         run(server, "wrong", prompt("wrong", inspect=False, seed=11))
 
 

@@ -270,7 +270,7 @@ def test_nothing_recorded_is_a_mistake_in_words(comfy):
     from guidance_pack.host.recording.inspection import Inspection
     from guidance_pack.host.report.show import show
 
-    with pytest.raises(ValueError, match="no sampler has used the MODEL that comes out of Inspect"):
+    with pytest.raises(ValueError, match="no sampler has used the MODEL that comes out of Inspect Run"):
         show(Inspection(), 0)
     off = show(Inspection(on=False), 0)
     assert "switched off" in off.table and json.loads(off.json) == {"runs": []}

@@ -8,6 +8,17 @@ import torch
 from host_models import MODELS, count_forwards
 
 SD15 = MODELS["sd15"]
+CATEGORIES = {"guidance", "guidance/train", "guidance/papers", "guidance/look"}
+# What people type into the search for nodes when they miss something, and a node that should be among the answers.
+SEARCHED = {
+    "GuidanceCFG": "negative, guidance limit, limited interval, dynamic cfg, cfg end, start percent, guidance scale, "
+    "speed up, faster, variety, 다양성, 多样性, 负面提示词, 부정 프롬프트",
+    "GuidanceAutoguidance": "flux cfg, diversity, 弱模型, 약한 모델",
+    "GuidanceRescale": "overcooked, fried, washed out, 과포화, 过饱和",
+    "GuidanceAPG": "overcooked, fried, 과포화, 过饱和",
+    "GuidanceClamp": "dynamic thresholding",
+    "GuidanceLoss": "style, 스타일, 风格",
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +49,15 @@ def test_every_node_has_words(nodes):
     assert len(nodes) >= 9
     for node_id, node in nodes.items():
         schema = node.GET_SCHEMA()
-        assert node_id.startswith("Guidance") and schema.category == "guidance"
+        assert node_id.startswith("Guidance") and schema.category in CATEGORIES
         assert schema.display_name and schema.description.endswith(".") and schema.search_aliases
         for item in [*schema.inputs, *schema.outputs]:
             assert item.tooltip and item.tooltip.endswith((".", "...")), (node_id, item.id)
+
+
+def test_the_search_finds_what_people_type(nodes):
+    for node_id, words in SEARCHED.items():
+        assert set(words.split(", ")) <= set(nodes[node_id].GET_SCHEMA().search_aliases), node_id
 
 
 def test_defaults_do_something_sensible(nodes, model):

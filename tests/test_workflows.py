@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from workflow_graph import inputs_of
 from workflow_list import NEED_FILES, WORKFLOWS
+from workflow_thumbnail import SIDE
 
 from devtools import gallery
 from devtools.prompt import to_prompt
@@ -20,11 +21,24 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 NAMES = [file.stem for file in FILES]
 EMBEDDED = [file for file in FILES if file.stem not in NEED_FILES]  # they run everywhere
 ON_THE_PAGE = {"MarkdownNote"}  # nodes that only the page knows
-SAVED = {
-    "first_steps": 2, "autoguidance": 3, "cfg_and_autoguidance": 4, "interval": 3, "shaping": 3, "classifier": 4,
-    "experts": 2, "targets": 3, "p2_training": 2, "degraded_guide": 3, "lora_guide": 2,
-    "inspector": 2, "compare": 1, "train_experts": 3, "map_experts": 5, "ppap": 7,
-}  # fmt: skip
+SHEETS = {
+    "01-First-steps-CFG": 2,
+    "02-Autoguidance": 3,
+    "03-CFG-and-autoguidance": 4,
+    "04-CFG-in-an-interval": 3,
+    "05-Too-much-CFG-and-two-cures": 3,
+    "06-Classifier-guidance": 4,
+    "More-Two-classifiers-in-turn": 2,
+    "07-Follow-depth-or-segmentation": 3,
+    "More-Train-a-LoRA-with-P2": 2,
+    "09-Guided-by-its-degraded-self": 3,
+    "More-A-LoRA-guided-by-its-past": 2,
+    "11-Look-into-a-run": 2,
+    "10-Compare-settings": 1,
+    "12-Train-experts": 3,
+    "More-Train-experts-of-maps": 5,
+    "08-Experts-PPAP": 7,
+}
 THUMBNAIL_BYTES = 60_000
 
 
@@ -55,15 +69,16 @@ def test_the_files_are_what_the_tool_writes(object_info):
 
 
 def test_names_can_be_linked_and_every_workflow_is_expected():
-    assert set(NAMES) == set(WORKFLOWS) | set(NEED_FILES) and set(WORKFLOWS) == set(SAVED)
+    assert set(NAMES) == set(WORKFLOWS) | set(NEED_FILES) and set(WORKFLOWS) == set(SHEETS)
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in NAMES)
 
 
-@pytest.mark.parametrize("file", EMBEDDED, ids=lambda file: file.stem)
-def test_thumbnails_are_small_pictures(file):
+@pytest.mark.parametrize("file", FILES, ids=NAMES)
+def test_every_workflow_has_a_small_dark_square_card(file):
     picture = file.with_suffix(".jpg")
     assert picture.stat().st_size < THUMBNAIL_BYTES
-    assert min(Image.open(picture).size) >= 200
+    card = Image.open(picture)
+    assert card.size == (SIDE, SIDE) and max(card.getpixel((2, 2))) < 64
 
 
 def test_workflows_say_what_they_show(workflow):
@@ -137,7 +152,7 @@ def inside(node, bounding):
 
 
 def test_every_node_of_the_pack_appears_in_a_workflow(object_info):
-    ours = {name for name, info in object_info.items() if info["category"] == "guidance"}
+    ours = {name for name, info in object_info.items() if info["category"].startswith("guidance")}
     used = {node["type"] for file in FILES for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]}
     assert len(ours) >= 9 and ours <= used
 
@@ -165,11 +180,19 @@ def test_workflows_run_through_the_real_queue(file, server, object_info):
     workflow = json.loads(file.read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, object_info)
     outputs = gallery.wait_for(server, gallery.submit(server, prompt, file.stem), prompt, file.stem)
-    saved = [image for entry in outputs.values() for image in entry.get("images", ()) if image["type"] == "output"]
-    assert len(saved) == SAVED[file.stem]
-    pixels = [pixels_of(server, image) for image in saved]
+    kinds = {str(node["id"]): node["type"] for node in workflow["nodes"]}
+    sheets = [entry for number, entry in outputs.items() if kinds[number] == "GuidanceScore"]
+    shown = [image for entry in sheets or outputs.values() for image in entry.get("images", ())]
+    shown = shown if sheets else [image for image in shown if image["type"] == "output"]
+    assert len(shown) == SHEETS[file.stem]
+    assert all(re.match(r"\d+ of \d+ are as asked|\d+% of the pixels|[01]\.\d\d is the", e["text"][0]) for e in sheets)
+    pixels = [pixels_of(server, image) for image in shown]
     assert all(picture.std() > 0.02 for picture in pixels)
-    assert all((first != second).any() for i, first in enumerate(pixels) for second in pixels[:i])
+    assert all(differ(first, second) for i, first in enumerate(pixels) for second in pixels[:i])
+
+
+def differ(first, second):
+    return first.shape != second.shape or bool((first != second).any())
 
 
 def pixels_of(server, image):

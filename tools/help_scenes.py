@@ -25,6 +25,7 @@ from help_steered import (
     train_experts,
 )
 from help_strip import FOUR, NAMES, STEPS, Panels, Strip, grid, one, words
+from workflow_scene import JUDGE
 
 
 def class_label(strip: Strip) -> Panels:
@@ -118,6 +119,16 @@ def compare(strip: Strip) -> Panels:
     strip.save("grid", made["grid"])
     said = "Columns: CFG weight off, 2, 4.\nRows: autoguidance weight off, 2, 3."
     return [words(said), {"kind": "whole", "shot": "grid", "width": 520}]
+
+
+def score(strip: Strip) -> Panels:
+    strip.begin(FOUR, 8)
+    judge = strip.guide(JUDGE)
+    shots = {"unguided": strip.shot("drawn", strip.model), "CFG 3": strip.shot("drawn with CFG", strip.cfg(3.0))}
+    for heading, images in shots.items():
+        said = strip.put("GuidanceScore", images=images, guide=judge, label=FOUR, heading=heading, cell_size=96)
+        strip.save(heading, said["sheet"])
+    return [{"kind": "whole", "shot": heading, "width": 440} for heading in shots]
 
 
 def loss_weighting(strip: Strip) -> Panels:
@@ -242,8 +253,8 @@ def inspection(strip: Strip) -> Panels:
 MADE = (
     cfg, autoguidance, mix, degrade, schedule, rescale, clamp, apg, classifier, loss, expert_switch, train_experts,
     load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect, inspection, compare,
-    loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts, export_experts, convert_checkpoint,
-    post_hoc_ema,
+    score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts, export_experts,
+    convert_checkpoint, post_hoc_ema,
 )  # fmt: skip
 PICTURES: dict[str, Callable[[Strip], Panels]] = {made.__name__: made for made in MADE}
 # What must have run before, on the same ComfyUI.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def english(object_info: dict) -> dict[str, dict]:
     """The content of locales/en/nodeDefs.json; `object_info` is the server's answer to /object_info."""
-    ours = {name: info for name, info in object_info.items() if info["category"] == "guidance"}
+    ours = {name: info for name, info in object_info.items() if info["category"].startswith("guidance")}
     return {name: _node(info) for name, info in sorted(ours.items())}
 
 

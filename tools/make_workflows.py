@@ -3,7 +3,7 @@
 blueprint.py), locales/en, and the promises to saved workflows (tests/node_promises.json).
 
     python3 tools/make_workflows.py                write the files
-    python3 tools/make_workflows.py --thumbnails [NAME ...]   also run all workflows, or these, and draw thumbnails
+    python3 tools/make_workflows.py --thumbnails [NAME ...]   also draw the thumbnails of all workflows, or of these
 
 Widget order and types come from the server's own /object_info, so the files are what the page itself would save. The
 output is the same on every run; a test holds the files in the repository to it.
@@ -25,6 +25,7 @@ from locale_texts import english
 from node_promises import broken, promises
 from workflow_graph import Stamps
 from workflow_list import NEED_FILES, WORKFLOWS
+from workflow_scene import COLUMNS
 
 from devtools import gallery
 from devtools.server import ROOT, Server
@@ -65,29 +66,45 @@ def write(object_info: dict) -> None:
             say(f"wrote {file.relative_to(ROOT)}")
 
 
+def titled(picture: gallery.Picture) -> str:
+    """What a picture shows, with the verdict of Score Pictures in short."""
+    verdict = picture.says.partition(" (")[0].rstrip(".")
+    return f"{picture.shows}: {verdict}" if picture.kind == "GuidanceScore" else picture.shows
+
+
 def thumbnails(server: Server, python: Path, names: list[str]) -> None:
-    """Run workflows on the embedded models and draw the pictures of each side by side as workflows/<name>.jpg."""
+    """Draw the card of these workflows as workflows/<name>.jpg; those on the embedded models are run for it."""
+    titles = {kind: info["display_name"] for kind, info in server.get("/object_info").items()}
+    script = ROOT / "tools" / "workflow_thumbnail.py"
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            made = gallery.run_workflow(server, FOLDER / f"{name}.json", Path(folder))
-            listing = Path(folder) / f"{name}-list.json"
-            named = [p for p in made if not p.shows.startswith("Guidance")] or made  # not the previews of nodes
-            listing.write_text(json.dumps([[p.shows, str(p.file)] for p in named]), encoding="utf-8")
-            script = ROOT / "tools" / "workflow_thumbnail.py"
-            subprocess.run([python, script, FOLDER / f"{name}.jpg", listing], check=True)
+            file = FOLDER / f"{name}.json"
+            made = gallery.run_workflow(server, file, Path(folder)) if name in WORKFLOWS else []
+            sheets = [picture for picture in made if picture.kind == "GuidanceScore"]
+            saved = [picture for picture in made if picture.kind == "SaveImage"]
+            nodes = [node["type"] for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]]
+            card = {
+                "name": name,
+                "says": gallery.describe(file),
+                "components": list(dict.fromkeys(titles[kind] for kind in nodes if kind.startswith("Guidance")))[:4],
+                "pictures": [[titled(p), str(p.file), COLUMNS if p in sheets else 0] for p in sheets or saved],
+            }
+            described = Path(folder) / f"{name}-card.json"
+            described.write_text(json.dumps(card), encoding="utf-8")
+            subprocess.run([python, script, FOLDER / f"{name}.jpg", described], check=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--thumbnails", nargs="*", choices=WORKFLOWS, metavar="NAME", help="also run them and draw their thumbnails"
+        "--thumbnails", nargs="*", choices=[*WORKFLOWS, *NEED_FILES], metavar="NAME", help="also draw their thumbnails"
     )
     options = parser.parse_args()
 
     def work(server: Server, python: Path) -> None:
         write(server.get("/object_info"))
         if options.thumbnails is not None:
-            thumbnails(server, python, options.thumbnails or list(WORKFLOWS))
+            thumbnails(server, python, options.thumbnails or [*WORKFLOWS, *NEED_FILES])
 
     return dev.beside_server("base-demo", work)
 

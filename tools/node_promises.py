@@ -11,7 +11,7 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 def promises(object_info: dict) -> dict[str, dict]:
     """Of every node of ours: its widgets in order with their types, its sockets, and its outputs in order."""
-    ours = {name: info for name, info in object_info.items() if info["category"] == "guidance"}
+    ours = {name: info for name, info in object_info.items() if info["category"].startswith("guidance")}
     return {name: _node(info) for name, info in sorted(ours.items())}
 
 

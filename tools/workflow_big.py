@@ -206,8 +206,12 @@ def wan22_interval(object_info: dict, stamps: Stamps) -> dict:
     return made.video(latent, decoder)
 
 
-MADE = (
-    sd15_autoguidance, sdxl_interval, flux_autoguidance, sd35_schedule, qwen_image_rescale, wan_interval,
-    wan22_interval,
-)  # fmt: skip
-BIG = {made.__name__: made for made in MADE}
+BIG = {
+    "SD15-Guided-by-itself": sd15_autoguidance,
+    "SDXL-CFG-in-an-interval": sdxl_interval,
+    "Flux-Guided-by-itself": flux_autoguidance,
+    "SD35-CFG-that-grows": sd35_schedule,
+    "Qwen-Image-CFG-rescaled": qwen_image_rescale,
+    "Wan21-CFG-in-an-interval": wan_interval,
+    "Wan22-One-interval-two-networks": wan22_interval,
+}

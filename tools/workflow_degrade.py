@@ -20,16 +20,16 @@ def degraded_guide(object_info: dict, stamps: Stamps) -> dict:
         weak=True,
     )
     model = scene.main["MODEL"]
-    scene.picture(scene.lane("Unguided"), model, "degraded_unguided", "unguided", 3)
+    scene.picture(scene.lane("Unguided"), model, "unguided", 3)
     lane = scene.lane("Guided by the weak file")
     guided = scene.add(
         "GuidanceAutoguidance", lane, 2, model=model, guide_model=scene.weak["MODEL"], weight=WEIGHT
     )
-    scene.picture(lane, guided["MODEL"], "degraded_weak_file", "the weak file", 3)
+    scene.picture(lane, guided["MODEL"], "the weak file", 3)
     lane = scene.lane("Guided by itself, damaged")
     damaged = scene.add(
         "GuidanceDegrade", lane, 1, model=model, kind="identity attention", strength=1.0, layers="deep 0-2"
     )
     guided = scene.add("GuidanceAutoguidance", lane, 2, model=model, guide_model=damaged["MODEL"], weight=WEIGHT)
-    scene.picture(lane, guided["MODEL"], "degraded_guide", "itself, damaged", 3)
+    scene.picture(lane, guided["MODEL"], "itself, damaged", 3)
     return scene.build()

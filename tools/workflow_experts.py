@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workflow_graph import Node, Stamps
+from workflow_graph import Node, Output, Stamps
 from workflow_papers import ADM, DDIM, LABEL, RESNET, RESNET_NOTE, Published, made_by_hand
 from workflow_scene import CLASSES, SEED, Scene
 
@@ -24,6 +24,15 @@ def to_learn_from(scene: Scene, lane: int) -> Node:
         "GuidanceMakePictures", lane, 1, model=scene.main["MODEL"], count=PICTURES, batch_size=16, width=32, height=32,
         steps=12, cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="shapes",
     )
+
+
+def other_maps(scene: Scene, lane: int) -> dict[str, Output]:
+    """For each kind of map the network of the other kind, which says how well pictures agree with the references."""
+    said = {
+        kind: scene.add("GuidanceLoadGuide", lane, 1, title=f"Judge: {kind}", name=f"shapes-{kind}")["guide"]
+        for kind in ("depth", "segmentation")
+    }
+    return {"depth": said["segmentation"], "segmentation": said["depth"]}
 
 
 def train_experts(object_info: dict, stamps: Stamps) -> dict:
@@ -59,8 +68,7 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
             "GuidanceClassifier", lane, 3, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE,
             at="noisy input",
         )
-        prefix = f"train_experts_{title.lower().replace(' ', '_')}"
-        scene.picture(lane, steered["MODEL"], prefix, title, 4, unconditional=True)
+        scene.picture(lane, steered["MODEL"], title, 4, unconditional=True)
     return scene.build()
 
 
@@ -78,7 +86,8 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
     model = scene.main["MODEL"]
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
-    reference = scene.picture(lane, guided["MODEL"], "ppap_references", "references")
+    reference = scene.picture(lane, guided["MODEL"], "references")
+    judges = other_maps(scene, lane)
     for task, strengths in STRENGTHS.items():
         experts = "shapes-experts" if task == "classifier" else f"shapes-{task}-experts"
         for kind, name, strength in zip(("clean", "experts"), (f"shapes-{task}", experts), strengths, strict=True):
@@ -94,7 +103,8 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
                     "GuidanceLoss", lane, 2, model=model, loss=task, guide=guide["guide"], target=reference,
                     at="noisy input", **strength,
                 )
-            scene.picture(lane, steered["MODEL"], f"ppap_{task}_{kind}", f"{task}, {kind}", 3, True, seed=SEED + 1)
+            seen = {} if task == "classifier" else {"judge": judges[task], "target": reference}
+            scene.picture(lane, steered["MODEL"], f"{task}, {kind}", 3, True, SEED + 1, **seen)
     return scene.build()
 
 
@@ -104,18 +114,19 @@ def map_experts(object_info: dict, stamps: Stamps) -> dict:
         object_info, stamps,
     )
     scene.shared(
-        "## Train experts of maps (PPAP)\nThe same as *train_experts*, for networks that draw a map: **Make Pictures** "
-        "draws the pictures, the clean network says what they show, and its experts learn to say the same of noisy "
-        "ones.\n\nDepth learns by *mse*. The experts steer at a high scale with a *cap*, because their pushes grow "
-        "long. Each pair of lanes is the clean network, then its experts after half a minute of training. *ppap* has "
-        "teams that were trained for longer.",
+        "## Train experts of maps (PPAP)\nThe same as *12 Train experts*, for networks that draw a map: "
+        "**Make Pictures** draws the pictures, the clean network says what they show, and its experts learn to say the "
+        "same of noisy ones.\n\nDepth learns by *mse*. The experts steer at a high scale with a *cap*, because their "
+        "pushes grow long. Each pair of lanes is the clean network, then its experts after half a minute of training. "
+        "*08 Experts PPAP* has teams that were trained for longer.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("Pictures to learn from")
     pictures = to_learn_from(scene, lane)
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
-    reference = scene.picture(lane, guided["MODEL"], "map_experts_references", "references", 3)
+    reference = scene.picture(lane, guided["MODEL"], "references", 3)
+    judges = other_maps(scene, lane)
     for task, learn_from in (("depth", "mse"), ("segmentation", "task")):
         lane = scene.lane(f"Training: {task}")
         clean = scene.add("GuidanceLoadGuide", lane, 1, title=f"The clean network: {task}", name=f"shapes-{task}")
@@ -130,8 +141,8 @@ def map_experts(object_info: dict, stamps: Stamps) -> dict:
                 "GuidanceLoss", lane, 3, model=model, loss=task, guide=guide["guide"], target=reference,
                 at="noisy input", **strength,
             )
-            prefix, title = f"map_experts_{task}_{kind}", f"{task}, {kind}"
-            scene.picture(lane, steered["MODEL"], prefix, title, 4, unconditional=True, seed=SEED + 1)
+            title = f"{task}, {kind}"
+            scene.picture(lane, steered["MODEL"], title, 4, True, SEED + 1, judge=judges[task], target=reference)
     return scene.build()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from workflow_graph import Stamps
 from workflow_scene import CLASSES, SEED, Scene
 
+DEPTH, SEGMENTATION = "depth", "segmentation"
 CLASS_SCALE, DEPTH_SCALE, SEGMENTATION_SCALE = 10.0, 1000.0, 80.0
 
 
@@ -20,7 +21,7 @@ def classifier(object_info: dict, stamps: Stamps) -> dict:
         "helps when it looks at the denoised estimate, and not when it looks at the noise.",
     )
     model = scene.main["MODEL"]
-    scene.picture(scene.lane("Unguided"), model, "classifier_unguided", "no class, unguided", unconditional=True)
+    scene.picture(scene.lane("Unguided"), model, "no class, unguided", unconditional=True)
     for name, at, title in (
         ("shapes-noisy-classifier", "noisy input", "noise-aware, noisy input"),
         ("shapes-classifier", "denoised", "clean, denoised estimate"),
@@ -31,8 +32,7 @@ def classifier(object_info: dict, stamps: Stamps) -> dict:
         steered = scene.add(
             "GuidanceClassifier", lane, 1, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE, at=at,
         )
-        prefix = f"classifier_{name.removeprefix('shapes-')}_{at.replace(' ', '_')}"
-        scene.picture(lane, steered["MODEL"], prefix, title, unconditional=True)
+        scene.picture(lane, steered["MODEL"], title, unconditional=True)
     return scene.build()
 
 
@@ -53,7 +53,7 @@ def experts(object_info: dict, stamps: Stamps) -> dict:
     steered = scene.add(
         "GuidanceClassifier", lane, 2, model=model, guide=noisy["guide"], label=CLASSES, scale=CLASS_SCALE
     )
-    scene.picture(lane, steered["MODEL"], "experts_one", "one noise-aware classifier", 3, unconditional=True)
+    scene.picture(lane, steered["MODEL"], "one noise-aware classifier", 3, unconditional=True)
     lane = scene.lane("Two guides")
     clean = scene.add("GuidanceLoadGuide", lane, 1, title="For the cleanest pictures", name="shapes-classifier")
     team = scene.add(
@@ -65,7 +65,7 @@ def experts(object_info: dict, stamps: Stamps) -> dict:
         at="noisy input",
     )
     reported = scene.report(lane, 3, steered["MODEL"], "experts")
-    scene.picture(lane, reported["MODEL"], "experts_two", "clean and noise-aware in turn", 4, unconditional=True)
+    scene.picture(lane, reported["MODEL"], "clean and noise-aware in turn", 4, unconditional=True)
     return scene.build()
 
 
@@ -83,13 +83,16 @@ def targets(object_info: dict, stamps: Stamps) -> dict:
     model = scene.main["MODEL"]
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
-    reference = scene.picture(lane, guided["MODEL"], "targets_references", "references")
-    for loss, scale in (("depth", DEPTH_SCALE), ("segmentation", SEGMENTATION_SCALE)):
+    reference = scene.picture(lane, guided["MODEL"], "references")
+    guides = {
+        loss: scene.add("GuidanceLoadGuide", lane, 1, name=f"shapes-{loss}")["guide"] for loss in (DEPTH, SEGMENTATION)
+    }
+    for loss, other, scale in ((DEPTH, SEGMENTATION, DEPTH_SCALE), (SEGMENTATION, DEPTH, SEGMENTATION_SCALE)):
         lane = scene.lane(loss.capitalize())
-        guide = scene.add("GuidanceLoadGuide", lane, 1, name=f"shapes-{loss}")
         steered = scene.add(
-            "GuidanceLoss", lane, 1, model=model, loss=loss, guide=guide["guide"], target=reference, scale=scale,
+            "GuidanceLoss", lane, 1, model=model, loss=loss, guide=guides[loss], target=reference, scale=scale,
             at="denoised",
         )
-        scene.picture(lane, steered["MODEL"], f"targets_{loss}", f"{loss} of the references", 2, True, seed=SEED + 1)
+        title = f"{loss} of the references"
+        scene.picture(lane, steered["MODEL"], title, 2, True, SEED + 1, judge=guides[other], target=reference)
     return scene.build()

@@ -14,10 +14,10 @@ def inspector(object_info: dict, stamps: Stamps) -> dict:
         object_info, stamps,
     )
     scene.shared(
-        "## Inspector\n**Inspect** stands before the sampler and writes down what guidance does at each step; it "
-        "changes no bit of the picture. **Inspection** shows it after the run.\n\nIn the plot: how hard each component "
-        "pushes, how alike the two prompts' estimates are, how sure the classifier is, what was evaluated and how long "
-        "it took. The strip shows how the picture is found. The table and the JSON have the numbers.",
+        "## Inspector\n**Inspect Run** stands before the sampler and writes down what guidance does at each step; it "
+        "changes no bit of the picture. **Show Inspection** shows it after the run.\n\nIn the plot: how hard each "
+        "component pushes, how alike the two prompts' estimates are, how sure the classifier is, what was evaluated "
+        "and how long it took. The strip shows how the picture is found. The table and the JSON have the numbers.",
         weak=True,
     )
     model = scene.main["MODEL"]
@@ -28,20 +28,20 @@ def inspector(object_info: dict, stamps: Stamps) -> dict:
     guided = scene.add(
         "GuidanceAutoguidance", lane, 1, model=cfg["MODEL"], guide_model=scene.weak["MODEL"], weight=1.8
     )
-    seen = _inspected(scene, lane, guided, "inspector_both", "CFG 2 + autoguidance 1.8")
+    seen = _inspected(scene, lane, guided, "CFG 2 + autoguidance 1.8")
     scene.add("PreviewAny", lane, 5, title="The table", size=(560, 340), source=seen["table"])
     lane = scene.lane("A class that the model is not told")
     guide = scene.add("GuidanceLoadGuide", lane, 1, name="shapes-noisy-classifier")
     steered = scene.add(
         "GuidanceClassifier", lane, 1, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE
     )
-    _inspected(scene, lane, steered, "inspector_classifier", "classifier 10", unconditional=True)
+    _inspected(scene, lane, steered, "classifier 10", unconditional=True)
     return scene.build()
 
 
-def _inspected(scene: Scene, lane: int, steered: Node, prefix: str, title: str, unconditional: bool = False) -> Node:
+def _inspected(scene: Scene, lane: int, steered: Node, title: str, unconditional: bool = False) -> Node:
     watched = scene.add("GuidanceInspect", lane, 2, size=(340, 230), model=steered["MODEL"])
-    pictures = scene.picture(lane, watched["MODEL"], prefix, title, 3, unconditional)
+    pictures = scene.picture(lane, watched["MODEL"], title, 3, unconditional)
     return scene.add(
         "GuidanceInspection", lane, 4, title="Inspection: every step", size=(560, 960),
         inspection=watched["inspection"], sampled=pictures,

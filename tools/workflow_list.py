@@ -25,15 +25,18 @@ def first_steps(object_info: dict, stamps: Stamps) -> dict:
         object_info, stamps,
     )
     scene.shared(
-        "## First steps\nThe two lanes differ in one node: **CFG Combine**.\n\nPress Run and compare the two saved "
-        "pictures: same seed, same classes (one per column). With guidance the shapes are cleaner and truer to "
-        "their class, and less varied.\n\nNext: change *weight*, or take any model of yours in place of the tiny one."
+        "## First steps\nThe two lanes differ in one node: **CFG Combine**.\n\nPress Run: same seed, same classes "
+        "(one per column). Under each picture stands what a judge sees in it, green where it was asked for.\n\nThis "
+        "seed is one at which the unguided model errs often. Over 64 pictures the benchmarks' judge finds 84 % of its "
+        "right, with CFG 2 97 %, with CFG 4 all.\n\nNext: change *weight* and *seed*, or take any model of yours in "
+        "place of the tiny one.",
+        size=(360, 280),
     )
     plain = scene.lane("Unguided")
-    scene.picture(plain, scene.main["MODEL"], "first_steps_unguided", "unguided")
+    scene.picture(plain, scene.main["MODEL"], "unguided")
     lane = scene.lane("CFG")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=scene.main["MODEL"], weight_from="node", weight=2.0)
-    scene.picture(lane, cfg["MODEL"], "first_steps_cfg", "CFG 2")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=scene.main["MODEL"], weight_from="node", weight=4.0)
+    scene.picture(lane, cfg["MODEL"], "CFG 4")
     return scene.build()
 
 
@@ -51,13 +54,13 @@ def autoguidance(object_info: dict, stamps: Stamps) -> dict:
         weak=True, early=True, size=(360, 300),
     )
     plain = scene.lane("Unguided")
-    scene.picture(plain, scene.main["MODEL"], "autoguidance_unguided", "unguided")
+    scene.picture(plain, scene.main["MODEL"], "unguided")
     for words, guide in (("small", scene.weak), ("early", scene.early)):
         lane = scene.lane(f"Autoguidance by the {words} model")
         guided = scene.add(
             "GuidanceAutoguidance", lane, 1, model=scene.main["MODEL"], guide_model=guide["MODEL"], weight=2.0
         )
-        scene.picture(lane, guided["MODEL"], f"autoguidance_{words}", f"{words} guide, autoguidance 2")
+        scene.picture(lane, guided["MODEL"], f"{words} guide, autoguidance 2")
     return scene.build()
 
 
@@ -73,16 +76,16 @@ def cfg_and_autoguidance(object_info: dict, stamps: Stamps) -> dict:
         weak=True,
     )
     model, weak = scene.main["MODEL"], scene.weak["MODEL"]
-    scene.picture(scene.lane("Unguided"), model, "both_unguided", "unguided")
+    scene.picture(scene.lane("Unguided"), model, "unguided")
     lane = scene.lane("CFG")
     cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
-    scene.picture(lane, cfg["MODEL"], "both_cfg", "CFG 2")
+    scene.picture(lane, cfg["MODEL"], "CFG 2")
     lane = scene.lane("Autoguidance")
     guided = scene.add("GuidanceAutoguidance", lane, 1, model=model, guide_model=weak, weight=2.0)
-    scene.picture(lane, guided["MODEL"], "both_autoguidance", "autoguidance 2")
+    scene.picture(lane, guided["MODEL"], "autoguidance 2")
     lane = scene.lane("Both")
     both = scene.add("GuidanceMix", lane, 1, model=model, guide_model=weak, total=2.0, mix=0.5)
-    scene.picture(lane, both["MODEL"], "both", "both: total 2, mix 0.5")
+    scene.picture(lane, both["MODEL"], "both: total 2, mix 0.5")
     return scene.build()
 
 
@@ -100,21 +103,21 @@ def interval(object_info: dict, stamps: Stamps) -> dict:
     model = scene.main["MODEL"]
     lane = scene.lane("CFG 4 at every noise level")
     cfg = scene.add("GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0)
-    scene.picture(lane, cfg["MODEL"], "interval_off", "CFG 4 everywhere", 4)
+    scene.picture(lane, cfg["MODEL"], "CFG 4 everywhere", 4)
     lane = scene.lane("CFG 4 in an interval")
     cfg = scene.add(
         "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, unit="sigma", start=NOISY, end=CLEAN
     )
     reported = scene.report(lane, 3, cfg["MODEL"], "interval")
     scene.add("PreviewAny", lane, 3, title="The plan in words", size=(400, 340), source=reported["text"])
-    scene.picture(lane, reported["MODEL"], "interval_on", "CFG 4 in (0.15, 5]", 4)
+    scene.picture(lane, reported["MODEL"], "CFG 4 in (0.15, 5]", 4)
     lane = scene.lane("CFG 4, falling to off")
     fall = scene.add("GuidanceSchedule", lane, 1, shape="cosine", start=0.1, end=0.9)
     cfg = scene.add(
         "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, schedule=fall["schedule"]
     )
     reported = scene.report(lane, 3, cfg["MODEL"], "falling")
-    scene.picture(lane, reported["MODEL"], "interval_ramp", "CFG 4 falling", 4)
+    scene.picture(lane, reported["MODEL"], "CFG 4 falling", 4)
     return scene.build()
 
 
@@ -131,22 +134,36 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
     model = scene.main["MODEL"]
     lane = scene.lane("CFG 8")
     cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
-    scene.picture(lane, cfg["MODEL"], "shaping_cfg", "CFG 8", 3)
+    scene.picture(lane, cfg["MODEL"], "CFG 8", 3)
     lane = scene.lane("CFG 8 + Rescale")
     cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
     rescaled = scene.add("GuidanceRescale", lane, 2, model=cfg["MODEL"], phi=0.7)
-    scene.picture(lane, rescaled["MODEL"], "shaping_rescale", "CFG 8 + rescale 0.7", 3)
+    scene.picture(lane, rescaled["MODEL"], "CFG 8 + rescale 0.7", 3)
     lane = scene.lane("CFG 8 + APG")
     cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
     projected = scene.add("GuidanceAPG", lane, 2, model=cfg["MODEL"])
-    scene.picture(lane, projected["MODEL"], "shaping_apg", "CFG 8 + APG", 3)
+    scene.picture(lane, projected["MODEL"], "CFG 8 + APG", 3)
     return scene.build()
 
 
-MADE = (
-    first_steps, autoguidance, cfg_and_autoguidance, interval, shaping, classifier, experts, targets, p2_training,
-    degraded_guide, lora_guide, inspector, compare, train_experts, map_experts, ppap,
-)  # fmt: skip
-WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {made.__name__: made for made in MADE}
+# By the names of their files, which are the titles in the Templates dialog: first steps first, then what trains.
+WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
+    "01-First-steps-CFG": first_steps,
+    "02-Autoguidance": autoguidance,
+    "03-CFG-and-autoguidance": cfg_and_autoguidance,
+    "04-CFG-in-an-interval": interval,
+    "05-Too-much-CFG-and-two-cures": shaping,
+    "06-Classifier-guidance": classifier,
+    "07-Follow-depth-or-segmentation": targets,
+    "08-Experts-PPAP": ppap,
+    "09-Guided-by-its-degraded-self": degraded_guide,
+    "10-Compare-settings": compare,
+    "11-Look-into-a-run": inspector,
+    "12-Train-experts": train_experts,
+    "More-Two-classifiers-in-turn": experts,
+    "More-Train-experts-of-maps": map_experts,
+    "More-Train-a-LoRA-with-P2": p2_training,
+    "More-A-LoRA-guided-by-its-past": lora_guide,
+}
 # Wired and stamped here, run by whoever has the files.
-NEED_FILES = {**PAPERS, **BIG, own_experts.__name__: own_experts}
+NEED_FILES = {**PAPERS, **BIG, "PPAP-Experts-of-your-own": own_experts}

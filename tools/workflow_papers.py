@@ -245,5 +245,11 @@ def ppap_experts(object_info: dict, stamps: Stamps) -> dict:
     return made.build()
 
 
-MADE = (adm_classifier, adm_upsampler, edm2_autoguidance, edm2_files, p2_faces, ppap_experts)
-PAPERS = {made.__name__: made for made in MADE}
+PAPERS = {
+    "ADM-Classifier-guidance": adm_classifier,
+    "ADM-Upsampler": adm_upsampler,
+    "EDM2-Autoguidance": edm2_autoguidance,
+    "EDM2-Files-and-EMA": edm2_files,
+    "P2-Faces": p2_faces,
+    "PPAP-Released-experts": ppap_experts,
+}

@@ -1,7 +1,7 @@
-"""What the pack's workflows share: a scene on the embedded model with its left lane, and lanes that end in a picture.
+"""What the pack's workflows share: a scene on the embedded model with its left lane, and lanes that end in a verdict.
 
 All of them draw the same eight pictures: seed, noise, classes, sampler and steps are the same everywhere, so that only
-the guidance differs. Each column of a picture is one class.
+the guidance differs. Each column of a sheet is one class; a network that steers nothing says which are as asked.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from workflow_graph import Node, Output, Workflow
 
 MAIN, WEAK, EARLY = "shapes-edm", "shapes-edm-weak", "shapes-edm-early"
 CLASSES = "star, heart, moon, arrow"
-SEED, STEPS, BATCH = 7, 24, 8
+JUDGE = "shapes-verdict"
+SEED, STEPS, BATCH = 6, 24, 8
 COLUMNS, CELL = 4, 128
+SHEET = (400, 520)
 
 
 class Scene(Workflow):
@@ -31,29 +33,30 @@ class Scene(Workflow):
         model = self.main["MODEL"]
         self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=CLASSES)
         self.no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
+        self.judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=JUDGE)["guide"]
         self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
 
     def picture(
-        self, lane: int, model: Output, prefix: str, title: str, column: int = 2, unconditional: bool = False,
-        seed: int = SEED,
+        self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False, seed: int = SEED,
+        judge: Output | None = None, target: Output | None = None,
     ) -> Output:
-        """Sampler, decoder, grid and the saved picture at the end of a lane; the pictures themselves come back."""
+        """Sampler, decoder and the sheet with its verdict at the end of a lane; the pictures themselves come back.
+
+        judge, target: for pictures that should agree with others; otherwise classes are what was asked for.
+        """
         positive = self.no_class if unconditional else self.classes
         sampler = self.add(
             "KSampler", lane, column, model=model, positive=positive["CONDITIONING"],
             negative=self.no_class["CONDITIONING"], latent_image=self.latents["LATENT"],
             seed=seed, steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="karras",
         )
-        decoded = self.add("VAEDecode", lane, column + 1, samples=sampler["LATENT"], vae=self.main["VAE"])
-        single = self.add("RebatchImages", lane, column + 1, images=decoded["IMAGE"], batch_size=1)
-        grid = self.add(
-            "ImageGrid", lane, column + 1, images=single["IMAGE"], columns=COLUMNS, cell_width=CELL, cell_height=CELL,
-        )
+        decoded = self.add("VAEDecode", lane, column, samples=sampler["LATENT"], vae=self.main["VAE"])["IMAGE"]
+        asked = {"guide": judge, "target": target} if target else {"guide": self.judge, "label": CLASSES}
         self.add(
-            "SaveImage", lane, column + 2, title=title, size=(330, 300), images=grid["images"],
-            filename_prefix=f"guidance/{prefix}",
+            "GuidanceScore", lane, column + 1, title=title, size=SHEET, images=decoded, columns=COLUMNS,
+            heading=title, cell_size=CELL, **asked,
         )
-        return decoded["IMAGE"]
+        return decoded
 
     def report(self, lane: int, column: int, model: Output, title: str) -> Node:
         """The plan of a MODEL, for the sampler of `picture`."""

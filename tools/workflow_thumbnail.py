@@ -1,4 +1,9 @@
-"""Draws a workflow's thumbnail: `python workflow_thumbnail.py OUT.jpg LIST.json`, LIST a list of [title, file].
+"""Draws a workflow's card in the Templates dialog: `python workflow_thumbnail.py OUT.jpg CARD.json`.
+
+CARD is an object: "name", the file's; "says", one sentence; "components", the names of the pack's nodes in it; and
+"pictures", a list of [title, file, columns], columns 0 for a picture that is shown whole, else those of a sheet of
+Score Pictures, of which the first row is shown, or two where there is room. A card without pictures says what the
+workflow adds to a model.
 
 Runs in the environment's Python, because it needs Pillow.
 """
@@ -6,34 +11,87 @@ Runs in the environment's Python, because it needs Pillow.
 from __future__ import annotations
 
 import json
+import re
 import sys
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-WIDTH, MARGIN, LABEL = 480, 8, 22
-MOST_PICTURES = 6
+SIDE, MARGIN, LABEL, HEAD = 480, 14, 22, 52
+PAPER, INK, QUIET = "#12151c", "#f4f6fa", "#9aa4b5"
+PILLS = ("#2563eb", "#d9480f", "#0b8a5f", "#8b3fd1", "#b58900", "#c2255c")
+MOST_PICTURES = 4
+GAP, FRAME, SMALLEST = 12, 4, 15  # of a sheet, as host/compare/score_sheet.py draws it
+SEAM = 8
 
 
-def thumbnail(entries: list[tuple[str, str]]) -> Image.Image:
-    """The last pictures of a workflow, each below its title: two under each other, more in two columns."""
-    chosen = [(title, Image.open(file).convert("RGB")) for title, file in entries[-MOST_PICTURES:]]
-    columns = 1 if len(chosen) <= 2 else 2
-    width = (WIDTH - MARGIN) // columns - MARGIN
-    for _, picture in chosen:
-        picture.thumbnail((width, WIDTH), Image.Resampling.LANCZOS)
-    rows = [chosen[i : i + columns] for i in range(0, len(chosen), columns)]
-    heights = [LABEL + MARGIN + max(picture.height for _, picture in row) for row in rows]
-    sheet = Image.new("RGB", (WIDTH, sum(heights) + MARGIN), "white")
-    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=15), MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        for column, (title, picture) in enumerate(row):
-            left = MARGIN + column * (width + MARGIN)
-            draw.text((left, top), title, fill="black", font=font)
-            sheet.paste(picture, (left, top + LABEL))
-        top += height
-    return sheet
+def card(name: str, says: str, components: list[str], pictures: list[list]) -> Image.Image:
+    """A dark square with the name and, below it, the pictures with their titles, or the sentence and the components."""
+    made = Image.new("RGB", (SIDE, SIDE), PAPER)
+    pen = ImageDraw.Draw(made)
+    title = re.sub(r"^\d+-", "", name).replace("-", " ")
+    pen.text((MARGIN, HEAD / 2), title, INK, _fitting(title, 27), anchor="lm")
+    if pictures:
+        _rows(made, pen, pictures[-MOST_PICTURES:])
+    else:
+        _words(pen, says, components)
+    return made
+
+
+def _fitting(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    font = ImageFont.load_default(size)
+    return font if font.getlength(text) <= SIDE - 2 * MARGIN else _fitting(text, size - 1)
+
+
+def _rows(made: Image.Image, pen: ImageDraw.ImageDraw, pictures: list[list]) -> None:
+    """The pictures under each other, each below its title."""
+    step = (SIDE - HEAD) // len(pictures)
+    rows = 2 if len(pictures) <= 2 else 1
+    for number, (title, file, columns) in enumerate(pictures):
+        top = HEAD + number * step
+        pen.text((MARGIN, top + LABEL / 2 - 2), title, QUIET, _fitting(title, 17), anchor="lm")
+        picture = Image.open(file).convert("RGB")
+        shown = _tiles(picture, columns, rows) if columns else [[picture]]
+        room = (SIDE - 2 * MARGIN + SEAM) / len(shown[0]) - SEAM, (step - LABEL) / len(shown) - SEAM
+        scale = min(room[0] / shown[0][0].width, room[1] / shown[0][0].height)
+        size = round(shown[0][0].width * scale), round(shown[0][0].height * scale)
+        for row, tiles in enumerate(shown):
+            for column, tile in enumerate(tiles):
+                place = MARGIN + column * (size[0] + SEAM), top + LABEL + row * (size[1] + SEAM)
+                made.paste(tile.resize(size, Image.Resampling.LANCZOS), place)
+
+
+def _tiles(sheet: Image.Image, columns: int, rows: int) -> list[list[Image.Image]]:
+    """The pictures of a sheet's first rows with their frames."""
+    tile = (sheet.width - GAP) // columns - GAP
+    side = tile + 2 * FRAME
+
+    def cut(column: int, row: int) -> Image.Image:
+        left, top = GAP + column * (tile + GAP) - FRAME, GAP + row * (tile + GAP + caption(tile)) - FRAME
+        return sheet.crop((left, top, left + side, top + side))
+
+    return [[cut(column, row) for column in range(columns)] for row in range(rows)]
+
+
+def caption(tile: int) -> int:
+    """The height of the words under a picture of a sheet."""
+    return round(max(round(tile / 8), SMALLEST) * 1.4)
+
+
+def _words(pen: ImageDraw.ImageDraw, says: str, components: list[str]) -> None:
+    """The sentence, and the pack's nodes in the order of the workflow as pills under each other."""
+    large = ImageFont.load_default(22)
+    pen.multiline_text((MARGIN, HEAD + 10), textwrap.fill(says, 40), QUIET, large, spacing=8)
+    font = ImageFont.load_default(24)
+    top = SIDE - MARGIN - 56 * len(components)
+    for number, words in enumerate(components):
+        box = (MARGIN, top, MARGIN + font.getlength(words) + 36, top + 44)
+        pen.rounded_rectangle(box, 22, PILLS[number % len(PILLS)])
+        pen.text((MARGIN + 18, top + 22), words, INK, font, anchor="lm")
+        top += 56
 
 
 if __name__ == "__main__":
-    thumbnail(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))).save(sys.argv[1], quality=85, optimize=True)
+    described = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    card(**described).save(sys.argv[1], quality=85, optimize=True)

@@ -28,10 +28,10 @@ def p2_training(object_info: dict, stamps: Stamps) -> dict:
     )
     scene.add("LossGraphNode", lane, 2, loss=trained["loss_map"], filename_prefix="guidance/p2_training_loss")
     lane = scene.lane("Before")
-    scene.picture(lane, model, "p2_training_before", "before", 3)
+    scene.picture(lane, model, "before", 3)
     lane = scene.lane("After")
     adapted = scene.add("LoraModelLoader", lane, 2, model=model, lora=trained["lora"], strength_model=1.0)
-    scene.picture(lane, adapted["model"], "p2_training_after", "after", 3)
+    scene.picture(lane, adapted["model"], "after", 3)
     return scene.build()
 
 
@@ -52,11 +52,11 @@ def lora_guide(object_info: dict, stamps: Stamps) -> dict:
     early, late = (_trained(scene, lane, model, lessons, star, steps) for steps in (10, 60))
     lane = scene.lane("The late LoRA")
     main = scene.add("LoraModelLoader", lane, 1, title="Late", model=model, lora=late["lora"], strength_model=1.0)
-    scene.picture(lane, main["model"], "lora_guide_late", "late LoRA", 3)
+    scene.picture(lane, main["model"], "late LoRA", 3)
     lane = scene.lane("Guided by the early LoRA")
     weak = scene.add("LoraModelLoader", lane, 1, title="Early", model=model, lora=early["lora"], strength_model=1.0)
     steered = scene.add("GuidanceAutoguidance", lane, 2, model=main["model"], guide_model=weak["model"], weight=2.0)
-    scene.picture(lane, steered["MODEL"], "lora_guide_guided", "late guided by early", 3)
+    scene.picture(lane, steered["MODEL"], "late guided by early", 3)
     return scene.build()
 
 

@@ -51,7 +51,14 @@ def losses_of_pictures() -> list[str]:
 
 
 def class_target(guide: Guide, text: str) -> Target:
+    """The classes that a text names as a target. Raises ValueError as `class_weights` does."""
+    return Target(value=class_weights(guide, text))
+
+
+def class_weights(guide: Guide, text: str) -> torch.Tensor:
     """The classes that a text names: "heart", "3", "cat:0.7 + dog:0.3"; commas deal several to the pictures in turn.
+
+    [K, classes], one row for each that is dealt.
 
     Raises:
         ValueError: a class that the guide does not have, naming the nearest; a weight that is no number.
@@ -61,7 +68,7 @@ def class_target(guide: Guide, text: str) -> Target:
     if not wanted:
         raise ValueError(f"label is empty; name a class of {guide.name}, for instance {labels[0]!r}." if labels else
                          "label is empty; give the number of a class.")
-    return Target(value=torch.stack([_weights(part, guide) for part in wanted]))
+    return torch.stack([_weights(part, guide) for part in wanted])
 
 
 def _weights(text: str, guide: Guide) -> torch.Tensor:

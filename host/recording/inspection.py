@@ -37,9 +37,9 @@ class Inspection:
         """A run by its number, 1 = the first; 0 = the last. Raises ValueError, in words, if it is not there."""
         if not any(record.evaluations for record in self.records):
             raise ValueError(
-                "Nothing was inspected: no sampler has used the MODEL that comes out of Inspect. Connect that MODEL to "
-                "the sampler, and the sampler's result to sampled. If they are connected, the host reused an earlier "
-                "result: change the seed."
+                "Nothing was inspected: no sampler has used the MODEL that comes out of Inspect Run. Connect that "
+                "MODEL to the sampler, and the sampler's result to sampled. If they are connected, the host reused an "
+                "earlier result: change the seed."
             )
         if not 0 <= run <= len(self.records):
             count = len(self.records)

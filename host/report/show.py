@@ -1,4 +1,4 @@
-"""What the Inspection node gives: plot, strip, table and JSON of an inspection."""
+"""What Show Inspection gives: plot, strip, table and JSON of an inspection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .run_plot import draw_record
 from .strip import draw_strip
 
 InspectionSocket = io.Custom("GUIDANCE_INSPECTION")
-SWITCHED_OFF = "Inspect is switched off: nothing was written down."
+SWITCHED_OFF = "Inspect Run is switched off: nothing was written down."
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from .terminal import HEARTBEAT_SECONDS, DevError, say
 
 @dataclass(frozen=True)
 class Picture:
-    """One saved picture: where, and what made it."""
+    """One saved picture: where, what made it (the workflow, the node's title and its type), and the node's words."""
 
     file: Path
     workflow: str
     shows: str
+    kind: str
+    says: str
 
 
 def run_workflow(server: Server, file: Path, folder: Path) -> list[Picture]:
@@ -85,15 +87,16 @@ def explain_history(messages: list, prompt: dict, name: str) -> str:
 
 def save_pictures(server: Server, outputs: dict, workflow: dict, name: str, folder: Path) -> list[Picture]:
     """Fetch every picture of a finished prompt into `folder` as <workflow>_<number>.png."""
-    titles = {str(node["id"]): title_of(node) for node in workflow["nodes"]}
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
     found = [(node, image) for node in sorted(outputs, key=int) for image in outputs[node].get("images", ())]
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for number, (node, image) in enumerate(found, start=1):
         query = urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")})
         file = folder / f"{name}_{number}{Path(image['filename']).suffix}"
+        says = " ".join(outputs[node].get("text", ()))
         file.write_bytes(server.fetch(f"/view?{query}"))
-        pictures.append(Picture(file, name, titles[node]))
+        pictures.append(Picture(file, name, title_of(nodes[node]), nodes[node]["type"], says))
     if not pictures:
         raise DevError(f"workflow {name} ran but made no picture: give it a Save Image or Preview Image node")
     return pictures
