@@ -144,7 +144,7 @@ class Page:
         """Set a widget of the first node of a kind, or of a node by its number, as when a person edits it."""
         self.do(
             """([kind, name, value]) => {
-                const node = app.rootGraph.nodes.filter((n) => [n.comfyClass, n.id].includes(kind))
+                const node = app.rootGraph.nodes.filter((n) => [n.comfyClass, String(n.id)].includes(String(kind)))
                     .sort((a, b) => a.id - b.id)[0];
                 const widget = node.widgets.find((w) => w.name === name);
                 widget.value = value; widget.callback?.(value);

@@ -98,7 +98,7 @@ MISTAKES = [
         "CFG where there is no negative", "01-First-steps-CFG", ("CFG 4",),
         sample_without_a_negative, take_the_guider_with_a_negative,
         ("SamplerCustomAdvanced", 18),
-        ("CFG Combine", "needs a negative prompt, and BasicGuider takes none", "Use CFGGuider"),
+        ("CFG Combine", "needs a negative prompt, and BasicGuider takes none", "Use KSampler or CFGGuider"),
     ),
     Mistake(
         "a misspelt class", "01-First-steps-CFG", ("CFG 4",),
