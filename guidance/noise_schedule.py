@@ -53,11 +53,15 @@ class NoiseSchedule:
         return self.sigma(timestep - 0.5)
 
 
-@cache
 def noise_schedule(name: str, steps: int = STEPS) -> NoiseSchedule:
-    """One of NAMES, in so many timesteps. Raises ValueError for another name."""
+    """One of NAMES, in so many timesteps; the same object for the same. Raises ValueError for another name."""
     if name not in _BETAS:
         raise ValueError(f"There is no noise schedule {name!r}; there are {', '.join(NAMES)}.")
+    return _schedule(name, steps)
+
+
+@cache
+def _schedule(name: str, steps: int) -> NoiseSchedule:
     kept = torch.cumprod(1 - _BETAS[name](steps), 0)
     return NoiseSchedule(name, ((1 - kept) / kept).sqrt())
 

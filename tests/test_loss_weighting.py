@@ -311,9 +311,9 @@ def test_the_node_offers_every_weighting_and_defaults_to_the_papers(pack, node):
     "changed, words",
     [
         ({"weighting": "snr"}, r"weighting is 'snr'; it can be p2, min-SNR, x0"),
-        ({"k": 0.0}, r"k is 0; it must be above 0"),
+        ({"k": 0.0}, r"k is 0; it can be 0.001 to 1000"),
         ({"gamma": -1.0}, r"gamma is -1"),
-        ({"weighting": "min-SNR", "min_snr_gamma": 0.0}, r"min-SNR's gamma is 0"),
+        ({"weighting": "min-SNR", "min_snr_gamma": 0.0}, r"min_snr_gamma is 0; it can be 0.001 to 1000"),
     ],
 )
 def test_wrong_inputs_in_words(node, comfy, changed, words):

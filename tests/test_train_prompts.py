@@ -95,7 +95,7 @@ def _pixels(png):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"name": "../outside"}, "must be a file name such as"),
+        ({"name": "../outside"}, "Choose a plain name such as"),
         ({"experts": 5}, "each of the 5 experts needs at least 1"),
     ],
 )

@@ -209,6 +209,8 @@ def train(options: argparse.Namespace, process_group: Processes) -> int:
     network, spec = built(source)
     training = ExpertsTraining(network.to(process_group.device), spec, recipe, process_group.device, process_group)
     with alone(training, out, waiting):
+        if out.exists():  # another command has finished it just now
+            return finished(out, facts, process_group)
         if waiting.exists():
             resume(training, waiting, facts)
         if not process_group.agree(len(training.losses), len(pictures), int(pictures.sha256[:5], 16)):
