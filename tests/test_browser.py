@@ -69,7 +69,7 @@ def test_a_curve_follows_edits_at_once(page):
 
 
 def test_a_node_that_cannot_be_read_blanks_no_other_curve(page):
-    page.open("interval")
+    page.open(INTERVAL)
     page.set("GuidanceSchedule", "shape", "points")
     page.set("GuidanceSchedule", "points", None)
     page.add("GuidanceRescale", [50, 1100])
