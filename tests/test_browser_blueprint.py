@@ -16,7 +16,7 @@ def scene(server):
     """The embedded model, unguided, with its weaker relative beside it."""
     made = Scene("blueprint", "The embedded models.", server.get("/object_info"), stamps())
     made.shared("A place for the blueprint.", weak=True)
-    made.picture(made.lane("Guided"), made.main["MODEL"], "blueprint", "guided")
+    made.picture(made.lane("Guided"), made.main["MODEL"], "guided")
     return made.build()
 
 
