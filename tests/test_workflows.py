@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from workflow_graph import inputs_of
+from workflow_layout import PAGE
 from workflow_list import NEED_FILES, WORKFLOWS
 from workflow_thumbnail import SIDE
 
@@ -144,6 +145,15 @@ def test_nodes_do_not_overlap_and_lie_in_one_group(workflow):
             assert right <= x0 or x1 <= left or bottom <= y0 or y1 <= top
         around = [g for g in workflow["groups"] if inside((left, top, right, bottom), g["bounding"])]
         assert len(around) == 1
+
+
+def test_the_first_workflow_opens_whole_and_readable():
+    """At 60 % the page's classic renderer still writes the words of nodes."""
+    groups = json.loads((ROOT / "workflows" / "01-First-steps-CFG.json").read_text(encoding="utf-8"))["groups"]
+    lefts, tops, widths, heights = zip(*(group["bounding"] for group in groups), strict=True)
+    right = max(left + width for left, width in zip(lefts, widths, strict=True))
+    bottom = max(top + height for top, height in zip(tops, heights, strict=True))
+    assert min(PAGE[0] / (right - min(lefts)), PAGE[1] / (bottom - min(tops))) >= 0.6
 
 
 def inside(node, bounding):

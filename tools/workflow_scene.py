@@ -6,7 +6,8 @@ the guidance differs. Each column of a sheet is one class; a network that steers
 
 from __future__ import annotations
 
-from workflow_graph import Node, Output, Workflow
+from workflow_graph import GROUP_COLOR, PAD, TITLE, Node, Output, Workflow
+from workflow_layout import arrange, block_of
 
 MAIN, WEAK, EARLY = "shapes-edm", "shapes-edm-weak", "shapes-edm-early"
 CLASSES = "star, heart, moon, arrow"
@@ -31,10 +32,10 @@ class Scene(Workflow):
         if early:
             self.early = self.add("GuidanceTinyModel", lane, 0, title="Early model: another guide", name=EARLY)
         model = self.main["MODEL"]
-        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=CLASSES)
-        self.no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
-        self.judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=JUDGE)["guide"]
-        self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
+        self.classes = self.add("GuidanceClassLabel", lane, 1, title="Classes (positive)", model=model, label=CLASSES)
+        self.no_class = self.add("GuidanceClassLabel", lane, 1, title="No class (negative)", model=model, label="")
+        self.judge = self.add("GuidanceLoadGuide", lane, 1, title="Judge: it steers nothing", name=JUDGE)["guide"]
+        self.latents = self.add("EmptyLatentImage", lane, 1, width=32, height=32, batch_size=BATCH)
 
     def picture(
         self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False, seed: int = SEED,
@@ -57,6 +58,18 @@ class Scene(Workflow):
             heading=title, cell_size=CELL, **asked,
         )
         return decoded
+
+    def _place(self) -> list[dict]:
+        """Lanes in as many columns as let the page show them largest."""
+        blocks = [block_of([node for node in self.nodes if node.lane == lane]) for lane in self.titles]
+        groups = []
+        for block, (left, top), title in zip(blocks, arrange(blocks[0], blocks[1:]), self.titles.values(), strict=True):
+            for node, (x, y) in zip(block.nodes, block.corners, strict=True):
+                node.data["pos"] = [left + x, top + y]
+            width, height = block.size
+            box = [left - PAD, top - TITLE - PAD, width + 2 * PAD, height + TITLE + 2 * PAD]
+            groups.append({"id": len(groups) + 1, "title": title, "bounding": box, "color": GROUP_COLOR, "flags": {}})
+        return groups
 
     def report(self, lane: int, column: int, model: Output, title: str) -> Node:
         """The plan of a MODEL, for the sampler of `picture`."""
