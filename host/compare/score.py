@@ -12,6 +12,7 @@ from ...guidance.experts.bank import ExpertBank
 from ...guidance.guide import Guide
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.preprocessing import resize
+from ..common.errors import shown
 from ..engine.targets import CLEAN, class_weights
 from ..models.guides import LoadedGuide
 
@@ -51,7 +52,7 @@ def score(images: torch.Tensor, guide: LoadedGuide, label: str, target: torch.Te
     if task == "classification":
         return _classes(_output(images, guide), guide.guide, label)
     if label.strip():
-        raise ValueError(f"label is {label.strip()!r}, and {guide.guide.name} names no classes; leave it empty.")
+        raise ValueError(f"label is {shown(label.strip())}, and {guide.guide.name} names no classes; leave it empty.")
     if target is None:
         raise ValueError(
             f"{guide.guide.name} ({task}) compares pictures with others: connect target, the picture that they should "
