@@ -32,6 +32,13 @@ def parallel(a: Tensor, b: Tensor) -> Tensor:
     return (_exact(b) * share).to(a.dtype)
 
 
+def shorten(a: Tensor, longest: float | Tensor) -> Tensor:
+    """Every sample brought to a largest norm: [B, ...]. longest: a number, or one per sample [B, 1, ...]."""
+    length = norm(a)
+    limit = longest + torch.zeros_like(length)
+    return a * ratio(limit, length, at_zero=1.0).clamp(max=1.0).to(a.dtype)
+
+
 def quantile(a: Tensor, share: float) -> Tensor:
     """The value below which this share of a sample's numbers lies, straight between neighbours: [B, 1, ...].
 

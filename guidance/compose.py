@@ -85,10 +85,15 @@ class Guidance:
 
         Rules with intervals of their own add up; where intervals do not overlap, that is the one in charge.
         """
+        return self.cfg_at(level)(sampler)
+
+    def cfg_at(self, level: NoiseLevel) -> Callable[[float], Tensor]:
+        """`cfg` for any weight of the sampler: what the rules say is asked once."""
         if not self.combines:
-            return exactly_one(torch.full_like(level.b, sampler))
-        moves = (rule.weights(level, sampler) - 1.0 for rule in self.combines)
-        return exactly_one(sum(moves, start=torch.ones_like(level.b)))
+            return lambda sampler: exactly_one(torch.full_like(level.b, sampler))
+        parts = [(rule, rule.schedule(level)) for rule in self.combines]
+        start = torch.ones_like(level.b)
+        return lambda sampler: exactly_one(sum((rule.weights(s, sampler) - 1.0 for rule, s in parts), start=start))
 
     def acting(self, level: NoiseLevel, cfg: Tensor, memory: Memory) -> tuple[Acting, ...]:
         """The rules beside CFG that do something at this level, in the order of the law, and what they need."""
@@ -156,10 +161,19 @@ def needs_of(acting: tuple[Acting, ...]) -> frozenset[Branch]:
 
 def combine(step: Step) -> Tensor:
     """Classifier-free guidance at the step's weight; the positive branch itself, bit for bit, where the weight is 1."""
-    rule = CFG()
-    if NEGATIVE not in step.branches or not rule.acts(step.strength, step.cfg):
+    if NEGATIVE not in step.branches or not bool((step.cfg != 1.0).any()):
         return step.branches[POSITIVE]
-    return step.branches[POSITIVE] + rule.displacement(step, None)[0]
+    return step.branches[POSITIVE] + CFG().displacement(step, None)[0]
+
+
+def split(total: float, mix: float) -> tuple[float, float]:
+    """The weights of CFG and of autoguidance for a total weight and a mix (2406.02507 Eq. 6).
+
+    mix 0 is CFG alone, mix 1 autoguidance alone: w_cfg = (1 - mix)(total - 1) + 1, w_auto = mix (total - 1) + 1.
+    """
+    if not 0.0 <= mix <= 1.0:
+        raise ValueError(f"mix is {mix:g}; it goes from 0 (CFG alone) to 1 (autoguidance alone).")
+    return (1.0 - mix) * (total - 1.0) + 1.0, mix * (total - 1.0) + 1.0
 
 
 def overlap(first: tuple[float, float], second: tuple[float, float]) -> bool:

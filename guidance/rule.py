@@ -7,7 +7,8 @@ displacement, so terms commute and add. A transform changes the estimate as a wh
            + sum_j displacement_j of gradients                       then the other transforms, in chain order
 
 A rule is one frozen dataclass in one file of `rules/`: its equation in the docstring with the paper's number, its
-fields with their words beside the default, the branches it needs, and one method.
+fields with their words beside the default, the branches it needs, and one method. All that such a file usually names
+can be imported from here.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .branch import Branch
-from .noise_level import NoiseLevel
+from .branch import NEGATIVE, POSITIVE, Branch
+from .noise_level import NoiseLevel, expand
 from .register import Register
 from .schedule import ALWAYS, Positions, Schedule
 from .step import Step
 
+__all__ = [
+    "NEGATIVE", "POSITIVE", "Branch", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term", "Transform",
+    "exactly_one", "expand", "flag", "is_one", "param", "rule", "rules", "schedule_field", "scheduled_weight",
+]  # fmt: skip
 
 class Stage(IntEnum):
     """Where in the law a rule acts. Within a stage terms add up, and transforms follow the chain."""
@@ -62,6 +67,11 @@ class Rule:
         return self.name.replace("_", " ").capitalize()
 
     @property
+    def inert(self) -> bool:
+        """Whether its settings are those of `off`."""
+        return all(getattr(self, name) == value for name, value in self.off.items())
+
+    @property
     def label(self) -> str:
         """Its name in plots and tables."""
         guide = getattr(self, "guide", None)
@@ -85,13 +95,26 @@ class Rule:
     def strength(self, level: NoiseLevel) -> Tensor:
         """The effective weight (1 = off) or scale (0 = off) per sample, float64 [B]: what a plot shows.
 
-        The law asks it once in an evaluation and hands it over as `Step.strength`.
+        The law asks it once in an evaluation and hands it over as `Step.strength`. Here: where `off` names one number,
+        the schedule leads from its value there to the rule's own; otherwise the rule is on as the schedule says.
         """
-        raise NotImplementedError
+        if len(self.off) != 1:
+            return self.switch(level)
+        amount = getattr(self, *self.off)
+        return self.scheduled(self.neutral if amount is None else amount, self.schedule(level))  # None: not the rule's
+
+    def scheduled(self, amount: float | Tensor, share: Tensor) -> Tensor:
+        """A weight or scale (or one per sample [B]) of which the schedule lets a share [B] act, float64 [B]."""
+        return exactly_one(1.0 + (amount - 1.0) * share) if self.neutral else amount * share
+
+    def switch(self, level: NoiseLevel) -> Tensor:
+        """The schedule itself, or 0 where the settings are off: the strength of a rule that is on or off. [B]"""
+        return torch.zeros_like(level.b) if self.inert else self.schedule(level)
 
     def explain(self) -> str:
-        """One line in words for a report."""
-        raise NotImplementedError
+        """One line in words for a report. Here: the title and every number."""
+        numbers = [(f.name, getattr(self, f.name)) for f in fields(self) if "min" in f.metadata]
+        return f"{self.title}: " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in numbers)
 
 
 class Term(Rule):

@@ -6,8 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..guidance.compose import split
 from ..guidance.rule import is_one
-from ..guidance.rules.autoguidance import Autoguidance, split
+from ..guidance.rules.autoguidance import Autoguidance
 from ..guidance.rules.cfg import CFG
 from ..host.engine.install import with_autoguidance, with_rule
 from ..host.engine.page_events import curve

@@ -10,9 +10,9 @@ import pytest
 import torch
 from playwright._impl._driver import compute_driver_executable
 
+from guidance_pack.guidance.compose import split
 from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.routing import Experts, equal_ranges
-from guidance_pack.guidance.rules.autoguidance import split
 from guidance_pack.guidance.training.weighting import normalise_weight, on
 
 CURVES = Path(__file__).resolve().parent.parent / "js" / "curves"

@@ -5,9 +5,9 @@ import torch
 from oracle import FIVE, GUIDE, exact_branches, points
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE
-from guidance_pack.guidance.compose import Guidance
+from guidance_pack.guidance.compose import Guidance, split
 from guidance_pack.guidance.noise_level import NoiseLevel, change_coordinates, expand
-from guidance_pack.guidance.rules.autoguidance import Autoguidance, split
+from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}

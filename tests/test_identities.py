@@ -8,10 +8,10 @@ import torch
 from oracle import GUIDE, exact_branches, points
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE
-from guidance_pack.guidance.compose import Guidance, Memory
+from guidance_pack.guidance.compose import Guidance, Memory, split
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.rules.apg import APG
-from guidance_pack.guidance.rules.autoguidance import Autoguidance, split
+from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.rules.rescale import Rescale
 from guidance_pack.guidance.schedule import ALWAYS, Constant, Curve, Interval, Product, ramp

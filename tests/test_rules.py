@@ -57,5 +57,6 @@ def test_apg_moves_its_momentum_once_per_position():
 
 def test_cfg_takes_the_sampler_s_weight_where_it_has_none():
     level = levels(1.0, 2.0)
-    assert replace(CFG(), weight=None).weights(level, 7.0).tolist() == [7.0, 7.0]
-    assert CFG(2.0).weights(level, 7.0).tolist() == [2.0, 2.0]
+    everywhere = torch.ones_like(level.b)
+    assert replace(CFG(), weight=None).weights(everywhere, 7.0).tolist() == [7.0, 7.0]
+    assert CFG(2.0).weights(everywhere, 7.0).tolist() == [2.0, 2.0]

@@ -58,7 +58,7 @@ def test_neighbours_in_percent_stay_neighbours():
 
 def test_every_sample_has_its_own_strength():
     schedule = Interval(2.0, 0.5, "sigma_ve")
-    assert CFG(5.0, schedule).weights(level(3.0, 1.0, 0.1), 1.0).tolist() == [1.0, 5.0, 1.0]
+    assert CFG(5.0, schedule).strength(level(3.0, 1.0, 0.1)).tolist() == [1.0, 5.0, 1.0]
 
 
 def test_units_say_the_same():

@@ -91,7 +91,6 @@ class Processes:
     def __init__(self, cpu: bool) -> None:
         # First: its functions have the group that is there when they are read for a default, and an optimizer reads
         # them. A group kept so outlives its end, and Gloo's threads abort the process that leaves under them.
-        import torch.distributed.nn
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(cpu=cpu)

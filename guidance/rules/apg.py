@@ -1,19 +1,12 @@
 """Adaptive projected guidance (Sadat et al. 2024, 2410.02416)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..algebra import norm, parallel, ratio
-from ..branch import NEGATIVE, POSITIVE
-from ..noise_level import NoiseLevel, expand
-from ..rule import Term, param, rule, schedule_field
-from ..schedule import Schedule
-from ..step import Step
+from ..algebra import parallel, shorten
+from ..rule import NEGATIVE, POSITIVE, Schedule, Step, Term, expand, param, rule, schedule_field
 
 
 @rule("apg")
@@ -25,16 +18,13 @@ class APG(Term):
     CFG in effect. So CFG with this rule gives D_positive + (w - 1) Delta'. Without CFG (w = 1) it does nothing.
     """
 
-    title = "APG"
-    paper = "2410.02416"
+    title, paper = "APG", "2410.02416"
     off = {"eta": 1.0, "norm_threshold": 0.0, "momentum": 0.0}
     uses = frozenset({POSITIVE, NEGATIVE})
 
     eta: float = param(
-        0.0,
-        "How much of the update's part along the prediction stays. 0 removes what burns colours; 1 = all of it.",
-        low=-10.0,
-        high=10.0,
+        0.0, "How much of the update's part along the prediction stays. 0 removes what burns colours; 1 = all of it.",
+        low=-10.0, high=10.0,
     )
     norm_threshold: float = param(
         5.0, "Longest update, in norm over the whole sample. 0 = no limit.", low=0.0, high=10000.0, step=0.1
@@ -45,13 +35,6 @@ class APG(Term):
     )
     schedule: Schedule = schedule_field()
 
-    @property
-    def inert(self) -> bool:
-        return self.eta == 1.0 and self.norm_threshold == 0.0 and self.momentum == 0.0
-
-    def strength(self, level: NoiseLevel) -> Tensor:
-        return torch.zeros_like(level.b) if self.inert else self.schedule(level)
-
     def acts(self, strength: Tensor, cfg: Tensor) -> bool:
         return bool(((cfg != 1.0) & (strength != 0.0)).any())
 
@@ -59,13 +42,6 @@ class APG(Term):
         positive = step.branches[POSITIVE]
         delta = positive - step.branches[NEGATIVE]
         average = delta if state is None else delta + self.momentum * state
-        update = average
-        if self.norm_threshold:
-            length = norm(update)
-            limit = torch.full_like(length, self.norm_threshold)
-            update = update * ratio(limit, length, at_zero=1.0).clamp(max=1.0).to(update.dtype)
+        update = shorten(average, self.norm_threshold) if self.norm_threshold else average
         update = update - (1.0 - self.eta) * parallel(update, positive)
         return expand((step.cfg - 1.0) * step.strength, step.x) * (update - delta), average
-
-    def explain(self) -> str:
-        return f"APG: eta {self.eta:g}, norm threshold {self.norm_threshold:g}, momentum {self.momentum:g}"

@@ -1,17 +1,11 @@
 """Autoguidance: guide a network with a weaker version of itself (Karras et al. 2024, 2406.02507)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from ..branch import POSITIVE, Branch
-from ..noise_level import NoiseLevel, expand
-from ..rule import Term, param, rule, schedule_field, scheduled_weight
-from ..schedule import Schedule
-from ..step import Step
+from ..rule import POSITIVE, Branch, Schedule, Step, Term, expand, param, rule, schedule_field
 
 
 @rule("autoguidance")
@@ -23,8 +17,7 @@ class Autoguidance(Term):
     """
 
     paper = "2406.02507"
-    off = {"weight": 1.0}
-    neutral = 1.0
+    off, neutral = {"weight": 1.0}, 1.0
     uses = frozenset({POSITIVE})
 
     weight: float = param(
@@ -42,9 +35,6 @@ class Autoguidance(Term):
     def branch(self) -> Branch:
         return Branch(network=self.guide)
 
-    def strength(self, level: NoiseLevel) -> Tensor:
-        return scheduled_weight(self.weight, self.schedule, level)
-
     def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
         fresh = turn % self.reuse == 0 or not kept
         return self.uses | {self.branch} if fresh else self.uses
@@ -57,13 +47,3 @@ class Autoguidance(Term):
     def explain(self) -> str:
         kept = f", the guide at every {self.reuse} levels" if self.reuse > 1 else ""
         return f"Autoguidance: D + (w - 1)(D_main - D_{self.guide}), w = {self.weight:g}{kept}"
-
-
-def split(total: float, mix: float) -> tuple[float, float]:
-    """The weights of CFG and of autoguidance for a total weight and a mix (2406.02507 Eq. 6).
-
-    mix 0 is CFG alone, mix 1 autoguidance alone: w_cfg = (1 - mix)(total - 1) + 1, w_auto = mix (total - 1) + 1.
-    """
-    if not 0.0 <= mix <= 1.0:
-        raise ValueError(f"mix is {mix:g}; it goes from 0 (CFG alone) to 1 (autoguidance alone).")
-    return (1.0 - mix) * (total - 1.0) + 1.0, mix * (total - 1.0) + 1.0

@@ -1,7 +1,5 @@
 """Clamp: keep the estimate inside the range of pictures (ADM's clip_denoised; Saharia et al. 2022, 2205.11487)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +7,7 @@ import torch
 from torch import Tensor
 
 from ..algebra import quantile
-from ..noise_level import NoiseLevel, expand
-from ..rule import Stage, Transform, param, rule, schedule_field
-from ..schedule import Schedule
-from ..step import Step
+from ..rule import Schedule, Stage, Step, Transform, expand, param, rule, schedule_field
 
 
 @rule("clamp")
@@ -25,14 +20,14 @@ class Clamp(Transform):
     (2105.05233, the released code); GLIDE and Imagen clamp what CFG has combined.
     """
 
-    paper = "2205.11487"
-    stage = Stage.BOUNDS
+    paper, stage = "2205.11487", Stage.BOUNDS
     off = {"limit": 0.0}
     uses = frozenset()
+    strength = Transform.switch
 
     limit: float = param(
-        1.0, "Largest value that the estimate may have, up or down. Pictures go from -1 to 1. 0 = off.", low=0.0,
-        high=100.0,
+        1.0, "Largest value that the estimate may have, up or down. Pictures go from -1 to 1. 0 = off.",
+        low=0.0, high=100.0,
     )
     quantile: float = param(
         0.0, "0 = cut off what lies outside (ADM, P2, PPAP, GLIDE). Otherwise this share of each estimate is brought "
@@ -40,9 +35,6 @@ class Clamp(Transform):
         low=0.0, high=1.0, step=0.005,
     )  # fmt: skip
     schedule: Schedule = schedule_field()
-
-    def strength(self, level: NoiseLevel) -> Tensor:
-        return self.schedule(level) if self.limit else torch.zeros_like(level.b)
 
     def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
         if self.quantile:

@@ -1,20 +1,15 @@
 """Classifier and loss guidance: the gradient of a guide's opinion (Dhariwal & Nichol 2021, 2105.05233)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..algebra import norm, ratio
-from ..branch import POSITIVE
-from ..noise_level import SMALLEST_SIGNAL, NoiseLevel, expand, mean_shift
+from ..algebra import norm, ratio, shorten
+from ..noise_level import SMALLEST_SIGNAL, mean_shift
 from ..objective import Objective, gradient, noise_left, step_size
-from ..rule import Stage, Term, flag, param, rule, schedule_field
-from ..schedule import Schedule
-from ..step import Step
+from ..rule import POSITIVE, NoiseLevel, Schedule, Stage, Step, Term, expand, flag, param, rule, schedule_field
 
 
 @rule("gradient")
@@ -26,8 +21,7 @@ class GradientGuidance(Term):
     for data of unit variance (Song et al., ICLR 2023, PiGDM), which stands in for the denoiser's Jacobian.
     """
 
-    paper = "2105.05233"
-    stage = Stage.GRADIENTS
+    paper, stage = "2105.05233", Stage.GRADIENTS
     off = {"scale": 0.0}
     uses = frozenset({POSITIVE})
 
@@ -47,31 +41,25 @@ class GradientGuidance(Term):
     objective: Objective | None = None
     schedule: Schedule = schedule_field()
 
-    def strength(self, level: NoiseLevel) -> Tensor:
-        # Where no signal is left (a flow's first step) there is nothing to have an opinion about.
-        return torch.where(level.a > SMALLEST_SIGNAL, self.scale * self.schedule(level), 0.0)
-
     @property
     def label(self) -> str:
         return super().label if self.objective is None else self.objective.words
+
+    def strength(self, level: NoiseLevel) -> Tensor:
+        # Where no signal is left (a flow's first step) there is nothing to have an opinion about.
+        return torch.where(level.a > SMALLEST_SIGNAL, super().strength(level), 0.0)
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         assert self.objective and step.gradient_context, "a gradient needs an objective and a context"
         at = step.x, step.branches[POSITIVE], step.level, step.position
         slope = gradient(self.objective, *at, step.gradient_context, step.watch)
-        change = expand(self.factor(step), step.x) * self._direction(slope, step.level)
-        if self.cap:
-            longest = self.cap * noise_left(step.level, change)
-            change = change * ratio(longest, norm(change), at_zero=1.0).clamp(max=1.0)
-        return change.to(step.x.dtype), state
-
-    def factor(self, step: Step) -> Tensor:
-        """What the gradient is multiplied with, float64 [B]."""
         shift = mean_shift(step.level, step.following) if self.mean_shift else 1.0
-        return step.strength * shift * (1.0 if self.normalise else step_size(self.objective, step.level))
-
-    def _direction(self, slope: Tensor, level: NoiseLevel) -> Tensor:
-        return ratio(noise_left(level, slope), norm(slope)) * slope if self.normalise else slope
+        size = 1.0 if self.normalise else step_size(self.objective, step.level)
+        direction = ratio(noise_left(step.level, slope), norm(slope)) * slope if self.normalise else slope
+        change = expand(step.strength * shift * size, step.x) * direction
+        if self.cap:
+            change = shorten(change, self.cap * noise_left(step.level, change))
+        return change.to(step.x.dtype), state
 
     def explain(self) -> str:
         words = self.objective.words if self.objective else "nothing yet"

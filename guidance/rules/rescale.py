@@ -1,18 +1,12 @@
 """Rescale: give the guided estimate the spread of the unguided one (Lin et al. 2023, 2305.08891)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ..algebra import ratio, std
-from ..branch import POSITIVE
-from ..noise_level import NoiseLevel, expand
-from ..rule import Transform, param, rule, schedule_field
-from ..schedule import Schedule
-from ..step import Step
+from ..rule import POSITIVE, Schedule, Step, Transform, expand, param, rule, schedule_field
 
 
 @rule("rescale")
@@ -28,13 +22,10 @@ class Rescale(Transform):
     uses = frozenset({POSITIVE})
 
     phi: float = param(
-        0.7, "How far the spread is brought back to that of the unguided estimate. 0 = off, 1 = fully.", low=0.0,
-        high=1.0,
+        0.7, "How far the spread is brought back to that of the unguided estimate. 0 = off, 1 = fully.",
+        low=0.0, high=1.0,
     )
     schedule: Schedule = schedule_field()
-
-    def strength(self, level: NoiseLevel) -> Tensor:
-        return self.phi * self.schedule(level)
 
     def transform(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
         change = ratio(std(step.branches[POSITIVE]), std(denoised), at_zero=1.0) - 1.0

@@ -12,10 +12,11 @@ from typing import Any
 
 import comfy.samplers
 
+from ...guidance.compose import split
 from ...guidance.losses.cross_entropy import CrossEntropy
 from ...guidance.rule import Rule, is_one
 from ...guidance.rule import rules as known_rules
-from ...guidance.rules.autoguidance import Autoguidance, split
+from ...guidance.rules.autoguidance import Autoguidance
 from ...guidance.rules.cfg import CFG
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import ALWAYS, Interval, Product, Schedule
@@ -125,8 +126,7 @@ def settings_of(rule: type[Rule]) -> tuple[str, ...]:
 def is_off(rule: Rule) -> bool:
     """Whether a component does nothing at these settings, whatever the others."""
     _, inside = split_interval(rule.schedule)
-    values = {key: getattr(rule, key) for key in rule.off}
-    return values == rule.off or inside.start == inside.end
+    return rule.inert or inside.start == inside.end
 
 
 def switched_off(rule: Rule) -> Rule:

@@ -57,9 +57,10 @@ def stated_weights(guider: CFGGuider) -> tuple[Any, ...]:
 def weights_at(guider: CFGGuider, guidance: Guidance, level: NoiseLevel) -> GuiderWeights | None:
     """The weights for a call at these levels [B]; None where its samples want different ones."""
     stated = stated_weights(guider)
-    if _leaves_alone(guidance, level):
+    cfg = guidance.cfg_at(level)
+    if not guidance.combines or _leaves_alone(cfg):
         return GuiderWeights(stated, stated)
-    wanted = tuple(_each(weight, lambda number: uniform(guidance.cfg(level, number))) for weight in stated)
+    wanted = tuple(_each(weight, lambda number: uniform(cfg(number))) for weight in stated)
     return GuiderWeights(stated, wanted) if all(map(numbers, wanted)) else None
 
 
@@ -84,10 +85,10 @@ def combining_with(guider: CFGGuider, values: tuple[Any, ...]):
             setattr(guider, name, value)
 
 
-def _leaves_alone(guidance: Guidance, level: NoiseLevel) -> bool:
+def _leaves_alone(cfg: Callable[[float], torch.Tensor]) -> bool:
     """Whether the CFG rules want what the guider does by itself, whatever that is."""
     tried = (2.0, 3.0)  # of a guider's weights; a rule that keeps both keeps all
-    return not guidance.combines or all(bool((guidance.cfg(level, n) - n).abs().max() <= EQUAL) for n in tried)
+    return all(bool((cfg(number) - number).abs().max() <= EQUAL) for number in tried)
 
 
 def _each(weight: Any, change: Callable[[float], float | None]) -> Any:

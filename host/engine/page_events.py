@@ -87,7 +87,10 @@ def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
     sigmas = [sigma for sigma in run.sigmas.values[:-1] if sigma > 0.0]
     level = run.level(torch.tensor(sigmas, dtype=torch.float64))
     cfg = _sampler_weights(run, level)
-    strengths = [r.weights(level, cfg) if isinstance(r, CFG) else r.strength(level) for r in run.guidance.rules]
+    strengths = [
+        rule.weights(rule.schedule(level), cfg) if isinstance(rule, CFG) else rule.strength(level)
+        for rule in run.guidance.rules
+    ]
     found = zip(_keys(model), strengths, strict=True)
     return {"sigmas": sigmas, "lines": {key: s.tolist() for key, s in found if bool(s.isfinite().all())}}
 
