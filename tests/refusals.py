@@ -14,7 +14,9 @@ SENTENCES = (
     r"kind = [a-z ]+ cannot be used with this model \(\w+\); it supports [a-z, ]+\. .* works with ",
     r"This model's input is not a picture with noise, so kind = input noise cannot be used\.",
     r"works on latents, and latents have no range as pictures do: Clamp would flatten them\. It is for models of",
+    r"Hunyuan3D 2\.1 in this ComfyUI mixes the shapes of a batch up where it is asked for one prompt alone",
     # What a guide of pictures cannot see.
+    r"This model turns one picture into another instead of removing noise, and a gradient is weighed by the noise\.",
     r"makes sound, which a guide that looks at pictures cannot see\.",
     r"latents have no linear RGB factors in ComfyUI\. Choose decoder = vae and connect a VAE",
     r"makes several things at once \(such as a video and its sound\), which a guide that looks at pictures cannot",

@@ -3,6 +3,7 @@
 import engine_probe as probe
 import pytest
 import torch
+from host_families import BUILT
 from host_models import MODELS, count_forwards, tensors
 
 CFG, WEIGHT = 3.0, 2.0
@@ -185,6 +186,16 @@ def test_prediction_types_that_cannot_be_carried_over_are_refused_in_words(name,
 def test_another_latent_space_is_refused_in_words(other, mains):
     with pytest.raises(ValueError, match="do not share a latent space.*SD15.*channels.*same VAE"):
         probe.guided(mains["eps"], MODELS[other].build(1))
+
+
+def test_a_network_that_mixes_a_batch_up_is_refused_before_its_guide_is_asked(comfy):
+    """Beside both prompts the same network is right: a guide is asked for one."""
+    spec = BUILT["hunyuan3d_21"]
+    main, guide = spec.build(0), spec.build(7)
+    model = probe.guided(main, guide, weight=2.0)
+    probe.setting_of(main, spec, steps=1).run(guider_of(model, spec))
+    with pytest.raises(ValueError, match="mixes the shapes of a batch up.*batch_size = 1 instead of 2"):
+        probe.setting_of(main, spec, steps=1, batch=2).run(guider_of(model, spec))
 
 
 def test_the_latent_format_that_a_node_patched_in_counts(comfy):

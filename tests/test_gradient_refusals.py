@@ -4,6 +4,7 @@ import pytest
 import steering
 import torch
 from engine_probe import cfg_guider, setting_of
+from host_families import BUILT
 from host_models import MODELS, count_forwards
 from test_engine_gradients import steer
 
@@ -118,6 +119,17 @@ def test_packs_of_latents_are_refused_before_the_first_step(guide):
 
     spec = MODELS["ltxav"]
     with count_forwards(model) as count, pytest.raises(ValueError, match="video and its sound"):
+        sample(steer(model, guide, **LINEAR), spec.conditioning(1), spec.conditioning(2), spec.latent(), steps=2)
+    assert count.forwards == 0
+
+
+@pytest.mark.parametrize("name", ["lotus", "wan_flow_rvs"])
+def test_a_model_without_noise_is_refused_before_the_first_step(name, guide):
+    from host_models import sample
+
+    spec = BUILT[name]
+    model = steering.as_nodes_do(spec.build, 0)
+    with count_forwards(model) as count, pytest.raises(ValueError, match="turns one picture into another.*by the noise"):
         sample(steer(model, guide, **LINEAR), spec.conditioning(1), spec.conditioning(2), spec.latent(), steps=2)
     assert count.forwards == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from comfy.ldm.hunyuan3dv2_1.hunyuandit import HunYuanDiTPlain
 from comfy.model_patcher import ModelPatcher
 
 from .noise_levels import convertible, same_coordinates
@@ -47,3 +48,16 @@ def check_conditioning(guide: ModelPatcher, name: str, conds: list[dict]) -> Non
                 f"conditioning has width {found.shape[-1]}, made for another text encoder. Connect guide_positive: the "
                 f"prompt encoded with the guide's own CLIP."
             )
+
+
+def check_batch(model: ModelPatcher, count: int) -> None:
+    """Raise ValueError if the network would mix `count` latents that it is given for one prompt alone.
+
+    Hunyuan3D 2.1 takes every batch for two halves of one latent, with and without prompt (its `forward` in
+    comfy/ldm/hunyuan3dv2_1/hunyuandit.py): right in a KSampler's step, which gives it both, and nowhere else.
+    """
+    if count > 1 and isinstance(model.get_model_object("diffusion_model"), HunYuanDiTPlain):
+        raise ValueError(
+            f"Hunyuan3D 2.1 in this ComfyUI mixes the shapes of a batch up where it is asked for one prompt alone, as "
+            f"this guidance does. Make one shape at a time (batch_size = 1 instead of {count})."
+        )

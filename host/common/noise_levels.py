@@ -15,7 +15,8 @@ from ...guidance.noise_level import SMALLEST_SIGNAL, NoiseLevel, change_coordina
 from ...guidance.schedule import Unit
 
 # x is not "picture + sigma noise" for these, so that no other family can be evaluated on the same x.
-UNCONVERTIBLE = (families.IMG_TO_IMG, families.IMG_TO_IMG_FLOW, families.V_PREDICTION_DDPM)
+PICTURE_TO_PICTURE = (families.IMG_TO_IMG, families.IMG_TO_IMG_FLOW)
+UNCONVERTIBLE = (*PICTURE_TO_PICTURE, families.V_PREDICTION_DDPM)
 
 
 def level_of(model_sampling, sigma: torch.Tensor) -> NoiseLevel:

@@ -8,15 +8,20 @@ from comfy.samplers import CFGGuider
 
 from ...guidance.branch import MAIN, Branch
 from ...guidance.noise_level import NoiseLevel
+from ..common.compatibility import check_batch
 from .run import Run
 
 
 def evaluate(
     run: Run, guider: CFGGuider, branch: Branch, x: torch.Tensor, sigma: torch.Tensor, level: NoiseLevel, options: dict
 ) -> torch.Tensor:
-    """The denoised estimate [B, ...] of one branch at x [B, ...] and the main model's sigma [B]."""
+    """The denoised estimate [B, ...] of one branch at x [B, ...] and the main model's sigma [B].
+
+    Raises ValueError if the network would mix up the rows of a batch.
+    """
     if branch.network != MAIN:
         return run.guides[branch.network].denoised(branch.condition, x, sigma, level)
+    check_batch(guider.model_patcher, len(x))
     conds = [guider.conds[branch.condition]]
     # Attention patches of other packs read index 1 as the negative branch (comfy_extras/nodes_slg.py).
     before = [None] if branch.condition == "negative" else []

@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
 
 from ...guidance.noise_level import NoiseLevel
-from ..common.compatibility import check_conditioning
+from ..common.compatibility import check_batch, check_conditioning
 from ..common.keys import KEY
 from ..common.noise_levels import carry, same_coordinates
 from ..common.step_cache import kept_on, without_step_cache
@@ -44,6 +44,7 @@ class GuideModel:
     def prepare(self, main: ModelPatcher, main_options: dict, sigmas, noise, latent_image, denoise_mask, seed, shapes):
         """Encode the conditioning with the guide's own network, once per run (networks are loaded by now)."""
         check_conditioning(self.patcher, self.name, self.raw["positive"])
+        check_batch(self.patcher, len(noise))
         self.opened = True
         # The host evaluates the positive on the areas of the other prompts too (create_cond_with_same_area_if_none).
         regions = {name: [cond for cond in conds if is_region(cond)] for name, conds in self.raw.items()}

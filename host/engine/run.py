@@ -18,7 +18,7 @@ from ...guidance.noise_level import NoiseLevel
 from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import check_pair
 from ..common.keys import KEY
-from ..common.noise_levels import ModelPositions, level_of
+from ..common.noise_levels import PICTURE_TO_PICTURE, ModelPositions, level_of
 from ..common.uncopied import Uncopied
 from ..lora import sharing
 from ..recording.inspection import inspections_of
@@ -124,7 +124,7 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     }
     guidance = plan.guidance.resolve(positions)
     gradients = gradients_of(model)
-    check_latents(gradients, latent_shapes)
+    check_gradients(gradients, model_sampling, latent_shapes)
     levels = SigmaList.of(sigmas.tolist())
     run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, stated_weights(guider), gradients)
     run.recorder = Recorder(model, run, inspections) if inspections else None
@@ -140,9 +140,17 @@ def run_of(guider: CFGGuider) -> Run | None:
     return options.get(KEY)
 
 
-def check_latents(gradients: Gradients | None, shapes: list | None) -> None:
-    """Raise ValueError if the latents are a pack of several, such as a video with its sound."""
-    if gradients is not None and shapes is not None and len(shapes) > 1:
+def check_gradients(gradients: Gradients | None, model_sampling: Any, shapes: list | None) -> None:
+    """Raise ValueError where a gradient has no meaning: the latents are a pack of several, such as a video with its
+    sound, or x is a picture that the model turns into another, with no noise to weigh the gradient by."""
+    if gradients is None:
+        return
+    if isinstance(model_sampling, PICTURE_TO_PICTURE):
+        raise ValueError(
+            "This model turns one picture into another instead of removing noise, and a gradient is weighed by the "
+            "noise. Sample it without Classifier Guidance and Loss Guidance."
+        )
+    if shapes is not None and len(shapes) > 1:
         raise ValueError(
             "This model makes several things at once (such as a video and its sound), which a guide that looks at "
             "pictures cannot take apart. Use a model that makes pictures or video alone."
