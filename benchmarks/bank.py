@@ -24,7 +24,7 @@ import torch
 from quality import ROOT
 from torch import Tensor, nn
 
-from guidance_pack.guidance.experts.bank import ExpertBank, part_names, part_tensors, parts_of, tensors_named
+from guidance_pack.guidance.experts.bank import ExpertBank, adapter_names, adapter_tensors, adapters_of, tensors_named
 from guidance_pack.guidance.experts.file import BankFile, BankHeader, map_tensors, read_bank, write_bank
 from guidance_pack.guidance.training.lora_targets import Adaptation
 from guidance_pack.guidance.training.recipe import ExpertRecipe
@@ -85,28 +85,28 @@ def make(folder: Path, experts: int) -> None:
 
     base = network()
     save_model(base, str(folder / "base.safetensors"))
-    parts = []
+    adapters = []
     for index in range(experts):
         student = Student(base, Adaptation(), torch.Generator().manual_seed(index))
         for name, tensor in student.trained.items():
             with torch.no_grad():
                 tensor.add_(0.01 * torch.randn(tensor.shape)) if "lora_B" in name else None
-        parts.append(student.part())
+        adapters.append(student.adapter())
     recipe = ExpertRecipe(experts=experts)
     header = BankHeader("base", "", "classification", "linear", recipe.edges, recipe.adaptation.scale)
-    write_bank(folder / "bank.safetensors", BankFile("bank", header, tuple(parts)))
+    write_bank(folder / "bank.safetensors", BankFile("bank", header, tuple(adapters)))
 
 
 def bank(folder: Path) -> ExpertBank:
-    """As `host/models/guides.py` makes it: parts and originals are views of files."""
+    """As `host/models/guides.py` makes it: adapters and originals are views of files."""
     base, found = network(folder), read_bank(folder / "bank.safetensors")
 
     def kept(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return map_tensors(folder / f"kept-{time.monotonic_ns()}.safetensors", tensors)
 
-    parts = parts_of(kept(part_tensors(found.parts)), found.header.count, found.header.scale)
-    originals = kept(tensors_named(base, part_names(parts)))
-    return ExpertBank(base, parts, originals).eval()
+    adapters = adapters_of(kept(adapter_tensors(found.adapters)), found.header.count, found.header.scale)
+    originals = kept(tensors_named(base, adapter_names(adapters)))
+    return ExpertBank(base, adapters, originals).eval()
 
 
 def alone(kind: str, folder: Path) -> dict[str, float]:
@@ -124,7 +124,7 @@ def memory(kind: str, folder: Path) -> dict[str, float]:
     before = resident()
     held = network(folder) if kind == "single" else bank(folder)
     if isinstance(held, ExpertBank):
-        for index in range(len(held.parts)):
+        for index in range(len(held.adapters)):
             held.use(index)
     after = resident()
     return {key: round(after[key] - before[key], 1) for key in after}
@@ -150,7 +150,8 @@ def times(options: argparse.Namespace, folder: Path) -> dict:
     for _ in range(options.repeats):
         for name, step in steps.items():
             taken[name].append(timed(step))
-    changing = [timed(lambda i=index: team.use(i % len(team.parts))) for index in range(1, 2 * len(team.parts) + 1)]
+    count = len(team.adapters)
+    changing = [timed(lambda i=index: team.use(i % count)) for index in range(1, 2 * count + 1)]
     single_ms, bank_ms = median(taken["network"]), median(taken["bank"])
     return {
         "ms per gradient, network": round(single_ms, 2),

@@ -61,7 +61,7 @@ def write_banks(names: list[str]) -> None:
     for name in names:
         file = team(VARIANTS[name])
         path = ASSETS / f"{BANKS[name]}.safetensors"
-        write_bank(path, BankFile(path.stem, file.header, file.parts, file.training))
+        write_bank(path, BankFile(path.stem, file.header, file.adapters, file.training))
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
 
 
@@ -123,7 +123,7 @@ def about(variant: Variant) -> dict:
     if variant.recipe is not None:
         file = team(variant)
         told |= {key: file.training[key] for key in ("recipe", "pictures", "seconds")}
-        told["numbers per expert"] = max(part.numbers() for part in file.parts)
+        told["numbers per expert"] = max(adapter.numbers() for adapter in file.adapters)
     network, guide = guide_of(variant)
     if guide.first.task == "classification":
         told["right per tenth of the schedule"] = calibrations(network, guide)

@@ -124,7 +124,7 @@ def team(variant: Variant) -> BankFile:
     seconds = follow(variant, training)
     file = bank_of(training, variant.name, variant.base, clean.sha256, wanted["pictures"], {})
     more = {**wanted, "seconds": round(seconds)}
-    write_bank(path, BankFile(file.name, file.header, file.parts, {**file.training, **more}))
+    write_bank(path, BankFile(file.name, file.header, file.adapters, {**file.training, **more}))
     return read_bank(path)
 
 

@@ -1,4 +1,4 @@
-"""Expert banks: one network with N small parts. Changing, restoring, files, and what does not fit."""
+"""Expert banks: one network with N small adapters. Changing, restoring, files, and what does not fit."""
 
 import json
 import os
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from bank_parts import by_hand, random_part, small, spec, state
+from bank_adapters import by_hand, random_adapter, small, spec, state
 
 from guidance_pack.guidance.experts.bank import (
+    Adapter,
     ExpertBank,
     LowRank,
-    Part,
+    adapter_names,
+    adapter_tensors,
     own_tensors,
-    part_names,
-    part_tensors,
     problems,
 )
 from guidance_pack.guidance.experts.file import (
@@ -33,7 +33,7 @@ from guidance_pack.guidance.networks.tiny.files import NetworkFileError
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.preprocessing import Preprocessing
 
-PARTS = tuple(random_part(seed) for seed in range(3))
+ADAPTERS = tuple(random_adapter(seed) for seed in range(3))
 SHA = "ab" * 32
 
 
@@ -41,9 +41,9 @@ def copies(tensors):
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def bank(norm: str = "batch", parts=PARTS) -> ExpertBank:
+def bank(norm: str = "batch", adapters=ADAPTERS) -> ExpertBank:
     base = small(norm)
-    return ExpertBank(base, parts, own_tensors(base, part_names(parts))).eval()
+    return ExpertBank(base, adapters, own_tensors(base, adapter_names(adapters))).eval()
 
 
 def header(**changed) -> BankHeader:
@@ -53,13 +53,13 @@ def header(**changed) -> BankHeader:
 
 
 def a_file(**changed) -> BankFile:
-    return BankFile("team", header(**changed), PARTS, {"seed": 1}, {"workflow": '{"nodes": []}'})
+    return BankFile("team", header(**changed), ADAPTERS, {"seed": 1}, {"workflow": '{"nodes": []}'})
 
 
 def test_every_expert_is_the_network_with_its_own_weights():
     team, pictures = bank(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     for index in (2, 0, 1, 0):
-        expected = by_hand(small(), PARTS[index])(pictures.double())
+        expected = by_hand(small(), ADAPTERS[index])(pictures.double())
         torch.testing.assert_close(team.use(index)(pictures).double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -82,8 +82,9 @@ def test_an_expert_is_the_same_whoever_was_before():
 
 
 def test_a_failure_half_way_leaves_a_bank_that_can_be_put_right():
-    broken = Part({"first.weight": LowRank(torch.randn(2, 3, 3, 3), torch.randn(7, 2, 1, 1), 1.0)}, PARTS[0].whole)
-    team, before = bank(parts=(*PARTS, broken)), state(small())
+    wrong = LowRank(torch.randn(2, 3, 3, 3), torch.randn(7, 2, 1, 1), 1.0)
+    broken = Adapter({"first.weight": wrong}, ADAPTERS[0].whole)
+    team, before = bank(adapters=(*ADAPTERS, broken)), state(small())
     team.use(0)
     with pytest.raises(RuntimeError):
         team.use(3)
@@ -100,7 +101,7 @@ def test_weights_made_in_inference_mode_can_change():
             for name, parameter in module._parameters.items():
                 if parameter is not None:
                     module._parameters[name] = torch.nn.Parameter(parameter.clone(), requires_grad=False)
-    team = ExpertBank(base, PARTS, own_tensors(base, part_names(PARTS)))
+    team = ExpertBank(base, ADAPTERS, own_tensors(base, adapter_names(ADAPTERS)))
     assert base.first.weight.is_inference()
     expected = state(bank().use(2).base)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in state(team.use(2).base).items())
@@ -116,10 +117,10 @@ def test_a_file_gives_back_exactly_what_was_written(tmp_path):
     write_bank(tmp_path / "team.safetensors", a_file())
     found = read_bank(tmp_path / "team.safetensors")
     assert found.header == header() and found.training == {"seed": 1} and found.workflow == a_file().workflow
-    assert found.name == "team" and [part.names() for part in found.parts] == [part.names() for part in PARTS]
-    mine, theirs = part_tensors(PARTS), part_tensors(found.parts)
+    assert found.name == "team" and [own.names() for own in found.adapters] == [own.names() for own in ADAPTERS]
+    mine, theirs = adapter_tensors(ADAPTERS), adapter_tensors(found.adapters)
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
-    assert [change.scale for part in found.parts for change in part.low_rank.values()] == [0.5] * 9
+    assert [change.scale for adapter in found.adapters for change in adapter.low_rank.values()] == [0.5] * 9
     write_bank(tmp_path / "again.safetensors", found)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "team.safetensors").read_bytes()
 
@@ -205,10 +206,10 @@ def test_another_base_is_refused_in_words(changed, words):
 
 
 def test_parts_of_another_network_are_refused_in_words():
-    assert problems(small(), PARTS) == []
+    assert problems(small(), ADAPTERS) == []
     with pytest.raises(NetworkFileError, match="does not fit its base small: it has the unknown norm.num_batches"):
         bank_guide(a_file(), small("group"), spec(), SHA, copies)
-    wrong = Part({"first.weight": LowRank(torch.zeros(2, 3, 3, 3), torch.zeros(9, 2, 1, 1), 1.0)})
+    wrong = Adapter({"first.weight": LowRank(torch.zeros(2, 3, 3, 3), torch.zeros(9, 2, 1, 1), 1.0)})
     assert problems(small(), [wrong]) == ["has a change of first.weight that does not give its shape [8, 3, 3, 3]"]
 
 
@@ -259,8 +260,8 @@ def test_a_header_that_cannot_be_right_is_refused_in_words(tmp_path, change, wor
 
 def test_damaged_tensors_are_refused_in_words(tmp_path):
     path = tmp_path / "team.safetensors"
-    spoilt = Part(PARTS[0].low_rank, {**PARTS[0].whole, "head.bias": torch.tensor([1.0, float("nan"), 0.0])})
-    write_bank(path, BankFile("team", header(), (spoilt, *PARTS[1:])))
+    spoilt = Adapter(ADAPTERS[0].low_rank, {**ADAPTERS[0].whole, "head.bias": torch.tensor([1.0, float("nan"), 0.0])})
+    write_bank(path, BankFile("team", header(), (spoilt, *ADAPTERS[1:])))
     with pytest.raises(NetworkFileError, match="expert.0.whole.head.bias is not finite"):
         read_bank(path)
     write_bank(path, a_file())

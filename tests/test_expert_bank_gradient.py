@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from bank_parts import by_hand, random_part, small, spec
+from bank_adapters import by_hand, random_adapter, small, spec
 from gradient_context import Lent
 
-from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_names
+from guidance_pack.guidance.experts.bank import ExpertBank, adapter_names, own_tensors
 from guidance_pack.guidance.guide import Guide
 from guidance_pack.guidance.losses.cross_entropy import CrossEntropy
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.objective import Objective, gradient
 from guidance_pack.guidance.routing import Experts
 
-PARTS = tuple(random_part(seed) for seed in range(3))
+ADAPTERS = tuple(random_adapter(seed) for seed in range(3))
 EDGES = (0.5, 2.0)
 WANTED = torch.eye(3, dtype=torch.float64)
 
@@ -28,11 +28,11 @@ class BankLent(Lent):
 
 def bank() -> ExpertBank:
     base = small().double()
-    return ExpertBank(base, PARTS, own_tensors(base, part_names(PARTS))).eval()
+    return ExpertBank(base, ADAPTERS, own_tensors(base, adapter_names(ADAPTERS))).eval()
 
 
 def contexts(wanted):
-    team, separate = bank(), [by_hand(small(), part) for part in PARTS]
+    team, separate = bank(), [by_hand(small(), adapter) for adapter in ADAPTERS]
     lent = BankLent([team], wanted)
     lent.bank = team
     return lent, Lent(separate, wanted)

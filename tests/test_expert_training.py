@@ -5,11 +5,11 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from bank_parts import CLASSES, small, spec, state
+from bank_adapters import CLASSES, small, spec, state
 from torch import nn
 
 from faulting.operations import FailingOperation
-from guidance_pack.guidance.experts.bank import ExpertBank, own_tensors, part_names, part_tensors, problems
+from guidance_pack.guidance.experts.bank import ExpertBank, adapter_names, adapter_tensors, own_tensors, problems
 from guidance_pack.guidance.guide import with_noise
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import noise_schedule
@@ -115,13 +115,13 @@ def test_the_teacher_stays_as_it_was():
 
 
 def test_the_same_seed_gives_the_same_experts_whatever_else_draws():
-    first = part_tensors(trained().parts)
+    first = adapter_tensors(trained().adapters)
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
     again = trained()
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert_same(first, part_tensors(again.parts))
-    other = part_tensors(trained(seed=1).parts)
+    assert_same(first, adapter_tensors(again.adapters))
+    other = adapter_tensors(trained(seed=1).adapters)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
@@ -143,7 +143,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(stop, changed):
     second.restore(saved)
     rest = list(second.steps(unlabelled, COUNT))
     assert len(rest) == 9 - stop and second.losses == whole.losses
-    assert_same(part_tensors(second.parts), part_tensors(whole.parts))
+    assert_same(adapter_tensors(second.adapters), adapter_tensors(whole.adapters))
 
 
 def stopped_state():
@@ -196,11 +196,11 @@ def test_the_parts_fit_and_give_what_the_student_gave():
     for _ in training.steps(unlabelled, COUNT):
         pass
     base = small()
-    assert problems(base, training.parts) == []
-    bank = ExpertBank(base, training.parts, own_tensors(base, part_names(training.parts)))
+    assert problems(base, training.adapters) == []
+    bank = ExpertBank(base, training.adapters, own_tensors(base, adapter_names(training.adapters)))
     seen = unlabelled(torch.arange(4))[0]
     torch.testing.assert_close(bank.use(0)(seen), student.eval()(seen, None), rtol=1e-5, atol=1e-6)
-    names = training.parts[0].names()
+    names = training.adapters[0].names()
     assert {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked", "norm.weight", "head.bias"} <= names
     assert "grouped.weight" not in names and "head.weight" not in names
 
@@ -210,16 +210,16 @@ def test_a_network_that_is_moved_keeps_its_statistics():
     student = Student(small(), SMALL, torch.Generator().manual_seed(0))
     student.network._apply(torch.clone)
     student.network(unlabelled(torch.arange(4))[0])
-    assert int(student.part().whole["norm.num_batches_tracked"]) == 1
-    assert not torch.equal(student.part().whole["norm.running_mean"], small().norm.running_mean)
+    assert int(student.adapter().whole["norm.num_batches_tracked"]) == 1
+    assert not torch.equal(student.adapter().whole["norm.running_mean"], small().norm.running_mean)
 
 
 def test_full_training_changes_every_weight_and_low_rank_only_what_it_says():
-    full = trained(adaptation=Adaptation(efficient=False)).parts[0]
+    full = trained(adaptation=Adaptation(efficient=False)).adapters[0]
     assert not full.low_rank and {*full.whole} == {*small().state_dict()}
-    part = trained().parts[0]
-    assert {*part.low_rank} == {"first.weight", "mix.weight", "inner.weight"}
-    assert part.low_rank["first.weight"].scale == 1.0
+    adapter = trained().adapters[0]
+    assert {*adapter.low_rank} == {"first.weight", "mix.weight", "inner.weight"}
+    assert adapter.low_rank["first.weight"].scale == 1.0
 
 
 def test_an_expert_goes_on_from_the_one_before_or_starts_anew():
@@ -229,10 +229,10 @@ def test_an_expert_goes_on_from_the_one_before_or_starts_anew():
         for report in training.steps(unlabelled, COUNT):
             if report.expert == 0 and report.step == training.recipe.steps:
                 begun.append({name: t.detach().clone() for name, t in training.student.tensors().items()})
-        return training.parts[0], begun[0]
+        return training.adapters[0], begun[0]
 
-    part, begun = start_of_the_second(warm_start=True)
-    assert torch.equal(begun["mix.lora_B.expert.weight"], part.low_rank["mix.weight"].up)
+    adapter, begun = start_of_the_second(warm_start=True)
+    assert torch.equal(begun["mix.lora_B.expert.weight"], adapter.low_rank["mix.weight"].up)
     _, begun = start_of_the_second(warm_start=False)
     assert not bool(begun["mix.lora_B.expert.weight"].any()), "LoRA starts at nothing"
 
@@ -305,8 +305,8 @@ def test_peft_counts_of_the_paper():
     from torchvision.models import resnet50
 
     network = resnet50()
-    part = Student(network, Adaptation(), torch.Generator().manual_seed(0)).part()
-    share = part.numbers() / sum(p.numel() for p in network.parameters())
+    adapter = Student(network, Adaptation(), torch.Generator().manual_seed(0)).adapter()
+    share = adapter.numbers() / sum(p.numel() for p in network.parameters())
     assert 0.03 < share < 0.0571
 
 
@@ -383,11 +383,11 @@ def test_layers_may_be_called_as_anything(precision):
     second = ExpertsTraining(named_otherwise(), spec(), recipe(precision=precision))
     second.restore(first.tensors())
     assert len(list(second.steps(unlabelled, COUNT))) == 8
-    assert_same(part_tensors(second.parts), part_tensors(whole.parts))
-    part = whole.parts[0]
-    assert {*part.low_rank} == {"scaler.weight", "base_layer.weight", "lora_A.weight"}
-    assert "expert.running_mean" in part.whole and "base_layer.bias" in part.whole and "expert.weight" in part.whole
-    assert problems(named_otherwise(), whole.parts) == []
+    assert_same(adapter_tensors(second.adapters), adapter_tensors(whole.adapters))
+    adapter = whole.adapters[0]
+    assert {*adapter.low_rank} == {"scaler.weight", "base_layer.weight", "lora_A.weight"}
+    assert {"expert.running_mean", "base_layer.bias", "expert.weight"} <= adapter.whole.keys()
+    assert problems(named_otherwise(), whole.adapters) == []
 
 
 def broken_off(at: int, error: BaseException, **changed) -> dict[str, torch.Tensor]:
@@ -411,7 +411,7 @@ def test_a_failure_in_any_operation_leaves_a_training_that_goes_on_as_if_it_had_
     with FailingOperation(None) as counted:
         for _ in training.steps(unlabelled, COUNT):
             training.tensors()
-    whole = part_tensors(training.parts)
+    whole = adapter_tensors(training.adapters)
     errors = (torch.OutOfMemoryError("full"), KeyboardInterrupt(), RuntimeError("broken"))
     for number, at in enumerate(random.Random(str(changed)).sample(range(counted.count), 9)):
         error = errors[number % 3]
@@ -420,7 +420,7 @@ def test_a_failure_in_any_operation_leaves_a_training_that_goes_on_as_if_it_had_
         for _ in second.steps(unlabelled, COUNT):
             pass
         assert second.losses == training.losses, at
-        assert_same(part_tensors(second.parts), whole)
+        assert_same(adapter_tensors(second.adapters), whole)
 
 
 def test_a_step_that_broke_off_in_the_optimiser_is_neither_saved_nor_gone_on_from(monkeypatch):
@@ -441,8 +441,8 @@ def test_an_expert_that_could_not_begin_costs_no_step(monkeypatch):
     monkeypatch.setattr(training, "_beginning", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(training.steps(unlabelled, COUNT))
-    assert training.work == "the next expert" and len(training.losses) == 3 and training.parts == []
+    assert training.work == "the next expert" and len(training.losses) == 3 and training.adapters == []
     again = ExpertsTraining(small(), spec(), recipe())
     again.restore(training.tensors())
     assert len(list(again.steps(unlabelled, COUNT))) == 6
-    assert_same(part_tensors(again.parts), part_tensors(trained().parts))
+    assert_same(adapter_tensors(again.adapters), adapter_tensors(trained().adapters))

@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
-from bank_parts import random_part, small, spec
+from bank_adapters import random_adapter, small, spec
 from guide_files import randomise
 from ppap_networks import Deit, Resnet, clean_vit, tuned, write_resnet, write_vit
 from safetensors.torch import load_file
 
-from guidance_pack.guidance.experts.bank import ExpertBank, LowRank, Part, own_tensors, part_names
+from guidance_pack.guidance.experts.bank import Adapter, ExpertBank, LowRank, adapter_names, own_tensors
 from guidance_pack.guidance.experts.peft_files import as_convolutions, write_adapter
 from guidance_pack.guidance.guide import Guide
 from guidance_pack.guidance.routing import Experts
@@ -18,9 +18,9 @@ from guidance_pack.guidance.routing import Experts
 PICTURES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-def bank(parts, base=None):
+def bank(adapters, base=None):
     base = base or small()
-    return ExpertBank(base, parts, own_tensors(base, part_names(parts))).eval()
+    return ExpertBank(base, adapters, own_tensors(base, adapter_names(adapters))).eval()
 
 
 def through_peft(base, folder):
@@ -56,9 +56,9 @@ def test_loralibs_convolutions_become_pefts_exactly(shape):
 @pytest.mark.slow
 def test_peft_gives_what_the_bank_gives(tmp_path):
     """Every kind of layer, both layouts, several ranks, and all that is not LoRA."""
-    parts = [random_part(seed) for seed in range(2)]
-    layout = Part({**parts[1].low_rank, "first.weight": random_conv(8, 3, 3, 2)}, parts[1].whole)
-    team = bank([parts[0], layout])
+    adapters = [random_adapter(seed) for seed in range(2)]
+    layout = Adapter({**adapters[1].low_rank, "first.weight": random_conv(8, 3, 3, 2)}, adapters[1].whole)
+    team = bank([adapters[0], layout])
     for expert in range(2):
         write_adapter(tmp_path / str(expert), team, expert)
         adapted = through_peft(small(), tmp_path / str(expert))
@@ -75,8 +75,8 @@ def test_ranks_and_layers_are_those_of_whole_names(tmp_path):
 
     base = resnet18(num_classes=4).eval()
     names = {"conv1.weight": (64, 3, 7), "layer2.0.conv1.weight": (128, 64, 3)}
-    part = Part({name: random_conv(*shape, rank=1) for name, shape in names.items()})
-    team = bank([part], copy.deepcopy(base))
+    adapter = Adapter({name: random_conv(*shape, rank=1) for name, shape in names.items()})
+    team = bank([adapter], copy.deepcopy(base))
     write_adapter(tmp_path / "0", team, 0)
     adapted = through_peft(base, tmp_path / "0")
     assert sum("lora_A" in name for name, _ in adapted.named_parameters()) == 2
@@ -143,14 +143,15 @@ def test_resnets_go_out_over_torchvisions_own(comfy, tmp_path, monkeypatch):
         torch.testing.assert_close(adapted(PICTURES), expected, rtol=1e-3, atol=1e-4)
 
 
-def loaded(base, parts=None):
+def loaded(base, adapters=None):
     """A guide on its wire."""
     from guidance_pack.host.models.guides import LoadedGuide, manage
 
-    if parts is None:
+    if adapters is None:
         return LoadedGuide(Guide((spec(),)), (manage(base),))
-    edges = tuple(float(edge) for edge in range(1, len(parts)))
-    return LoadedGuide(Guide((spec("team", sees="noisy"),) * len(parts), Experts(edges)), (manage(bank(parts, base)),))
+    edges = tuple(float(edge) for edge in range(1, len(adapters)))
+    guide = Guide((spec("team", sees="noisy"),) * len(adapters), Experts(edges))
+    return LoadedGuide(guide, (manage(bank(adapters, base)),))
 
 
 def test_what_cannot_be_exported_is_refused_in_words_and_leaves_nothing(comfy, tmp_path, monkeypatch):
@@ -161,13 +162,13 @@ def test_what_cannot_be_exported_is_refused_in_words_and_leaves_nothing(comfy, t
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
     with pytest.raises(ValueError, match="small is no bank of experts; connect one from"):
         export_experts(loaded(small()), "plain")
-    whole = Part({}, random_part(1).whole)
+    whole = Adapter({}, random_adapter(1).whole)
     with pytest.raises(ValueError, match="Expert 2 is trained whole, without LoRA"):
-        export_experts(loaded(small(), [random_part(0), whole]), "whole")
+        export_experts(loaded(small(), [random_adapter(0), whole]), "whole")
     assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*partial*"))
-    export_experts(loaded(small(), [random_part(0)]), "one")
+    export_experts(loaded(small(), [random_adapter(0)]), "one")
     with pytest.raises(ValueError, match="is there already, and expert-1/.* is not in it. Choose another name"):
-        export_experts(loaded(small(), [random_part(0), random_part(1)]), "one")
+        export_experts(loaded(small(), [random_adapter(0), random_adapter(1)]), "one")
 
 
 def files_of(folder):
@@ -181,14 +182,14 @@ def test_a_bank_that_was_trained_again_is_not_taken_for_the_one_that_was_exporte
     from guidance_pack.host.models.peft_export import export_experts
 
     monkeypatch.setattr(folder_paths, "get_output_directory", lambda: str(tmp_path))
-    folder = export_experts(loaded(small(), [random_part(0)]), "team")
+    folder = export_experts(loaded(small(), [random_adapter(0)]), "team")
     before = files_of(folder)
-    assert export_experts(loaded(small(), [random_part(0)]), "team") == folder
+    assert export_experts(loaded(small(), [random_adapter(0)]), "team") == folder
     with pytest.raises(ValueError, match=r"expert-0/adapter_model.safetensors is another in it. Choose another name"):
-        export_experts(loaded(small(), [random_part(1)]), "team")
+        export_experts(loaded(small(), [random_adapter(1)]), "team")
     (folder / "expert-0" / "adapter_config.json").unlink()
     with pytest.raises(ValueError, match=r"expert-0/adapter_config.json is not in it"):
-        export_experts(loaded(small(), [random_part(0)]), "team")
+        export_experts(loaded(small(), [random_adapter(0)]), "team")
     del before[next(file for file in before if file.name == "adapter_config.json")]
     assert files_of(folder) == before and [entry.name for entry in (tmp_path / "guidance").iterdir()] == ["team"]
 
@@ -202,13 +203,13 @@ def test_folders_of_others_are_never_removed(comfy, tmp_path, monkeypatch):
     theirs = tmp_path / "guidance" / "pictures.partial" / "mine.png"
     theirs.parent.mkdir(parents=True)
     theirs.write_bytes(b"mine")
-    export_experts(loaded(small(), [random_part(0)]), "pictures")
+    export_experts(loaded(small(), [random_adapter(0)]), "pictures")
     assert theirs.read_bytes() == b"mine"
     (tmp_path / "guidance" / "empty").mkdir()
     with pytest.raises(ValueError, match="is there already"):
-        export_experts(loaded(small(), [random_part(0)]), "empty")
+        export_experts(loaded(small(), [random_adapter(0)]), "empty")
     with pytest.raises(ValueError, match="Expert 1 is trained whole"):
-        export_experts(loaded(small(), [Part({}, random_part(1).whole)]), "whole")
+        export_experts(loaded(small(), [Adapter({}, random_adapter(1).whole)]), "whole")
     names = sorted(entry.name for entry in (tmp_path / "guidance").iterdir())
     assert names == ["empty", "pictures", "pictures.partial"]
 

@@ -81,11 +81,12 @@ def test_resnets_of_the_released_layout_give_what_the_authors_forward_gives(fold
             assert not torch.allclose(expert(PICTURES), network(PICTURES), rtol=0.05)
     bank = read_bank(folder / "imported" / "team.safetensors")
     assert bank.header.scale == 0.5 and bank.header.sigmas == pytest.approx([3.4335], rel=1e-3)
-    part = bank.parts[0]
-    assert len(part.low_rank) == 33 and "network.layer1.0.downsample.1.running_var" in part.whole
-    assert {*part.names()} >= {n for n in guide.patchers[0].model.base.state_dict() if "running" in n or "tracked" in n}
-    assert not [name for name in part.whole if "conv" in name or name.startswith("network.fc")]
-    assert part.numbers() < 0.07 * sum(p.numel() for p in network.parameters()) + 60_000
+    adapter = bank.adapters[0]
+    assert len(adapter.low_rank) == 33 and "network.layer1.0.downsample.1.running_var" in adapter.whole
+    held = guide.patchers[0].model.base.state_dict()
+    assert {*adapter.names()} >= {n for n in held if "running" in n or "tracked" in n}
+    assert not [name for name in adapter.whole if "conv" in name or name.startswith("network.fc")]
+    assert adapter.numbers() < 0.07 * sum(p.numel() for p in network.parameters()) + 60_000
 
 
 @pytest.mark.slow
@@ -122,9 +123,9 @@ def test_deits_give_what_the_authors_forward_gives(folder):
     for index, expert in enumerate(experts):
         with torch.no_grad():
             torch.testing.assert_close(said(guide, index, PICTURES), expert(PICTURES), rtol=1e-4, atol=1e-5)
-    assert len(bank.parts[0].low_rank) == 2 * 4 and guide.guide.experts.count == 5
+    assert len(bank.adapters[0].low_rank) == 2 * 4 and guide.guide.experts.count == 5
     assert bank.header.edges[0] == pytest.approx(0.72143**-2, rel=1e-3)
-    assert "network.classifier.bias" in bank.parts[0].whole and "network.vit.layernorm.bias" in bank.parts[0].whole
+    assert {"network.classifier.bias", "network.vit.layernorm.bias"} <= bank.adapters[0].whole.keys()
 
 
 @pytest.mark.many
@@ -199,7 +200,7 @@ def test_deits_of_the_old_code_have_no_change_and_say_so(folder):
         torch.save(dead, folder / "deit" / f"{number}_max2.ckpt")
     guide, report = import_experts("deit/*_max2.ckpt", "vit", "team", None)
     assert "Every LoRA in the files is zero" in report
-    assert not read_bank(folder / "team.safetensors").parts[0].low_rank
+    assert not read_bank(folder / "team.safetensors").adapters[0].low_rank
     experts[1].normalised = any(guide.guide.first.preprocessing.mean)
     with torch.no_grad():
         torch.testing.assert_close(said(guide, 1, PICTURES), experts[1](PICTURES), rtol=1e-4, atol=1e-5)

@@ -20,7 +20,7 @@ from sampling import ancestral, noise_levels
 from steered import Steered
 from world import LABELS, render
 
-from guidance_pack.guidance.experts.bank import ExpertBank, Part
+from guidance_pack.guidance.experts.bank import Adapter, ExpertBank
 from guidance_pack.guidance.experts.file import read_bank
 from guidance_pack.guidance.experts.guide import bank_guide
 from guidance_pack.guidance.guide import Guide, GuideSpec
@@ -81,7 +81,7 @@ def test_a_bank_steers_as_its_experts_would_one_by_one():
 
     plain, others = WithTimestep(network()), [WithTimestep(network()) for _ in range(2)]
     bank = ExpertBank(
-        plain, [Part(whole=copies(dict(other.named_parameters()))) for other in others],
+        plain, [Adapter(whole=copies(dict(other.named_parameters()))) for other in others],
         copies({name: tensor.detach() for name, tensor in plain.named_parameters()}),
     )  # fmt: skip
     spec = GuideSpec("three", "classification", sees="noisy", labels=("a", "b", "c"))

@@ -13,7 +13,7 @@ from PIL import Image
 from world import LABELS, render
 
 from faulting.training import TrainingScene
-from guidance_pack.guidance.experts.bank import ExpertBank, part_tensors
+from guidance_pack.guidance.experts.bank import ExpertBank, adapter_tensors
 from guidance_pack.guidance.experts.file import read_bank
 from guidance_pack.guidance.training.lora_targets import Adaptation
 from guidance_pack.guidance.training.recipe import ExpertRecipe
@@ -67,8 +67,8 @@ def scene(comfy, drawn, tmp_path, monkeypatch):
             with torch.inference_mode():  # as ComfyUI runs nodes
                 return train_experts.train_experts(self.request(*args, **changed), watch)
 
-        def parts(self, name="team"):
-            return part_tensors(read_bank(self.guides / f"{name}.safetensors").parts)
+        def adapters(self, name="team"):
+            return adapter_tensors(read_bank(self.guides / f"{name}.safetensors").adapters)
 
     return Scene()
 
@@ -119,7 +119,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(scene, stop):
     seen = []
     scene.train("team", watch=lambda training, report: seen.append(report))
     assert len(seen) == 6 - stop
-    assert same(scene.parts("team"), scene.parts("whole"))
+    assert same(scene.adapters("team"), scene.adapters("whole"))
 
 
 @pytest.mark.slow
@@ -272,7 +272,7 @@ def test_out_of_memory_says_what_for_and_the_next_training_is_as_if_it_had_not_b
         scene.train(watch=watch)
     calls = []
     scene.train(watch=lambda *seen: calls.append(seen))
-    assert len(calls) == left and same(scene.parts("team"), scene.parts("whole"))
+    assert len(calls) == left and same(scene.adapters("team"), scene.adapters("whole"))
 
 
 def test_load_guide_notices_that_the_bank_or_its_base_changed(scene, tmp_path, monkeypatch):

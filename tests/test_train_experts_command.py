@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bank_parts import small
+from bank_adapters import small
 from guide_files import randomise
 from PIL import Image
 from world import LABELS, render
 
 from devtools.server import free_port
-from guidance_pack.guidance.experts.bank import part_tensors
+from guidance_pack.guidance.experts.bank import adapter_tensors
 from guidance_pack.guidance.experts.file import read_bank
 from guidance_pack.guidance.training.distributed import mean_gradients, sync_batch_norm
 
@@ -93,7 +93,7 @@ def test_two_processes_are_one_with_twice_the_batch(norm, started, pictures, tmp
     assert two.header == one.header and two.training["processes"] == 2
     for mine, theirs in zip(two.training["loss"], one.training["loss"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)
-    here, there = part_tensors(two.parts), part_tensors(one.parts)
+    here, there = adapter_tensors(two.adapters), adapter_tensors(one.adapters)
     assert here.keys() == there.keys() and any("running_mean" in name for name in here) == (norm == "batch")
     for name, tensor in here.items():
         free = name.endswith(("conv_in.bias", "conv_out.bias", "down.0.bias", "down.1.bias", "running_mean"))

@@ -1,6 +1,6 @@
-"""One frozen network and N small parts that make N experts of it (PPAP, 2212.05973, Section 4.2).
+"""One frozen network and N small adapters that make N experts of it (PPAP, 2212.05973, Section 4.2).
 
-A part is what one expert has of its own: low-rank changes of weight matrices (LoRA, 2106.09685), and whole
+An adapter is what one expert has of its own: low-rank changes of weight matrices (LoRA, 2106.09685), and whole
 tensors in place of the base's (biases, norms, BatchNorm statistics; for an expert trained in full, everything).
 """
 
@@ -52,7 +52,7 @@ class LowRank:
 
 
 @dataclass(frozen=True)
-class Part:
+class Adapter:
     """What one expert has of its own, by the name of the base's parameter or buffer."""
 
     low_rank: Mapping[str, LowRank] = field(default_factory=dict)
@@ -62,27 +62,27 @@ class Part:
         return {*self.low_rank, *self.whole}
 
     def numbers(self) -> int:
-        """How many numbers the part holds, BatchNorm's counters included."""
+        """How many numbers the adapter holds, BatchNorm's counters included."""
         factors = sum(change.down.numel() + change.up.numel() for change in self.low_rank.values())
         return factors + sum(tensor.numel() for tensor in self.whole.values())
 
 
 class ExpertBank(nn.Module):
-    """The base with one expert's part in its weights at a time.
+    """The base with one expert's adapter in its weights at a time.
 
-    Changing experts writes the new weights in place, so an evaluation costs exactly what the base's costs. Parts and
+    Changing experts writes the new weights in place, so an evaluation costs exactly what the base's costs. Adapters and
     originals are never moved: held as views of files (`safe_open` maps them) they occupy no memory that others need.
 
     Args:
         base: in evaluation mode; the bank owns it from now on.
-        parts: one per expert, fitting the base (`problems` says whether).
-        originals: the base's own tensors of every name in the parts, bit for bit, on any device.
+        adapters: one per expert, fitting the base (`problems` says whether).
+        originals: the base's own tensors of every name in the adapters, bit for bit, on any device.
     """
 
-    def __init__(self, base: nn.Module, parts: Sequence[Part], originals: Mapping[str, Tensor]) -> None:
+    def __init__(self, base: nn.Module, adapters: Sequence[Adapter], originals: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.base = base
-        self.parts = tuple(parts)
+        self.adapters = tuple(adapters)
         self.originals = dict(originals)
         self.active: int | None = None
         self._changed: set[str] = set()  # names whose tensors may differ from the originals
@@ -99,23 +99,23 @@ class ExpertBank(nn.Module):
         """
         if expert == self.active:
             return self
-        part = Part() if expert is None else self.parts[expert]
+        adapter = Adapter() if expert is None else self.adapters[expert]
         held = _tensors(self.base)
         self.active = None  # if writing fails half-way, the next call still restores whatever was changed
-        for name in self._changed | part.low_rank.keys():
+        for name in self._changed | adapter.low_rank.keys():
             held[name].copy_(self.originals[name])
-        self._changed = part.names()
-        for name, change in part.low_rank.items():
+        self._changed = adapter.names()
+        for name, change in adapter.low_rank.items():
             change.add_to(held[name])
-        for name, tensor in part.whole.items():
+        for name, tensor in adapter.whole.items():
             held[name].copy_(tensor)
         self.active = expert
         return self
 
 
-def part_names(parts: Sequence[Part]) -> set[str]:
-    """The names of all tensors that any part changes."""
-    return {name for part in parts for name in part.names()}
+def adapter_names(adapters: Sequence[Adapter]) -> set[str]:
+    """The names of all tensors that any adapter changes."""
+    return {name for adapter in adapters for name in adapter.names()}
 
 
 def own_tensors(base: nn.Module, names: set[str]) -> dict[str, Tensor]:
@@ -128,41 +128,41 @@ def tensors_named(base: nn.Module, names: set[str]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in _tensors(base).items() if name in names}
 
 
-def part_tensors(parts: Sequence[Part]) -> dict[str, Tensor]:
+def adapter_tensors(adapters: Sequence[Adapter]) -> dict[str, Tensor]:
     """All tensors under names of a file: `expert.i.down.NAME`, `expert.i.up.NAME`, `expert.i.whole.NAME`."""
     found = {}
-    for index, part in enumerate(parts):
-        for name, change in part.low_rank.items():
+    for index, adapter in enumerate(adapters):
+        for name, change in adapter.low_rank.items():
             found[f"expert.{index}.down.{name}"], found[f"expert.{index}.up.{name}"] = change.down, change.up
-        found |= {f"expert.{index}.whole.{name}": tensor for name, tensor in part.whole.items()}
+        found |= {f"expert.{index}.whole.{name}": tensor for name, tensor in adapter.whole.items()}
     return found
 
 
-def parts_of(tensors: Mapping[str, Tensor], count: int, scale: float) -> list[Part]:
-    """The parts of `count` experts back from `part_tensors`; other names are left alone.
+def adapters_of(tensors: Mapping[str, Tensor], count: int, scale: float) -> list[Adapter]:
+    """The adapters of `count` experts back from `adapter_tensors`; other names are left alone.
 
     Raises:
         KeyError: a change has one of its two factors only.
     """
-    parts = []
+    adapters = []
     for index in range(count):
         down, up, whole = (_under(tensors, f"expert.{index}.{kind}.") for kind in ("down", "up", "whole"))
         if down.keys() != up.keys():
             raise KeyError(f"expert {index} has only half of the change of {shown(min(down.keys() ^ up.keys()))}")
-        parts.append(Part({name: LowRank(down[name], up[name], scale) for name in down}, whole))
-    return parts
+        adapters.append(Adapter({name: LowRank(down[name], up[name], scale) for name in down}, whole))
+    return adapters
 
 
-def problems(base: nn.Module, parts: Sequence[Part]) -> list[str]:
-    """Why the parts do not fit the base, in words; empty if they do."""
+def problems(base: nn.Module, adapters: Sequence[Adapter]) -> list[str]:
+    """Why the adapters do not fit the base, in words; empty if they do."""
     own = _tensors(base)
     held = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    found = [f"has the unknown {shown(name)}" for name in sorted(part_names(parts) - held.keys())]
-    for part in parts:
-        for name, change in part.low_rank.items():
+    found = [f"has the unknown {shown(name)}" for name in sorted(adapter_names(adapters) - held.keys())]
+    for adapter in adapters:
+        for name, change in adapter.low_rank.items():
             if name in held and not (own[name].is_floating_point() and change.fits(held[name])):
                 found.append(f"has a change of {shown(name)} that does not give its shape {shown_shape(held[name])}")
-        for name, tensor in part.whole.items():
+        for name, tensor in adapter.whole.items():
             if name in held and tuple(tensor.shape) != held[name]:
                 shapes = f"{shown_shape(tensor.shape)} instead of {shown_shape(held[name])}"
                 found.append(f"has {shown(name)} of shape {shapes}")

@@ -12,7 +12,7 @@ from ..guide import GuideSpec, with_noise
 from ..noise_level import NoiseLevel
 from ..noise_schedule import NoiseSchedule
 from ..preprocessing import Preprocessing
-from .bank import ExpertBank, own_tensors, part_names
+from .bank import ExpertBank, adapter_names, own_tensors
 from .ppap_files import PpapExperts
 
 TEMPERATURE = 0.25  # of the clean network's output, as the experts learnt it
@@ -46,12 +46,12 @@ def calibrations(
     Args:
         pictures: clean, [B, 3, H, W] in [-1, 1].
     """
-    first = experts.parts[:1]
-    tried = tuple(part for scale in experts.scales for part in experts.rescaled(scale).parts[:1])
-    bank = ExpertBank(base, tried, own_tensors(base, part_names(first)))
+    first = experts.adapters[:1]
+    tried = tuple(adapter for scale in experts.scales for adapter in experts.rescaled(scale).adapters[:1])
+    bank = ExpertBank(base, tried, own_tensors(base, adapter_names(first)))
     generator = torch.Generator().manual_seed(0)
     # What the first expert learnt: its own range of timesteps, in which a picture is still to be seen.
-    timesteps = torch.arange(len(pictures)) * (len(schedule) // len(experts.parts)) // len(pictures)
+    timesteps = torch.arange(len(pictures)) * (len(schedule) // len(experts.adapters)) // len(pictures)
     level = NoiseLevel.variance_exploding(schedule.sigmas[timesteps])
     seen = with_noise(pictures, torch.randn(pictures.shape, generator=generator), level)
     aim = (base(spec.prepare(pictures), None).float() / TEMPERATURE).log_softmax(1)

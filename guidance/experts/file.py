@@ -1,9 +1,9 @@
-"""The file of an expert bank: one safetensors file with the experts' parts and a strict, versioned header.
+"""The file of an expert bank: one safetensors file with the experts' adapters and a strict, versioned header.
 
 The header's strings: "format"; "bank", a JSON object of what is needed to use it (the fields of `BankHeader`);
 "training", a JSON object of how it was made (recipe and loss); and, where it was made in ComfyUI, "workflow" and
 "prompt", which the page opens when the file is dropped on it.
-The tensors are those of `bank.part_tensors`.
+The tensors are those of `bank.adapter_tensors`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..checkpoints.words import shown
 from ..guide import LONGEST_LABEL
 from ..networks.tiny.files import NetworkFileError
 from ..preprocessing import Preprocessing
-from .bank import Part, part_tensors, parts_of
+from .bank import Adapter, adapter_tensors, adapters_of
 
 BANK = "guidance-components/expert-bank/1"
 MOST_EXPERTS = 1000  # as many as the schedules have timesteps
@@ -83,7 +83,7 @@ class BankFile:
 
     name: str
     header: BankHeader
-    parts: tuple[Part, ...]
+    adapters: tuple[Adapter, ...]
     training: Mapping[str, Any] = field(default_factory=dict)
     workflow: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,15 +97,15 @@ def write_bank(path: str | Path, bank: BankFile, overwrite: bool = True) -> None
     """Write a bank, replacing the file only once the new one is whole, or only where there is none.
 
     Raises:
-        ValueError: the number of parts is not the header's.
+        ValueError: the number of adapters is not the header's.
         FileExistsError: there is a file, and it is not to be overwritten.
         OSError: it cannot be written (a full disk, no permission); what was there before is untouched.
     """
-    if len(bank.parts) != bank.header.count:
-        raise ValueError(f"{bank.name} has {len(bank.parts)} experts and edges for {bank.header.count}.")
+    if len(bank.adapters) != bank.header.count:
+        raise ValueError(f"{bank.name} has {len(bank.adapters)} experts and edges for {bank.header.count}.")
     header = {"format": BANK, "bank": _json(asdict(bank.header)), "training": _json(dict(bank.training))}
     header |= {key: bank.workflow[key] for key in WORKFLOW if key in bank.workflow}
-    tensors = part_tensors(bank.parts)
+    tensors = adapter_tensors(bank.adapters)
     atomic_save(path, {key: t.detach().cpu().contiguous() for key, t in tensors.items()}, header, overwrite)
 
 
@@ -125,9 +125,9 @@ def read_bank(path: str | Path) -> BankFile:
     header = _header(path.name, metadata)
     if problem := file_problem(shapes_of(tensors)):
         raise NetworkFileError(f"{path.name} is no bank: {problem}. Get the file again.")
-    parts = _parts(path.name, tensors, header)
+    adapters = _adapters(path.name, tensors, header)
     workflow = {key: metadata[key] for key in WORKFLOW if key in metadata}
-    return BankFile(path.stem, header, parts, _object(path.name, metadata, "training"), workflow)
+    return BankFile(path.stem, header, adapters, _object(path.name, metadata, "training"), workflow)
 
 
 def read_header(path: str | Path) -> BankHeader:
@@ -202,22 +202,22 @@ def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:
         raise NetworkFileError(f"{name}: its header cannot be right ({words}); get the file again.") from None
 
 
-def _parts(name: str, tensors: Mapping[str, Tensor], header: BankHeader) -> tuple[Part, ...]:
+def _adapters(name: str, tensors: Mapping[str, Tensor], header: BankHeader) -> tuple[Adapter, ...]:
     for key, tensor in tensors.items():
         counts = ".whole." in key and tensor.dtype == torch.int64  # BatchNorm's
         problem = "" if counts else weight_problem(tensor)
         if problem:
             raise NetworkFileError(f"{name}: its tensor {shown(key)} {problem}; train the bank again.")
     try:
-        parts = tuple(parts_of(tensors, header.count, header.scale))
+        adapters = tuple(adapters_of(tensors, header.count, header.scale))
     except KeyError as error:
         raise NetworkFileError(f"{name}: its {shown(error.args[0], 200)}; get the file again.") from None
-    empty = [index for index, part in enumerate(parts) if not part.names()]
-    unknown = tensors.keys() - part_tensors(parts).keys()
+    empty = [index for index, adapter in enumerate(adapters) if not adapter.names()]
+    unknown = tensors.keys() - adapter_tensors(adapters).keys()
     if empty or unknown:
         what = f"has nothing of expert {empty[0]}" if empty else f"has the unknown tensor {shown(min(unknown))}"
         raise NetworkFileError(f"{name} {what}, with edges for {header.count} experts; get the file again.")
-    return parts
+    return adapters
 
 
 def _object(name: str, metadata: Mapping[str, str], key: str) -> dict[str, Any]:

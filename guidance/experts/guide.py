@@ -15,7 +15,7 @@ from ..guide import Guide, GuideSpec
 from ..networks.tiny.files import NetworkFileError
 from ..noise_schedule import noise_schedule
 from ..routing import Experts
-from .bank import ExpertBank, part_names, part_tensors, parts_of, problems, tensors_named
+from .bank import ExpertBank, adapter_names, adapter_tensors, adapters_of, problems, tensors_named
 from .file import BankFile
 
 Keep = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -44,13 +44,13 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
             f"{file.name} is for {shown(header.task)} with {len(header.labels)} labels; its base {spec.name} does "
             f"{spec.task} with {len(spec.labels)}, or with other names."
         )
-    wrong = problems(base, file.parts)
+    wrong = problems(base, file.adapters)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise NetworkFileError(f"{file.name} does not fit its base {spec.name}: it {wrong[0]}{more}.")
-    originals = keep(tensors_named(base, part_names(file.parts)))
-    parts = parts_of(keep(part_tensors(file.parts)), header.count, header.scale)
-    return ExpertBank(base, parts, originals).eval(), _guide(file, spec)
+    originals = keep(tensors_named(base, adapter_names(file.adapters)))
+    adapters = adapters_of(keep(adapter_tensors(file.adapters)), header.count, header.scale)
+    return ExpertBank(base, adapters, originals).eval(), _guide(file, spec)
 
 
 def source_sha256(source: GuideSource) -> str:

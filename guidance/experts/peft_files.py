@@ -30,15 +30,15 @@ def write_adapter(folder: Path, bank: ExpertBank, expert: int) -> None:
         ValueError: it has no low-rank change, in words.
         OSError: it cannot be written.
     """
-    part, cut = bank.parts[expert], _cut(bank)
-    if not part.low_rank:
+    adapter, cut = bank.adapters[expert], _cut(bank)
+    if not adapter.low_rank:
         raise ValueError(
             f"Expert {expert + 1} is trained whole, without LoRA, so there is nothing of it that peft could load."
         )
     weights = bank.base.state_dict()
     changes = {
         name[cut:].removesuffix(".weight"): _in_peft_layout(change, weights[name])
-        for name, change in part.low_rank.items()
+        for name, change in adapter.low_rank.items()
     }
     tensors = {}
     for layer, change in changes.items():
@@ -47,8 +47,8 @@ def write_adapter(folder: Path, bank: ExpertBank, expert: int) -> None:
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(json.dumps(_config(changes), indent=2, sort_keys=True) + "\n", "utf-8")
     atomic_save(folder / ADAPTER, _own(tensors), {"format": "pt"})
-    if part.whole:
-        atomic_save(folder / WHOLE, _own({name[cut:]: t for name, t in part.whole.items()}), {"format": "pt"})
+    if adapter.whole:
+        atomic_save(folder / WHOLE, _own({name[cut:]: t for name, t in adapter.whole.items()}), {"format": "pt"})
 
 
 def as_convolutions(change: LowRank, kernel: int) -> LowRank:

@@ -1,4 +1,4 @@
-"""The experts that PPAP's authors released (github.com/riiid/PPAP), as parts of their base network.
+"""The experts that PPAP's authors released (github.com/riiid/PPAP), as adapters of their base network.
 
 A file holds one whole expert as plain tensors. Parameter-efficient ones have loralib's layout: `LAYER.lora_A`,
 `LAYER.lora_B` and the frozen weight as `LAYER.conv.weight` or `LAYER.linear.weight`, under `resnet.` (torchvision's
@@ -21,7 +21,7 @@ from ..checkpoints.weights import number_problem, weight_problem
 from ..checkpoints.words import shown, shown_shape
 from ..networks.tiny.files import NetworkFileError
 from ..preprocessing import Preprocessing
-from .bank import LowRank, Part
+from .bank import Adapter, LowRank
 from .timm_names import places_of
 
 Backbone = Literal["ResNet", "DeiT"]
@@ -46,17 +46,17 @@ class PpapExperts:
 
     backbone: Backbone
     efficient: bool
-    parts: tuple[Part, ...]
+    adapters: tuple[Adapter, ...]
     scales: tuple[float, ...]
     dead: bool
 
     def rescaled(self, scale: float) -> PpapExperts:
         """The same with another scale of every low-rank change."""
-        parts = tuple(
-            Part({name: replace(change, scale=scale) for name, change in part.low_rank.items()}, part.whole)
-            for part in self.parts
+        adapters = tuple(
+            Adapter({name: replace(change, scale=scale) for name, change in adapter.low_rank.items()}, adapter.whole)
+            for adapter in self.adapters
         )
-        return replace(self, parts=parts)
+        return replace(self, adapters=adapters)
 
 
 def read_ppap(paths: Sequence[Path], base: nn.Module) -> PpapExperts:
@@ -72,17 +72,17 @@ def read_ppap(paths: Sequence[Path], base: nn.Module) -> PpapExperts:
         if (file.backbone, file.efficient) != (first.backbone, first.efficient):
             raise NetworkFileError(f"{file.name} is {file.words}, {first.name} {first.words}; they are not one team.")
     held = base.state_dict()
-    parts = [_part(file, held) for file in opened]
-    for file, part in zip(opened, parts, strict=True):
-        if not part.names():
+    adapters = [_adapter(file, held) for file in opened]
+    for file, adapter in zip(opened, adapters, strict=True):
+        if not adapter.names():
             raise NetworkFileError(f"{file.name} is the base network itself, not an expert of it.")
-    changes = [change for part in parts for change in part.low_rank.values()]
+    changes = [change for adapter in adapters for change in adapter.low_rank.values()]
     scales = {change.scale for change in changes}
     if len(scales) > 1:
         raise NetworkFileError(f"{first.name} and the others have LoRA of several ranks; PPAP's have one.")
     others = [ALPHA / change.down.shape[0] for change in changes] if first.backbone == "DeiT" else []
     possible = tuple(dict.fromkeys([*scales, *others])) or (1.0,)
-    return PpapExperts(first.backbone, first.efficient, tuple(parts), possible, first.efficient and not changes)
+    return PpapExperts(first.backbone, first.efficient, tuple(adapters), possible, first.efficient and not changes)
 
 
 def inputs(backbone: Backbone, efficient: bool, clean: Preprocessing) -> tuple[Preprocessing, ...]:
@@ -150,7 +150,7 @@ def _rows(file: _File, name: str, tensor: Tensor, count: int) -> tuple[Tensor, .
     return tensor.chunk(count) if count > 1 else (tensor,)
 
 
-def _part(file: _File, held: Mapping[str, Tensor]) -> Part:
+def _adapter(file: _File, held: Mapping[str, Tensor]) -> Adapter:
     layers = {name.removesuffix(".lora_A") for name in file.tensors if name.endswith(".lora_A")}
     whole: dict[str, Tensor] = {}
     for name, tensor in file.tensors.items():
@@ -165,7 +165,7 @@ def _part(file: _File, held: Mapping[str, Tensor]) -> Part:
     low_rank = {name: change for layer in sorted(layers) for name, change in _changes(file, layer, held).items()}
     _check(file, whole, low_rank, held)
     alive = {name: change for name, change in low_rank.items() if bool(change.down.any()) and bool(change.up.any())}
-    return Part(alive, {name: own for name, own in whole.items() if not torch.equal(own.to(held[name]), held[name])})
+    return Adapter(alive, {name: own for name, own in whole.items() if not torch.equal(own.to(held[name]), held[name])})
 
 
 def _changes(file: _File, layer: str, held: Mapping[str, Tensor]) -> dict[str, LowRank]:

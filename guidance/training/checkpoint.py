@@ -164,7 +164,8 @@ def bank_of(
     recipe, spec = training.recipe, training.spec
     if not training.done:
         raise ValueError(
-            f"{name} has {len(training.parts)} of {recipe.experts} experts; let the training finish before it is saved."
+            f"{name} has {len(training.adapters)} of {recipe.experts} experts; let the training finish before it is "
+            f"saved."
         )
     header = BankHeader(
         base_name, base_sha256, spec.task, recipe.schedule, recipe.edges, recipe.adaptation.scale, spec.labels,
@@ -174,7 +175,7 @@ def bank_of(
         "recipe": recipe.as_dict(), "loss": loss_curves(training), "pictures": dict(pictures),
         "processes": training.process_group.count, "torch": torch.__version__,
     }
-    return BankFile(name, header, tuple(training.parts), facts, dict(workflow))
+    return BankFile(name, header, tuple(training.adapters), facts, dict(workflow))
 
 
 def loss_curves(training: ExpertsTraining) -> list[list[float]]:

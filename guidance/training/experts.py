@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..experts.bank import Part, part_tensors, parts_of
+from ..experts.bank import Adapter, adapter_tensors, adapters_of
 from ..guide import GuideSpec, with_noise
 from ..noise_level import NoiseLevel
 from ..noise_schedule import noise_schedule
@@ -70,7 +70,7 @@ class ExpertsTraining:
         self.device, self.process_group = torch.device(device), process_group or SingleProcess()
         self.distillation_loss = distillation_loss(recipe.learn_from, spec.task, recipe.temperature)
         self.sigmas = noise_schedule(recipe.schedule).sigmas
-        self.parts: list[Part] = []
+        self.adapters: list[Adapter] = []
         self.losses: list[float] = []
         self.expert, self.step = 0, 0
         self.work: Work = "nothing"
@@ -78,7 +78,7 @@ class ExpertsTraining:
 
     @property
     def done(self) -> bool:
-        return len(self.parts) == self.recipe.experts
+        return len(self.adapters) == self.recipe.experts
 
     @property
     def consistent(self) -> bool:
@@ -117,7 +117,7 @@ class ExpertsTraining:
         """All of it as named tensors, to be saved and given back to `restore`. Raises RuntimeError if inconsistent."""
         if not self.consistent:
             raise RuntimeError("The last step broke off inside the optimiser, so there is nothing that could be saved.")
-        saved = part_tensors(self.parts)
+        saved = adapter_tensors(self.adapters)
         saved["at"] = torch.tensor([self.expert, self.step])
         saved["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         if self.done:
@@ -140,7 +140,7 @@ class ExpertsTraining:
         self.work = "the weights"
         self.expert, self.step = (int(number) for number in saved["at"])
         self.losses = saved["losses"].tolist()
-        self.parts = parts_of(saved, self.expert, self.recipe.adaptation.scale)
+        self.adapters = adapters_of(saved, self.expert, self.recipe.adaptation.scale)
         if not self.done:
             self._take(*self._beginning(self.expert))
             if problem := student_problem(self.student, self._moments(saved), self.scaler.state_dict(), saved):
@@ -173,12 +173,12 @@ class ExpertsTraining:
     def _hand_over(self) -> None:
         """Keep the expert that has taken its steps, and begin the next; nothing changes before both are there."""
         self.work = "the next expert"
-        parts = [*self.parts, self.student.part()]
-        if len(parts) < self.recipe.experts:
+        adapters = [*self.adapters, self.student.adapter()]
+        if len(adapters) < self.recipe.experts:
             self.optimizer.zero_grad(set_to_none=True)  # room for two students at once
             before = self.student.tensors() if self.recipe.warm_start else None
             self._take(*self._beginning(self.expert + 1, before))
-        self.parts, self.expert, self.step, self.work = parts, self.expert + 1, 0, "nothing"
+        self.adapters, self.expert, self.step, self.work = adapters, self.expert + 1, 0, "nothing"
 
     def _beginning(
         self, expert: int, before: dict[str, Tensor] | None = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.weights import misfit, number_problem, shapes_of, weight_problem
 from ..checkpoints.words import shown
-from ..experts.bank import part_tensors, parts_of, problems
+from ..experts.bank import adapter_tensors, adapters_of, problems
 from .recipe import ExpertRecipe
 from .student import Student
 
@@ -38,19 +38,19 @@ def place_problem(recipe: ExpertRecipe, base: nn.Module, saved: Mapping[str, Ten
 
 def _parts_problem(recipe: ExpertRecipe, base: nn.Module, saved: Mapping[str, Tensor], count: int) -> str:
     try:
-        parts = parts_of(saved, count, recipe.adaptation.scale)
+        adapters = adapters_of(saved, count, recipe.adaptation.scale)
     except KeyError as error:
         return str(error.args[0])
-    unknown = saved.keys() - part_tensors(parts).keys()
+    unknown = saved.keys() - adapter_tensors(adapters).keys()
     if unknown:
         return f"it has {shown(min(unknown))}, which is of no finished expert"
-    if not all(part.names() for part in parts):
+    if not all(adapter.names() for adapter in adapters):
         return "a finished expert in it is empty"
     for name, tensor in saved.items():
         problem = "" if tensor.dtype == torch.int64 else weight_problem(tensor)
         if problem:
             return f"its tensor {shown(name)} {problem}"
-    wrong = problems(base, parts)
+    wrong = problems(base, adapters)
     return f"it {wrong[0]}" if wrong else ""
 
 

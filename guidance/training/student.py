@@ -1,4 +1,4 @@
-"""A copy of a clean network that becomes one expert: its own parts are trained, the rest stays as it was."""
+"""A copy of a clean network that becomes one expert: its adapter is trained, the rest stays as it was."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..experts.bank import LowRank, Part
+from ..experts.bank import Adapter, LowRank
 from .lora_targets import Adaptation, low_rank_layers, whole_tensors
 
 _ADAPTER = "expert"
@@ -58,14 +58,14 @@ class Student:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()
 
-    def part(self) -> Part:
+    def adapter(self) -> Adapter:
         """What it has of its own by now: copies, on the CPU."""
         mine = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors().items()}
         low_rank = {
             f"{layer}.weight": LowRank(mine[down], mine[up], self.adaptation.scale)
             for layer, (down, up) in self._factors.items()
         }
-        return Part(low_rank, {plain: mine[name] for name, plain in self._whole.items()})
+        return Adapter(low_rank, {plain: mine[name] for name, plain in self._whole.items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained tensors themselves, by name; `restore` takes the same names."""

@@ -48,7 +48,7 @@ def export_experts(guide: LoadedGuide, name: str) -> Path:
 
 
 def _write(folder: Path, guide: LoadedGuide, bank: ExpertBank) -> None:
-    for expert in range(len(bank.parts)):
+    for expert in range(len(bank.adapters)):
         write_adapter(folder / f"expert-{expert}", bank, expert)
     (folder / INDEX).write_text(json.dumps(_index(guide), indent=2, sort_keys=True) + "\n", "utf-8")
 

@@ -126,7 +126,7 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
         base, facts["base_sha256"], spec.task, SCHEDULE, edges, reading[0], spec.labels, reading[1]
     )
     report = [_summary(found, base, len(files)), *words]
-    bank = BankFile(name, header, found.rescaled(reading[0]).parts, {**facts, "report": report})
+    bank = BankFile(name, header, found.rescaled(reading[0]).adapters, {**facts, "report": report})
     try:
         with disk_words(path.parent, "Nothing was imported. Mend that and run this again."):
             make_folder(path.parent)

@@ -20,7 +20,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ...guidance.experts.bank import ExpertBank, part_tensors
+from ...guidance.experts.bank import ExpertBank, adapter_tensors
 from ...guidance.experts.file import contents_sha256
 from ..common.compatibility import describe
 from ..common.keys import INSPECTIONS, KEY
@@ -69,7 +69,7 @@ def digest(value: Any, kept: frozenset[int] = frozenset()) -> str:
 def sample_of(network: nn.Module) -> dict[str, Any]:
     """Some numbers of every tensor of a network, in whose weights no LoRA is; of a bank what each expert has."""
     if isinstance(network, ExpertBank):
-        return {"parts": contents_sha256(part_tensors(network.parts)), "base": contents_sha256(network.originals)}
+        return {"parts": contents_sha256(adapter_tensors(network.adapters)), "base": contents_sha256(network.originals)}
     return {name: tensor.reshape(-1)[:4].cpu() for name, tensor in network.state_dict().items()}
 
 

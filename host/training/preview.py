@@ -10,7 +10,7 @@ import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...guidance.experts.bank import ExpertBank, own_tensors, part_names
+from ...guidance.experts.bank import ExpertBank, adapter_names, own_tensors
 from ...guidance.guide import Guide
 from ...guidance.noise_schedule import noise_schedule
 from ...guidance.routing import Experts
@@ -60,13 +60,13 @@ def guided_pictures(
 def _guide(training: ExpertsTraining) -> LoadedGuide:
     """The experts so far over a copy of the clean network."""
     with torch.inference_mode(False):
-        mine = training.parts if training.done else [*training.parts, training.student.part()]
-        parts = [*mine, *[mine[-1]] * (training.recipe.experts - len(mine))]
+        mine = training.adapters if training.done else [*training.adapters, training.student.adapter()]
+        adapters = [*mine, *[mine[-1]] * (training.recipe.experts - len(mine))]
         base = copy.deepcopy(training.base)
-        bank = ExpertBank(base, parts, own_tensors(base, part_names(parts))).eval()
+        bank = ExpertBank(base, adapters, own_tensors(base, adapter_names(adapters))).eval()
     member = replace(training.spec, sees="noisy", schedule=noise_schedule(training.recipe.schedule))
     experts = Experts(tuple(edge**-0.5 for edge in training.recipe.edges))
-    return LoadedGuide(Guide((member,) * len(parts), experts), (manage(bank),))
+    return LoadedGuide(Guide((member,) * len(adapters), experts), (manage(bank),))
 
 
 def _steer(model: ModelPatcher, guide: LoadedGuide, pictures: PictureFolder, scale: float) -> ModelPatcher:

@@ -71,8 +71,8 @@ def _bank(folder: Path) -> None:
     base, spec = loaded(folder / "own.safetensors", "own.safetensors")
     state = base.state_dict()
     weight, bias = state["head.weight"], state["head.bias"]
-    parts = tuple(
-        bank.Part(
+    adapters = tuple(
+        bank.Adapter(
             {"head.weight": bank.LowRank(torch.rand(2, weight.shape[1]), torch.rand(weight.shape[0], 2), 0.5)},
             {"head.bias": bias + number},
         )
@@ -82,7 +82,7 @@ def _bank(folder: Path) -> None:
         "own.safetensors", source_sha256(source_of(folder / "own.safetensors", "own.safetensors")), spec.task, "linear",
         (2.0,), 0.5, spec.labels, spec.preprocessing,
     )
-    file.write_bank(folder / "bank.safetensors", file.BankFile("bank", header, parts, {"loss": [[1.0], [2.0]]}))
+    file.write_bank(folder / "bank.safetensors", file.BankFile("bank", header, adapters, {"loss": [[1.0], [2.0]]}))
 
 
 def _experts(folder: Path) -> None:

@@ -1,11 +1,11 @@
-"""Small networks with every kind of layer that an expert changes, and random parts for them."""
+"""Small networks with every kind of layer that an expert changes, and random adapters for them."""
 
 import copy
 
 import torch
 from torch import nn
 
-from guidance_pack.guidance.experts.bank import LowRank, Part
+from guidance_pack.guidance.experts.bank import Adapter, LowRank
 from guidance_pack.guidance.guide import GuideSpec
 from guidance_pack.guidance.preprocessing import Preprocessing
 
@@ -45,14 +45,14 @@ def spec(name: str = "small", **changed) -> GuideSpec:
     return GuideSpec(name, **{"task": "classification", "preprocessing": PLAIN, "labels": labels, **changed})
 
 
-def random_part(seed: int, scale: float = 0.5) -> Part:
+def random_adapter(seed: int, scale: float = 0.5) -> Adapter:
     """Changes of both layouts of convolutions and of a linear layer, and whole tensors of a BatchNorm."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
         return torch.randn(shape, generator=generator)
 
-    return Part(
+    return Adapter(
         {
             "first.weight": LowRank(draw(2, 3, 3, 3), draw(8, 2, 1, 1), scale),
             "mix.weight": LowRank(draw(2, 8), draw(8, 2), scale),
@@ -66,11 +66,11 @@ def random_part(seed: int, scale: float = 0.5) -> Part:
     )  # fmt: skip
 
 
-def by_hand(base: nn.Module, part: Part) -> nn.Module:
-    """A network of its own with the part's weights, in float64."""
+def by_hand(base: nn.Module, adapter: Adapter) -> nn.Module:
+    """A network of its own with the adapter's weights, in float64."""
     network = copy.deepcopy(base).double()
     state = network.state_dict()
-    for name, change in part.low_rank.items():
+    for name, change in adapter.low_rank.items():
         weight = state[name]
         down, up = change.down.double(), change.up.double()
         if down.ndim == 4:
@@ -78,7 +78,7 @@ def by_hand(base: nn.Module, part: Part) -> nn.Module:
         else:
             delta = (up @ down).reshape(weight.shape)
         state[name] = weight + change.scale * delta
-    state |= {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in part.whole.items()}
+    state |= {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in adapter.whole.items()}
     network.load_state_dict(state)
     return network.eval()
 
