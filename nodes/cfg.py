@@ -12,6 +12,7 @@ from ..host.common.decoders import check_range
 from ..host.engine.install import with_rule
 from ..host.engine.page_events import curve
 from ..host.schema.inputs import inputs_of, interval_inputs, interval_validation, schedule_of
+from ..host.schema.visibility import shown_for
 
 
 @interval_validation
@@ -36,10 +37,10 @@ class GuidanceCFG(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to steer."),
                 io.Combo.Input(
-                    "weight_from", options=["sampler", "node"],
-                    tooltip="sampler: use the cfg of the KSampler or guider. node: use the weight below instead.",
+                    "weight_from", options=["sampler", "node"], default="node",
+                    tooltip="node: use the weight below. sampler: use the cfg of the KSampler or guider instead.",
                 ),
-                *inputs_of(CFG),
+                *shown_for("weight_from", ["node"], *inputs_of(CFG)),
                 *interval_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The MODEL with CFG in this interval.")],

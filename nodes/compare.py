@@ -6,9 +6,10 @@ from comfy_api.latest import io, ui
 
 from ..host.compare.compare import Scene, compare
 from ..host.compare.grid import Axis, axes_problem
-from ..host.compare.settings import Settings, parameter_names
+from ..host.compare.settings import NONE, Settings, parameter_names
 from ..host.report.report import scheduler_names
 from ..host.schema.validation import validation
+from ..host.schema.visibility import shown_for
 from ..host.training.generate import sampler_names
 
 MOST_MODELS = 12
@@ -77,10 +78,13 @@ def _axis_inputs(side: str, parameter: str, values: str) -> list[io.Input]:
             tooltip=f"What changes {where}: a setting of the sampler, of a component on the MODEL (named as on its "
             f"node), or model: the MODELs connected to models. total and mix are those of CFG + Autoguidance.",
         ),
-        io.String.Input(
-            f"{side}_values", default=values,
-            tooltip="Numbers with commas (1, 1.5, 2), ranges (1..3 step 0.5), off = without the component. Intervals: "
-            "0.2 to 0.8, 5 to 0.15 sigma, always. For model: a name for each, or nothing.",
+        *shown_for(
+            f"{side}_parameter", [name for name in parameter_names() if name != NONE],
+            io.String.Input(
+                f"{side}_values", default=values,
+                tooltip="Numbers with commas (1, 1.5, 2), ranges (1..3 step 0.5), off = without the component. "
+                "Intervals: 0.2 to 0.8, 5 to 0.15 sigma, always. For model: a name for each, or nothing.",
+            ),
         ),
     ]
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.degrade.degrade import KINDS, degrade, strength_problem
+from ..host.degrade.attention import ATTENTION_KINDS
+from ..host.degrade.blocks import BLOCK_KINDS
+from ..host.degrade.degrade import INPUT_NOISE, KINDS, degrade, strength_problem
 from ..host.schema.validation import validation
+from ..host.schema.visibility import shown_for
 
 
 @validation(strength_problem, "kind", "strength")
@@ -31,24 +34,7 @@ class GuidanceDegrade(io.ComfyNode):
                     "blocks: the chance of each block. Dropout: the rate. Input noise: by how much the noise level "
                     "rises (0.1 = 10 %).",
                 ),
-                io.String.Input(
-                    "layers", default="", advanced=True,
-                    tooltip="Which layers, such as: middle, input 4-5 (U-Nets) or double 7-9, single 3 (transformers). "
-                    "Empty = the usual ones: all for random blocks and dropout, else a U-Net's middle or an eighth of "
-                    "a transformer's blocks. Not used by input noise.",
-                ),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, advanced=True,
-                    tooltip="For random blocks, dropout and input noise: the same seed damages the same way.",
-                ),
-                io.Float.Input(
-                    "blur", default=10.0, min=0.1, max=1000.0, step=0.1, round=0.01, advanced=True,
-                    tooltip="For blurred attention: the blur's width in tokens. 1000 = the average of all.",
-                ),
-                io.Int.Input(
-                    "pooling", default=2, min=2, max=16, control_after_generate=False, advanced=True,
-                    tooltip="For pooled attention: the side of the squares of tokens that become one.",
-                ),
+                *_rare_inputs(),
             ],
             outputs=[io.Model.Output(tooltip="The weaker MODEL, for guide_model of Autoguidance.")],
         )  # fmt: skip
@@ -56,6 +42,42 @@ class GuidanceDegrade(io.ComfyNode):
     @classmethod
     def execute(cls, model, kind, strength, layers, seed, blur, pooling) -> io.NodeOutput:
         return io.NodeOutput(degrade(model, kind, strength, layers, seed, blur, pooling))
+
+
+def _rare_inputs() -> list[io.Input]:
+    """What only some kinds read."""
+    return [
+        *shown_for(
+            "kind", [*ATTENTION_KINDS, *BLOCK_KINDS],
+            io.String.Input(
+                "layers", default="", advanced=True,
+                tooltip="Which layers, such as: middle, input 4-5 (U-Nets) or double 7-9, single 3 "
+                "(transformers). Empty = the usual ones: all for random blocks and dropout, else a U-Net's "
+                "middle or an eighth of a transformer's blocks. Not used by input noise.",
+            ),
+        ),
+        *shown_for(
+            "kind", ["random blocks", "dropout", INPUT_NOISE],
+            io.Int.Input(
+                "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, advanced=True,
+                tooltip="For random blocks, dropout and input noise: the same seed damages the same way.",
+            ),
+        ),
+        *shown_for(
+            "kind", ["blurred attention"],
+            io.Float.Input(
+                "blur", default=10.0, min=0.1, max=1000.0, step=0.1, round=0.01, advanced=True,
+                tooltip="For blurred attention: the blur's width in tokens. 1000 = the average of all.",
+            ),
+        ),
+        *shown_for(
+            "kind", ["pooled attention"],
+            io.Int.Input(
+                "pooling", default=2, min=2, max=16, control_after_generate=False, advanced=True,
+                tooltip="For pooled attention: the side of the squares of tokens that become one.",
+            ),
+        ),
+    ]
 
 
 KIND_TOOLTIP = (

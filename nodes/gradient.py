@@ -10,7 +10,7 @@ from ..guidance.rules.gradient import GradientGuidance
 from ..host.common.remarks import remark
 from ..host.engine.page_events import curve
 from ..host.engine.steer import steer_to_class, steer_to_target
-from ..host.engine.targets import TARGETS, losses_of_pictures
+from ..host.engine.targets import TARGETS, losses_of_pictures, losses_reading
 from ..host.schema.inputs import (
     MEAN_SHIFT,
     GuideSocket,
@@ -20,6 +20,7 @@ from ..host.schema.inputs import (
     scale_remark,
     schedule_of,
 )
+from ..host.schema.visibility import shown_for
 
 
 @interval_validation
@@ -135,24 +136,42 @@ def target_inputs() -> list[io.Input]:
             tooltip="What the picture should come to: a reference picture, or a finished map of the picture's size. "
             "Several are dealt to the pictures of the batch in turn.",
         ),
-        io.Combo.Input(
-            "target_is", options=TARGETS,
-            tooltip="picture: an ordinary picture; the guide finds its depth, segmentation or features. map: the "
-            "finished map itself; brighter as the guide gives it for depth, grey level = class number for "
-            "segmentation. Not used without a guide.",
+        *shown_for(
+            "loss", losses_reading("depth", "segmentation", "embedding"),
+            io.Combo.Input(
+                "target_is", options=TARGETS,
+                tooltip="picture: an ordinary picture; the guide finds its depth, segmentation or features. map: the "
+                "finished map itself; brighter as the guide gives it for depth, grey level = class number for "
+                "segmentation. Not used without a guide.",
+            ),
         ),
-        io.String.Input(
-            "text", default="",
-            tooltip="With an image-text guide (CLIP, SigLIP): what the picture should show. Then target is not used.",
+        *_guided_inputs(),
+    ]
+
+
+def _guided_inputs() -> list[io.Input]:
+    """What only guides read."""
+    return [
+        *shown_for(
+            "loss", losses_reading("embedding"),
+            io.String.Input(
+                "text", default="",
+                tooltip="With an image-text guide (CLIP, SigLIP): what the picture should show. Then target is not "
+                "used.",
+            ),
+            io.Int.Input(
+                "cutouts", default=0, min=0, max=256, advanced=True,
+                tooltip="How many random crops the guide looks at in every step; 0 = the whole picture. 8 to 32 help "
+                "CLIP. Each costs an evaluation of the guide.",
+            ),
+            or_filled=True,
         ),
-        io.Int.Input(
-            "cutouts", default=0, min=0, max=256, advanced=True,
-            tooltip="How many random crops the guide looks at in every step; 0 = the whole picture. 8 to 32 help "
-            "CLIP. Each costs an evaluation of the guide.",
-        ),
-        io.Int.Input(
-            "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, advanced=True,
-            tooltip="Of the cutouts, and of the noise for noise-aware guides that look at the denoised estimate.",
+        *shown_for(
+            "loss", losses_reading("depth", "segmentation", "embedding"),
+            io.Int.Input(
+                "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, advanced=True,
+                tooltip="Of the cutouts, and of the noise for noise-aware guides that look at the denoised estimate.",
+            ),
         ),
     ]
 

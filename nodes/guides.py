@@ -5,12 +5,21 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.common.errors import user_error
-from ..host.common.remarks import remark
 from ..host.engine.page_events import expert_curve
-from ..host.models.expert_switch import DEFAULT_EDGES, EDGES_FROM, SCHEDULES, edges_problem, edges_remark, expert_switch
+from ..host.models.expert_switch import (
+    DEFAULT_EDGES,
+    EDGES_FROM,
+    SCHEDULES,
+    SIGMA,
+    SNR,
+    TIMESTEPS,
+    edges_problem,
+    expert_switch,
+)
 from ..host.models.guides import fingerprint, guide_names, guide_problem, load_guide
 from ..host.schema.inputs import GuideSocket
 from ..host.schema.validation import validation
+from ..host.schema.visibility import shown_for
 
 MOST = 16
 
@@ -64,15 +73,21 @@ def team_inputs() -> list[io.Input]:
             tooltip="A schedule's name: its timesteps are divided equally, as in PPAP (own schedule: that of "
             "the first guide that was trained on noise). timesteps, sigma, snr: what the numbers in edges are.",
         ),
-        io.String.Input(
-            "edges", default=DEFAULT_EDGES,
-            tooltip="For edges_from = timesteps, sigma or snr: where one guide hands over to the next, from "
-            "clean to noisy, with commas, one number fewer than guides. The noisier guide is in charge at the "
-            "edge itself. sigma is that of x0 + sigma * noise; snr is 1 / sigma^2.",
+        *shown_for(
+            "edges_from", [TIMESTEPS, SIGMA, SNR],
+            io.String.Input(
+                "edges", default=DEFAULT_EDGES,
+                tooltip="For edges_from = timesteps, sigma or snr: where one guide hands over to the next, from "
+                "clean to noisy, with commas, one number fewer than guides. The noisier guide is in charge at the "
+                "edge itself. sigma is that of x0 + sigma * noise; snr is 1 / sigma^2.",
+            ),
         ),
-        io.Combo.Input(
-            "schedule", options=SCHEDULES,
-            tooltip="For edges_from = timesteps: the schedule that counts them.",
+        *shown_for(
+            "edges_from", [TIMESTEPS],
+            io.Combo.Input(
+                "schedule", options=SCHEDULES,
+                tooltip="For edges_from = timesteps: the schedule that counts them.",
+            ),
         ),
         io.Float.Input(
             "handover", default=0.0, min=0.0, max=10.0, step=0.05, round=0.001, advanced=True,
@@ -107,8 +122,6 @@ class GuidanceExpertSwitch(io.ComfyNode):
 
     @classmethod
     def execute(cls, guides, edges_from, edges, schedule, handover) -> io.NodeOutput:
-        if said := edges_remark(edges_from, edges):
-            remark(said)
         team = expert_switch(list(guides.values()), edges_from, edges, schedule, handover)
         return io.NodeOutput(team, ui=expert_curve(team))
 

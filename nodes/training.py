@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..host.engine.page_events import weighting_curve
 from ..host.schema.validation import validation
+from ..host.schema.visibility import shown_for
 from ..host.training.loss_weighting import WEIGHTINGS, LossWeighting, plot, weight_named, with_loss_weighting
 
 
@@ -60,18 +61,24 @@ class GuidanceLossWeighting(io.ComfyNode):
 def _strengths() -> list[io.Input]:
     """The numbers of p2 and min-SNR."""
     return [
-        io.Float.Input(
-            "k", default=1.0, min=0.001, max=1000.0, step=0.1, round=0.001, advanced=True,
-            tooltip="For p2: the signal-to-noise ratio above which weights fall. The paper: 1.",
+        *shown_for(
+            "weighting", ["p2"],
+            io.Float.Input(
+                "k", default=1.0, min=0.001, max=1000.0, step=0.1, round=0.001, advanced=True,
+                tooltip="For p2: the signal-to-noise ratio above which weights fall. The paper: 1.",
+            ),
+            io.Float.Input(
+                "gamma", default=1.0, min=0.0, max=10.0, step=0.1, round=0.001,
+                tooltip="For p2: how strongly weights fall towards clean pictures. 0 = the plain eps-loss. The "
+                "paper: 0.5 or 1.",
+            ),
         ),
-        io.Float.Input(
-            "gamma", default=1.0, min=0.0, max=10.0, step=0.1, round=0.001,
-            tooltip="For p2: how strongly weights fall towards clean pictures. 0 = the plain eps-loss. The "
-            "paper: 0.5 or 1.",
-        ),
-        io.Float.Input(
-            "min_snr_gamma", default=5.0, min=0.001, max=1000.0, step=0.5, round=0.001,
-            tooltip="For min-SNR: the signal-to-noise ratio above which x0 counts no more. The paper: 5.",
+        *shown_for(
+            "weighting", ["min-SNR"],
+            io.Float.Input(
+                "min_snr_gamma", default=5.0, min=0.001, max=1000.0, step=0.5, round=0.001,
+                tooltip="For min-SNR: the signal-to-noise ratio above which x0 counts no more. The paper: 5.",
+            ),
         ),
     ]
 

@@ -38,6 +38,13 @@ RED = """(renderer) => {
     const red = app.canvas.graph.nodes.filter(renderer === "vue" ? ringed : stroked);
     return red.map(({ comfyClass, id }) => [comfyClass, Number(id)]);
 }"""
+WIDGETS = """([kind, renderer]) => {
+    const { id, widgets } = app.canvas.graph.nodes.filter((n) => n.comfyClass === kind).sort((a, b) => a.id - b.id)[0];
+    const named = widgets.filter((widget) => !widget.hidden).map(({ name }) => name);
+    if (renderer === "classic") return named;
+    const rows = document.querySelectorAll(`[data-node-id="${id}"] [data-testid="node-widget"]`);
+    return rows.length === named.length ? named : [...rows].map((row) => row.innerText);
+}"""
 CURVES = """() => {
     const away = (dot, element) => {  // pixels from a step to its line
         const line = element.querySelector(`path.line.${dot.classList[1]}`);
@@ -151,6 +158,11 @@ class Page:
             }""",
             [kind, name, value],
         )
+
+    def widgets(self, kind):
+        """The names of the widgets that the first node of a kind, in the graph that is open, shows."""
+        self.frames(10)
+        return self.do(WIDGETS, [kind, self.renderer])
 
     def set_all(self, values):
         """Set widgets of every node of some kinds: {kind: {name: value}}."""

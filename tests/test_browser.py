@@ -175,6 +175,43 @@ def test_curves_survive_becoming_a_subgraph(page):
     assert sorted(curve["lines"] for curve in inside) == sorted(before)  # the linked schedule is outside
 
 
+def test_widgets_that_do_nothing_are_not_shown(page):
+    where = ["unit", "start", "end", "curve"]
+    sampler, own = ["weight_from", *where], ["weight_from", "weight", *where]
+    ramp = ["shape", *where[:3], "start_strength", "end_strength", "curve"]
+    points = ["shape", "unit", "points", "curve"]
+    page.open(INTERVAL)
+    assert (page.widgets("GuidanceCFG"), page.widgets("GuidanceSchedule")) == (own, ramp)
+    page.remember()
+    page.set("GuidanceCFG", "weight_from", "sampler")
+    page.set("GuidanceSchedule", "shape", "points")
+    assert (page.widgets("GuidanceCFG"), page.widgets("GuidanceSchedule")) == (sampler, points)
+    page.remember()
+    page.command("Comfy.Undo")
+    assert (page.widgets("GuidanceCFG"), page.widgets("GuidanceSchedule")) == (own, ramp)
+    page.command("Comfy.Redo")
+    assert (page.widgets("GuidanceCFG"), page.widgets("GuidanceSchedule")) == (sampler, points)
+    saved = page.saved()
+    page.open(copy.deepcopy(saved))
+    assert page.saved() == saved  # values and sizes
+    assert [n["widgets_values"][1] for n in saved["nodes"] if n["type"] == "GuidanceCFG"] == [4.0] * 3
+    assert 4.0 in [entry["inputs"].get("weight") for entry in page.prompt().values()]
+    assert page.widgets("GuidanceCFG") == sampler
+    page.do(f"() => {{ app.canvas.copyToClipboard([({FIRST})()]); app.canvas.pasteFromClipboard(); }}")
+    for _ in range(3):
+        page.do(f"() => app.rootGraph.remove(({FIRST})())")
+    assert page.widgets("GuidanceCFG") == sampler  # the copy
+    page.add("PrimitiveFloat", [50, 1100])
+    page.connect("PrimitiveFloat", "FLOAT", "GuidanceCFG", "weight")
+    assert page.widgets("GuidanceCFG") == own  # what is wired is seen
+    page.disconnect(page.do(f"() => ({FIRST})().id"), "weight")
+    page.do(f"""() => {{
+        const {{ subgraph }} = app.graph.convertToSubgraph(new Set([({FIRST})()]));
+        app.canvas.setGraph(subgraph);
+    }}""")
+    assert page.widgets("GuidanceCFG") == sampler
+
+
 def test_saving_and_loading_changes_nothing(page):
     page.open("More-Two-classifiers-in-turn")
     first = page.saved()

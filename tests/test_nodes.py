@@ -39,9 +39,9 @@ def model(comfy):
 
 def values(node, **changed):
     """The node's default widget values, changed."""
-    defaults = {i.id: getattr(i, "default", None) for i in node.GET_SCHEMA().inputs}
     combos = {i.id: i.options[0] for i in node.GET_SCHEMA().inputs if getattr(i, "options", None)}
-    widgets = {k: v for k, v in {**defaults, **combos}.items() if v is not None}
+    defaults = {i.id: i.default for i in node.GET_SCHEMA().inputs if getattr(i, "default", None) is not None}
+    widgets = {**combos, **defaults}
     return {**widgets, **changed}
 
 
@@ -53,6 +53,29 @@ def test_every_node_has_words(nodes):
         assert schema.display_name and schema.description.endswith(".") and schema.search_aliases
         for item in [*schema.inputs, *schema.outputs]:
             assert item.tooltip and item.tooltip.endswith((".", "...")), (node_id, item.id)
+
+
+def test_what_hides_a_widget_is_a_choice_of_its_node(nodes):
+    """js/guidance_widgets.js shows these widgets only for some values of another."""
+    found = 0
+    for node_id, node in nodes.items():
+        inputs = {entry.id: entry for entry in node.GET_SCHEMA().inputs}
+        for entry in inputs.values():
+            if rule := (entry.extra_dict or {}).get("guidance_shown_for"):
+                options = inputs[rule["choice"]].options
+                assert rule["values"] and {*rule["values"]} < {*options}, (node_id, entry.id)
+                assert rule == entry.as_dict()["guidance_shown_for"]  # the page is told
+                found += 1
+    assert found >= 16
+
+
+def test_cfg_combine_acts_as_soon_as_it_is_there(nodes, model):
+    from guidance_pack.host.engine.plan import plan_of
+
+    choice = next(entry for entry in nodes["GuidanceCFG"].GET_SCHEMA().inputs if entry.id == "weight_from")
+    assert choice.default == "node"
+    (out,) = nodes["GuidanceCFG"].execute(**values(nodes["GuidanceCFG"], model=model)).result
+    assert plan_of(out).guidance.rules[0].weight == 4.0
 
 
 def test_the_search_finds_what_people_type(nodes):

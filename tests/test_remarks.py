@@ -74,18 +74,6 @@ def test_the_samplers_cfg_of_1_gets_a_word(tiny, said):
     assert len(said) == 1 and "the sampler's cfg, which is 1" in said[0]
 
 
-def test_edges_that_a_named_schedule_overrides_get_a_word(said):
-    from guidance_pack.host.models.guides import load_guide
-    from guidance_pack.nodes.guides import GuidanceExpertSwitch
-
-    guides = {f"guide{i}": load_guide("shapes-noisy-classifier") for i in range(2)}
-    for edges_from, edges in (("adm linear", "500"), ("timesteps", "300"), ("adm linear", "300")):
-        GuidanceExpertSwitch.execute(
-            guides=guides, edges_from=edges_from, edges=edges, schedule="adm linear", handover=0.0
-        )
-    assert len(said) == 1 and said[0].startswith("edges is not used: the timesteps of adm linear")
-
-
 @pytest.mark.parametrize(
     ("scale", "cap", "count"), [(10.0, 0.0, 0), (10_000.0, 0.0, 1), (-5e3, 0.0, 1), (1e4, 0.5, 0)]
 )

@@ -50,6 +50,11 @@ def losses_of_pictures() -> list[str]:
     return [name for name, loss in losses().items() if loss.reads != {"classification"}]
 
 
+def losses_reading(*outputs: str) -> list[str]:
+    """The names of the losses that read what guides of these kinds give: depth, embedding, ..."""
+    return [name for name, loss in losses().items() if loss.reads & {*outputs}]
+
+
 def class_target(guide: Guide, text: str) -> Target:
     """The classes that a text names as a target. Raises ValueError as `class_weights` does."""
     return Target(value=class_weights(guide, text))

@@ -60,13 +60,6 @@ def edges_problem(
     return None
 
 
-def edges_remark(edges_from: str, edges: str) -> str | None:
-    """What is worth a word about the widgets though it is allowed."""
-    if edges_from in SCHEDULES and edges.strip() not in ("", DEFAULT_EDGES):
-        return f"edges is not used: the timesteps of {edges_from} are divided equally. For edges choose timesteps."
-    return None
-
-
 def _experts(
     count: int, edges_from: str, edges: str, counted: NoiseSchedule | None, handover: float
 ) -> Experts:
