@@ -7,6 +7,7 @@ pictures, video and audio are treated alike. Computed in float32 or better; dtyp
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -37,6 +38,38 @@ def shorten(a: Tensor, longest: float | Tensor) -> Tensor:
     length = norm(a)
     limit = longest + torch.zeros_like(length)
     return a * ratio(limit, length, at_zero=1.0).clamp(max=1.0).to(a.dtype)
+
+
+def length(a: Tensor) -> Tensor:
+    """Euclidean norm over the channels, at every place of a sample: [B, C, ...] -> [B, 1, ...]."""
+    return torch.linalg.vector_norm(_exact(a), dim=1, keepdim=True)
+
+
+def coarse(a: Tensor) -> Tensor:
+    """What one level of a Laplacian pyramid keeps: down to half the size and up again. [B, C, ...] -> the same.
+
+    Over height and width of every frame, or over the one axis of [B, C, T]. Blurs by (1, 4, 6, 4, 1) / 16, mirrored at
+    the edges, and goes straight between pixels (Burt & Adelson 1983; as kornia's pyrdown and pyrup).
+    """
+    found = _exact(a)
+    for axis in range(max(2, a.ndim - 2), a.ndim):
+        found = _coarse_line(found.movedim(axis, -1)).movedim(-1, axis)
+    return found.to(a.dtype)
+
+
+def _coarse_line(a: Tensor) -> Tensor:
+    """`coarse` along the last axis."""
+    size = a.shape[-1]
+    line = _blur(a.reshape(-1, 1, size))
+    for wanted in (max(1, size // 2), size):
+        line = F.interpolate(line, wanted, mode="linear", align_corners=False)
+    return _blur(line).reshape(a.shape)
+
+
+def _blur(line: Tensor) -> Tensor:
+    """[N, 1, L] -> the same, blurred; an axis too short to be mirrored is continued instead."""
+    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=line.dtype, device=line.device).reshape(1, 1, 5) / 16
+    return F.conv1d(F.pad(line, (2, 2), mode="reflect" if line.shape[-1] > 2 else "replicate"), kernel)
 
 
 def quantile(a: Tensor, share: float) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ __all__ = [
     "NEGATIVE", "POSITIVE", "Branch", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term", "Transform",
     "exactly_one", "expand", "flag", "is_one", "param", "rule", "rules", "schedule_field", "scheduled_weight",
 ]  # fmt: skip
+
+Sees = Literal["sample", "channels", "space"]  # numbers in any order; also which is of which channel; where they lie
+
 
 class Stage(IntEnum):
     """Where in the law a rule acts. Within a stage terms add up, and transforms follow the chain."""
@@ -51,6 +54,8 @@ class Rule:
     off: ClassVar[dict[str, Any]]  # the settings at which the rule does nothing
     uses: ClassVar[frozenset[Branch]]  # the main network's branches that it may ever need
     neutral: ClassVar[float] = 0.0  # the strength that is off: 0 of a scale, 1 of a weight
+    sees: ClassVar[Sees] = "sample"
+    compares: ClassVar[bool] = True  # whether it moves an estimate only by how branches differ
 
     def __post_init__(self) -> None:
         """Raises ValueError when a number is outside the range of its `param`."""

@@ -109,6 +109,13 @@ class ThreeDimensionsOfVideo(Good):
         return delta / (1 + (delta.square().sum((-1, -2, -3), keepdim=True).sqrt() if delta.ndim > 4 else 0))
 
 
+class SeesSpaceAcrossFrames(Good):
+    sees = "space"
+
+    def push(self, step):
+        return super().push(step).cumsum(2)
+
+
 class SumsInHalfPrecision(Good):
     def push(self, step):
         delta = super().push(step)
@@ -241,6 +248,7 @@ BROKEN = [
     ("zeros_and_flat_pictures_stay_finite", UnbiasedSpread),
     ("ranks_mean_the_same", ThreeDimensionsOnly),
     ("ranks_mean_the_same", ThreeDimensionsOfVideo),
+    ("ranks_mean_the_same", SeesSpaceAcrossFrames),
     ("every_dtype_agrees_and_is_kept", SumsInHalfPrecision),
     ("every_dtype_agrees_and_is_kept", ReturnsFloat32),
     ("it_reads_exactly_what_it_asks_for", AsksForMoreThanItReads),

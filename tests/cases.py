@@ -168,12 +168,13 @@ def tensors(state: Any) -> Iterator[Tensor]:
             yield from tensors(value)
 
 
-def run(rule: Rule, calls: int = 1) -> list[Tensor]:
-    """Four noise levels, each evaluated several times; gives the last estimate at each."""
+def run(rule: Rule, calls: int = 1, guided: bool = True) -> list[Tensor]:
+    """Four noise levels, each evaluated several times; gives the last estimate at each. guided: whether by the rule."""
     memory, found = Memory(), []
     for position, sigma in enumerate((6.0, 2.0, 0.8, 0.3)):
         memory.move_to(position)
         for call in reversed(range(calls)):  # the last call at every position is the same in all runs
-            estimate = case(rule, sigmas=(sigma, sigma), seed=10 * position + call).guide(rule, memory)
+            given = case(rule, sigmas=(sigma, sigma), seed=10 * position + call)
+            estimate = given.guide(rule if guided else Guidance(), memory)
         found.append(estimate)
     return found

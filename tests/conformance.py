@@ -21,7 +21,6 @@ from cases import (
     active,
     apply,
     asked,
-    asks_a_guide,
     case,
     levels,
     run,
@@ -34,7 +33,7 @@ from torch import Tensor
 
 from guidance_pack.guidance.branch import MAIN, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory, combine
-from guidance_pack.guidance.rule import Rule, Stage, Term
+from guidance_pack.guidance.rule import Rule, Term
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
 from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.schedule import Constant, Interval
@@ -83,13 +82,15 @@ def a_schedule_of_zero_is_off(cls: type[Rule]) -> None:
 def it_does_something(cls: type[Rule]) -> None:
     given = case(standard(cls))
     plain = given.predictions[POSITIVE] if cls is CFG else given.guide(Guidance())
-    assert not same(given.guide(standard(cls)), plain, 1e-3), "its defaults change nothing"
+    alike = [same(given.guide(standard(cls)), plain, 1e-3)]
+    alike += [same(*pair, 1e-3) for pair in zip(run(standard(cls)), run(standard(cls), guided=False), strict=True)]
+    assert not all(alike), "its defaults change nothing"
 
 
 @check
 def equal_branches_leave_the_prediction(cls: type[Rule]) -> None:
-    if asks_a_guide(cls) or cls.stage is Stage.BOUNDS:
-        return  # these move the prediction by what it shows, not by how branches differ
+    if not cls.compares:
+        return  # it moves the prediction by what it shows, not by how branches differ
     for rule in active(cls):
         given = case(rule)
         for shared in (given.x, torch.zeros_like(given.x), torch.ones_like(given.x)):
@@ -152,12 +153,17 @@ def zeros_and_flat_pictures_stay_finite(cls: type[Rule]) -> None:
 @check
 def ranks_mean_the_same(cls: type[Rule]) -> None:
     for rule in active(cls):
-        given = case(rule, shape=(120,))
-        flat = given.guide(rule)
-        for shape in ((4, 30), (4, 3, 10), (4, 5, 3, 2), (4, 1, 30)):
+        given = case(rule, shape=(4, 30))
+        first = given.guide(rule)
+        for shape in ((4, 3, 10), (4, 5, 3, 2), (4, 1, 30), *[(120,)] * (rule.sees == "sample")):
             shaped = given.change(lambda t, shape=shape: t.reshape(-1, *shape)).guide(rule)
             assert shaped.shape[1:] == shape, f"{tuple(shaped.shape)} came out of [B, {shape}]"
-            assert same(shaped.flatten(1), flat), f"means something else on [B, *{shape}]: {rule}"
+            where = rule.sees == "space"
+            assert where or same(shaped.flatten(1), first.flatten(1)), f"means something else on [B, *{shape}]: {rule}"
+        if where:
+            video = case(rule, shape=(4, 2, 7, 9))
+            frames = [video.change(lambda t, i=i: t[:, :, i]).guide(rule) for i in range(2)]
+            assert same(video.guide(rule), torch.stack(frames, 2)), f"a frame of a video is no picture: {rule}"
 
 
 @check
@@ -255,7 +261,8 @@ def it_is_frozen_and_complete(cls: type[Rule]) -> None:
 
 @check
 def it_says_what_it_is(cls: type[Rule]) -> None:
-    assert re.fullmatch(r"\d{4}\.\d{4,5}", cls.paper), f"paper is {cls.paper!r}, not an arXiv number"
+    source = r"\d{4}\.\d{4,5}|github\.com/[\w.-]+/[\w.-]+"
+    assert re.fullmatch(source, cls.paper), f"paper is {cls.paper!r}, neither an arXiv number nor a repository"
     first = (cls.__doc__ or "").partition("\n")[0]
     assert " = " in first and cls.paper in first, "the docstring does not start with the equation and its source"
     for field in fields(cls):

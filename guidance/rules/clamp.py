@@ -23,6 +23,7 @@ class Clamp(Transform):
     paper, stage = "2205.11487", Stage.BOUNDS
     off = {"limit": 0.0}
     uses = frozenset()
+    compares = False
     strength = Transform.switch
 
     limit: float = param(

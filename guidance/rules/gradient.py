@@ -24,6 +24,7 @@ class GradientGuidance(Term):
     paper, stage = "2105.05233", Stage.GRADIENTS
     off = {"scale": 0.0}
     uses = frozenset({POSITIVE})
+    compares = False
 
     scale: float = param(
         1.0, "Guidance scale. 0 = off: the guide is not evaluated. ADM uses 0.5 to 10; PPAP 7.5.",

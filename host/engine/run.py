@@ -12,7 +12,7 @@ import comfy.sampler_helpers
 import torch
 from comfy.samplers import CFGGuider
 
-from ...guidance.compose import Guidance, Memory
+from ...guidance.compose import Acting, Guidance, Memory
 from ...guidance.inspection import Watch
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.sigma_list import SigmaList
@@ -60,13 +60,21 @@ class Run(Uncopied):
     @property
     def acts(self) -> bool:
         """Whether a component does anything at some noise level of the run."""
-        levels = self.level(torch.tensor(self.sigmas.values, dtype=torch.float64))
-        own = [number for weight in self.host_weights for number in numbers(weight)]
+        levels, own = self._levels, [number for weight in self.host_weights for number in numbers(weight)]
         return (
             self.recorder is not None
-            or bool(self.guidance.acting(levels, torch.full_like(levels.b, nan), Memory()))
+            or bool(self.may_act)
             or any(bool((self.guidance.cfg(levels, number) != number).any()) for number in own)
         )
+
+    @property
+    def may_act(self) -> tuple[Acting, ...]:
+        """The rules beside CFG that do something at some noise level of the run, whatever the weight of CFG."""
+        return self.guidance.acting(self._levels, torch.full_like(self._levels.b, nan), Memory())
+
+    @property
+    def _levels(self) -> NoiseLevel:
+        return self.level(torch.tensor(self.sigmas.values, dtype=torch.float64))
 
     @property
     def position(self) -> int:
@@ -127,6 +135,7 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     check_gradients(gradients, model_sampling, latent_shapes)
     levels = SigmaList.of(sigmas.tolist())
     run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, stated_weights(guider), gradients)
+    check_sight(run)
     run.recorder = Recorder(model, run, inspections) if inspections else None
     run.skipped = SkippedSteps(guider, run.acts)
     options: dict[str, Any] = guider.model_options
@@ -154,4 +163,15 @@ def check_gradients(gradients: Gradients | None, model_sampling: Any, shapes: li
         raise ValueError(
             "This model makes several things at once (such as a video and its sound), which a guide that looks at "
             "pictures cannot take apart. Use a model that makes pictures or video alone."
+        )
+
+
+def check_sight(run: Run) -> None:
+    """Raise ValueError where a rule must see channels or places, and the latents are a pack of several in one row."""
+    sighted = next((one.rule.title for one in run.may_act if one.rule.sees != "sample"), None)
+    if sighted is not None and run.latent_shapes is not None and len(run.latent_shapes) > 1:
+        raise ValueError(
+            f"This model makes several things at once (such as a video and its sound), which lie in one row, so "
+            f"{sighted} finds no channels and places in it. Choose a rule that needs none, such as CFG-Zero* or "
+            f"RenormCFG."
         )

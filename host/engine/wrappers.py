@@ -130,11 +130,10 @@ def _guide(executor, run: Run, guider: CFGGuider, x, timestep, model_options, se
 
 def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[str, Any]:
     """Where the run is, and what rules with gradients get there: the rest of a Step."""
-    here = {"position": run.position, "watch": run.watch}
+    here = {"position": run.position, "watch": run.watch, "following": run.following(level)}
     if run.gradients is None:
         return here
-    gradient_context = StepGradientContext(run.gradients, guider, timestep, model_options)
-    return {**here, "following": run.following(level), "gradient_context": gradient_context}
+    return {**here, "gradient_context": StepGradientContext(run.gradients, guider, timestep, model_options)}
 
 
 def _predict_mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
