@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ CACHE = ROOT / ".cache"
 OUTPUT = ROOT / "output"
 LOGS = CACHE / "logs"
 SERVE_PORT = 8188
+MOST_WORKERS = 4  # each takes up to 4 GB
 FAST = "(core or host) and not slow"  # what needs neither a server nor a browser, nor much time
 
 
@@ -152,17 +154,19 @@ def test(options: argparse.Namespace) -> int:
     """The whole suite on the real host; pytest's last line is the last line."""
     prepared = prepare(options.comfyui)
     say(f"Testing on ComfyUI {prepared.comfyui.version} ...")
+    chosen = any((ROOT / argument.split("::")[0]).exists() for argument in options.rest)
+    workers = 1 if chosen else min(MOST_WORKERS, os.cpu_count() or 1)
     # Threads that wait for each other sleep: where they spin, ComfyUI and a browser on two cores hinder each other.
-    waiting = {"OMP_WAIT_POLICY": "PASSIVE"}
-    surroundings = waiting | clean_environment() | {"GUIDANCE_COMFYUI": str(prepared.comfyui.root)}
+    threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    surroundings = threads | clean_environment() | {"GUIDANCE_COMFYUI": str(prepared.comfyui.root)}
     if options.device != "auto" and on_cpu(options.device, prepared):
         surroundings["CUDA_VISIBLE_DEVICES"] = ""
     # -I keeps the working directory off sys.path: the pack's nodes/ would shadow ComfyUI's nodes.py.
-    chosen = any((ROOT / argument.split("::")[0]).exists() for argument in options.rest)
     if not chosen and not options.fast or any("test_browser" in argument for argument in options.rest):
         surroundings["GUIDANCE_BROWSER"] = str(browser.provide(prepared.python, CACHE / "browser", LOGS))
     which = ([] if chosen else ["tests"]) + (["-m", FAST] if options.fast else [])
-    command = [str(prepared.python), "-I", "-m", "pytest", *which, *options.rest]
+    shares = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []  # a file shares what it has built
+    command = [str(prepared.python), "-I", "-m", "pytest", *shares, *which, *options.rest]
     return subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode
 
 

@@ -1,0 +1,62 @@
+"""Perturbation of some entries of one call of the host, which leaves the others as they are.
+
+The host puts the prompts of a step into one batch, entry after entry, and says in `cond_or_uncond` which entry is which
+(comfy/samplers.py, _calc_cond_batch). A guide that is the main network with a Degraded Model's perturbation can be one
+more entry of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ..common.keys import DEGRADED
+from ..common.uncopied import Uncopied
+from .degrade import INPUT_NOISE, Perturbation
+
+POSITIVE = 0  # the entry that a perturbed one is for other packs' patches: it has a positive prompt
+
+
+def perturbation_of(model: ModelPatcher) -> Perturbation | None:
+    """The perturbation that a MODEL carries."""
+    carried = model.model_options.get("transformer_options", {}).get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
+    return next(iter(carried.get(DEGRADED, [])), None)
+
+
+def fits_beside(perturbation: Perturbation) -> bool:
+    """Whether it acts inside the network alone, so that other rows of its batch can stay as they are."""
+    return perturbation.kind != INPUT_NOISE
+
+
+@dataclass(frozen=True, eq=False)
+class PerturbedEntries(Uncopied):
+    """An APPLY_MODEL wrapper. perturbations: by the number of the entry that each is for."""
+
+    perturbations: Mapping[int, Perturbation]
+
+    def __call__(self, executor, x, t, *given, transformer_options, **more):
+        """One evaluation of several entries. x: [entries * batch, ...]; t: the model's own sigma [entries * batch]."""
+        entries = transformer_options["cond_or_uncond"]
+        shown = [POSITIVE if entry in self.perturbations else entry for entry in entries]
+        call = executor
+        for entry, perturbation in self.perturbations.items():
+            if entry in entries:
+                mine = torch.tensor([at == entry for at in entries]).repeat_interleave(len(x) // len(entries))
+                call = _Call(partial(perturbation, call, rows=None if bool(mine.all()) else mine), executor.class_obj)
+        return call(x, t, *given, transformer_options={**transformer_options, "cond_or_uncond": shown}, **more)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a wrapper is given to go on with."""
+
+    function: partial
+    class_obj: object
+
+    def __call__(self, *given, **named):
+        return self.function(*given, **named)
