@@ -49,7 +49,8 @@ ARROWS = {
     },
     "host/recording": {"host/common", CORE},
     "host/engine": {
-        "host/common", "host/lora", "host/models", "host/recording", CORE, "guidance/experts", "guidance/training",
+        "host/common", "host/degrade", "host/lora", "host/models", "host/recording", CORE, "guidance/experts",
+        "guidance/training",
     },
     "host/report": {"host/common", "host/lora", "host/recording", "host/engine", CORE},
     "host/schema": {"host/common", "host/engine", CORE},

@@ -129,7 +129,7 @@ def test_a_model_without_noise_is_refused_before_the_first_step(name, guide):
 
     spec = BUILT[name]
     model = steering.as_nodes_do(spec.build, 0)
-    with count_forwards(model) as count, pytest.raises(ValueError, match="turns one picture into another.*by the noise"):
+    with count_forwards(model) as count, pytest.raises(ValueError, match="turns one picture into another.*noise"):
         sample(steer(model, guide, **LINEAR), spec.conditioning(1), spec.conditioning(2), spec.latent(), steps=2)
     assert count.forwards == 0
 

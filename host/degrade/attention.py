@@ -15,6 +15,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from einops import rearrange
 
 from ...guidance.perturbation import Grid, blend, blur, identity_attention, pool
+from .draws import on_rows
 from .layers import Layer, Layout
 
 ATTENTION_KINDS = ("identity attention", "blurred attention", "pooled attention")
@@ -30,6 +31,7 @@ class DegradedAttention:
         spread: of the blur, in tokens.
         factor: of the pooling, in tokens.
         spatial: the noisy input's shape after batch and channels: height and width, perhaps frames before them.
+        rows: bool [rows], the rows of the batch that are perturbed; None for all.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class DegradedAttention:
     spread: float
     factor: int
     spatial: tuple[int, ...]
+    rows: torch.Tensor | None = None
 
     def put_on(self, options: dict, layout: Layout) -> None:
         """Change transformer_options (a copy that is ours, with copies of its dictionaries of replacements)."""
@@ -67,13 +70,17 @@ class DegradedAttention:
             picture = identity_attention(*(_split(part, heads) for part in (q, k, v)), text, mask)
             picture = rearrange(picture, "b heads n c -> b n (heads c)")
             found = blend(whole[..., text:, :], picture, self.strength)
-            return torch.cat([whole[..., :text, :], found], -2)
+            return torch.cat([whole[..., :text, :], on_rows(self.rows, found, whole[..., text:, :])], -2)
         grid = self._grid(q.shape[-2] - text, size)
         if self.kind == "blurred attention":
-            soft = blend(q[..., text:, :], blur(q[..., text:, :], grid, self.spread), self.strength)
+            sharp = q[..., text:, :]
+            soft = on_rows(self.rows, blend(sharp, blur(sharp, grid, self.spread), self.strength), sharp)
             return plain(torch.cat([q[..., :text, :], soft], -2), k, v, mask)
         coarse = plain(q, *(self._coarse(part, text, grid) for part in (k, v)), self._coarse_mask(mask, text, grid))
-        return coarse if self.strength == 1.0 else blend(plain(q, k, v, mask), coarse, self.strength)
+        if self.strength == 1.0 and self.rows is None:
+            return coarse
+        whole = plain(q, k, v, mask)
+        return on_rows(self.rows, blend(whole, coarse, self.strength), whole)
 
     def _coarse(self, tokens: torch.Tensor, text: int, grid: Grid) -> torch.Tensor:
         return torch.cat([tokens[..., :text, :], pool(tokens[..., text:, :], grid, self.factor)], -2)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ...guidance.perturbation import drop, skip_block
-from .draws import Draws
+from .draws import Draws, on_rows, spread_over
 from .layers import Layer, Layout
 
 STREAMS = ("img", "txt", "x")  # the hidden states among what a block is given
@@ -27,6 +27,7 @@ class Blocks:
     strength: float
     layers: tuple[Layer, ...]
     draws: Draws
+    rows: torch.Tensor | None = None  # bool [rows], those that are perturbed; None for all
     before: dict[str, torch.Tensor] = field(default_factory=dict)  # the input of the U-Net block that comes next
 
     def put_on(self, options: dict, layout: Layout) -> None:
@@ -42,13 +43,16 @@ class Blocks:
     def share(self, layer: Layer, rows: int) -> torch.Tensor:
         """How much of the block is left out in each row, [rows]."""
         if self.kind == "random blocks":
-            return self.draws.hits(self.strength, f"{layer}", rows)
-        return torch.full((rows,), self.strength)
+            share = self.draws.hits(self.strength, f"{layer}", rows)
+        else:
+            share = torch.full((rows,), self.strength)
+        return share if self.rows is None else share * spread_over(self.rows, rows)
 
     def perturbed(self, layer: Layer, before: torch.Tensor, after: torch.Tensor, stream: str = "") -> torch.Tensor:
         """What comes out of the block, from what went in and what would have come out."""
         if self.kind == "dropout":
-            return drop(before, after, self.strength, self.draws.uniform(after, f"{layer}{stream}"))
+            dropped = drop(before, after, self.strength, self.draws.uniform(after, f"{layer}{stream}"))
+            return on_rows(self.rows, dropped, after)
         share = self.share(layer, len(after))
         return skip_block(before, after, share) if bool(share.any()) else after
 

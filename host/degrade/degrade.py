@@ -29,7 +29,10 @@ HIGHEST = 0.9  # of what is drawn at random: at 1 nothing would be left
 
 @dataclass(frozen=True, eq=False)
 class Perturbation:
-    """What is done to the network, and the wrapper that does it."""
+    """What is done to the network, and the wrapper that does it.
+
+    rows: bool [rows], the rows of the batch that it is for; None for all of them.
+    """
 
     kind: str
     strength: float
@@ -38,6 +41,7 @@ class Perturbation:
     seed: int
     spread: float
     factor: int
+    rows: torch.Tensor | None = None
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more
@@ -51,10 +55,11 @@ class Perturbation:
         options["patches"] = {**options.get("patches", {})}
         options["patches_replace"] = {name: {**at} for name, at in options.get("patches_replace", {}).items()}
         if self.kind in BLOCK_KINDS:
-            Blocks(self.kind, self.strength, self.layers, draws).put_on(options, self.layout)
+            Blocks(self.kind, self.strength, self.layers, draws, self.rows).put_on(options, self.layout)
         else:
             spatial = tuple(x.shape[2:])
-            attention = DegradedAttention(self.kind, self.strength, self.layers, self.spread, self.factor, spatial)
+            chosen = self.kind, self.strength, self.layers, self.spread, self.factor
+            attention = DegradedAttention(*chosen, spatial, self.rows)
             attention.put_on(options, self.layout)
         return executor(x, t, c_concat, c_crossattn, control, options, **more)
 

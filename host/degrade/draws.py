@@ -1,4 +1,5 @@
-"""The draws of one evaluation: the same for every sample at the same noise level, whatever else is in its batch."""
+"""The draws of one evaluation, the same for every sample at the same noise level, whatever else is in its batch; and
+the rows of that batch which a perturbation is for."""
 
 from __future__ import annotations
 
@@ -40,3 +41,16 @@ class Draws:
     def _of(self, rows: int) -> list[float]:
         """The noise level of each row; a network may take several rows for one of the batch (video frames)."""
         return [self.sigmas[row * len(self.sigmas) // rows] for row in range(rows)]
+
+
+def spread_over(chosen: torch.Tensor, rows: int) -> torch.Tensor:
+    """bool [batch] for a network's own rows [rows], which may be several for one of the batch (video frames)."""
+    return chosen.repeat_interleave(rows // len(chosen))
+
+
+def on_rows(chosen: torch.Tensor | None, perturbed: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """`perturbed` [rows, ...] in the chosen rows, `whole` in the others; None chooses all."""
+    if chosen is None:
+        return perturbed
+    rows = spread_over(chosen, len(whole)).to(whole.device, non_blocking=True)
+    return torch.where(rows.reshape(-1, *[1] * (whole.ndim - 1)), perturbed, whole)

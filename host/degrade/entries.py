@@ -8,7 +8,7 @@ more entry of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -39,24 +39,16 @@ class PerturbedEntries(Uncopied):
 
     perturbations: Mapping[int, Perturbation]
 
-    def __call__(self, executor, x, t, *given, transformer_options, **more):
+    def __call__(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more
+    ):
         """One evaluation of several entries. x: [entries * batch, ...]; t: the model's own sigma [entries * batch]."""
-        entries = transformer_options["cond_or_uncond"]
-        shown = [POSITIVE if entry in self.perturbations else entry for entry in entries]
+        options = {**(transformer_options or {})}
+        entries = options["cond_or_uncond"]
+        options["cond_or_uncond"] = [POSITIVE if entry in self.perturbations else entry for entry in entries]
         call = executor
         for entry, perturbation in self.perturbations.items():
             if entry in entries:
-                mine = torch.tensor([at == entry for at in entries]).repeat_interleave(len(x) // len(entries))
-                call = _Call(partial(perturbation, call, rows=None if bool(mine.all()) else mine), executor.class_obj)
-        return call(x, t, *given, transformer_options={**transformer_options, "cond_or_uncond": shown}, **more)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What a wrapper is given to go on with."""
-
-    function: partial
-    class_obj: object
-
-    def __call__(self, *given, **named):
-        return self.function(*given, **named)
+                mine = torch.tensor([each == entry for each in entries]).repeat_interleave(len(x) // len(entries))
+                call = partial(replace(perturbation, rows=None if bool(mine.all()) else mine), call)
+        return call(x, t, c_concat, c_crossattn, control, options, **more)

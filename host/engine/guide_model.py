@@ -66,6 +66,10 @@ class GuideModel:
         same = wrapper is not None and wrapper is main_options.get("model_function_wrapper")
         self.beside = same and self.patcher.model is main.model
 
+    def follows(self, guider: comfy.samplers.CFGGuider) -> bool:
+        """Whether it is asked for the sampler's own prompts."""
+        return self.raw is guider.original_conds
+
     def _options(self, main_options: dict, conds: dict[str, list[dict]], sigmas) -> dict:
         """The options of the guide's evaluations, with the hooks that its conditioning brings."""
         out = create_model_options_clone(self.patcher.model_options)

@@ -12,6 +12,7 @@ from ...guidance.rules.autoguidance import Autoguidance
 from ...guidance.rules.cfg import CFG
 from ..common.compatibility import check_pair
 from ..common.keys import INSPECTIONS, KEY
+from ..common.model_options import alike
 from ..common.noise_levels import ModelPositions
 from ..lora import adapter_switch, sharing
 from ..recording.inspection import Inspection, inspections_of
@@ -88,18 +89,9 @@ def _same_model(first: ModelPatcher, second: ModelPatcher) -> bool:
     """Whether two MODELs predict the same for the same conditioning."""
     if first.model is not second.model or sharing.conflict(first, second):
         return False
-    return _alike(first.model_options, second.model_options)
+    return alike(first.model_options, second.model_options)
 
 
 def _same(first: tuple, second: tuple) -> bool:
     """Whether two guides were made from the same network, weights, options, conditioning and patches."""
-    return first[1] == second[1] and all(map(_alike, first[:1] + first[2:], second[:1] + second[2:]))
-
-
-def _alike(first, second) -> bool:
-    """Equal nesting with the very same leaves: options are copied on every clone, the functions in them are not."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(_alike(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)) and type(first) is type(second):
-        return len(first) == len(second) and all(map(_alike, first, second))
-    return first is second
+    return first[1] == second[1] and all(map(alike, first[:1] + first[2:], second[:1] + second[2:]))

@@ -8,14 +8,15 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
 
-from ...guidance.branch import Branch
+from ...guidance.branch import POSITIVE, Branch
 from ..common.keys import KEY
 from ..common.uncopied import Uncopied
 from .guider_weights import numbers
+from .one_call import Rider, may_ride, ride_along
 
 
 class Observer(Uncopied):
-    """Keeps what passes, and changes nothing.
+    """Keeps what passes, and changes nothing; guides that can ride along in the host's call are put into it.
 
     Three places are watched, since no single one sees every case: CALC_COND_BATCH fires under every guider; the pre-CFG
     hook sees whole samples where context windows split that call, and the weight; the post-CFG hook sees the weight
@@ -28,12 +29,13 @@ class Observer(Uncopied):
         evaluated: whether the main network was.
     """
 
-    def __init__(self, guider: CFGGuider):
+    def __init__(self, guider: CFGGuider, x: torch.Tensor, riders: tuple[Rider, ...] = ()):
         self.network = guider.inner_model
         self.names = {id(conds): name for name, conds in guider.conds.items()}
         self.seen: dict[Branch, torch.Tensor] = {}
         self.weight: float | None = None
         self.evaluated = False
+        self._x, self._riders = x, riders
 
     def options(self, model_options: dict) -> dict:
         """A copy of the options of this call with the observer in it."""
@@ -48,11 +50,23 @@ class Observer(Uncopied):
         return out
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
-        predictions = executor(model, conds, x_in, timestep, model_options)
+        riders = self._board(model, conds, x_in, model_options)
+        asked, options = ride_along(riders, conds, model_options) if riders else (conds, model_options)
+        predictions = executor(model, asked, x_in, timestep, options)
+        predictions, others = predictions[: len(conds)], predictions[len(conds) :]
         if model is self.network:
             self.evaluated = True
             self._keep(conds, predictions)
+        self.seen |= {rider.branch: other.clone() for rider, other in zip(riders, others, strict=True)}
         return predictions
+
+    def _board(self, model, conds, x_in: torch.Tensor, model_options: dict) -> tuple[Rider, ...]:
+        """The guides that ride in this call: the step's first of the positive prompt at the sampler's own x."""
+        named = {self.names.get(id(cond)) for cond in conds}
+        if model is not self.network or x_in is not self._x or POSITIVE.condition not in named:
+            return ()
+        riders, self._riders = self._riders, ()
+        return riders if riders and may_ride(conds, riders, model_options) else ()
 
     def pre_cfg(self, args: dict):
         self._keep(args["conds"], args["conds_out"])

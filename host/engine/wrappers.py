@@ -23,6 +23,7 @@ from .guider_checks import check_step, is_plain
 from .guider_weights import combining_with, weights_at
 from .memory import reserve_for
 from .observer import Observer
+from .one_call import riders_of
 from .page_events import announce, remark_on
 from .run import Run, open_run, run_of
 
@@ -119,7 +120,7 @@ def _guide(executor, run: Run, guider: CFGGuider, x, timestep, model_options, se
     with combining_with(guider, weights.wanted):
         if not may_act and run.watch is None and not weights.changed:
             return executor(x, timestep, model_options, seed)
-        observer = Observer(guider)
+        observer = Observer(guider, x, riders_of(run.guides, guider, needs_of(may_act)))
         denoised = executor(x, timestep, observer.options(model_options), seed)
     cfg, acting = check_step(guider, may_act, weights, observer, level)
     missing = needs_of(acting) - observer.seen.keys()

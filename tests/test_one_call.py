@@ -1,0 +1,150 @@
+"""A Degraded Model as a guide of its own MODEL is one more entry of the host's call: same numbers, half the calls."""
+
+import engine_probe as probe
+import pytest
+import test_degrade
+import torch
+from host_models import MODELS, count_forwards, sample, tensors
+from host_scenes import SCENES
+from test_degrade import ATTENTION, BLOCKS, KINDS, assert_same, degraded
+
+scene = test_degrade.scene
+SD15 = MODELS["sd15"]
+BESIDE = [
+    *((name, "skipped layers") for name in BLOCKS), *((name, kind) for name in ("sd15", "flux") for kind in KINDS),
+    *((name, "pooled attention") for name in ATTENTION if name not in ("sd15", "flux")),
+]  # fmt: skip
+
+
+def steered(model, weak, spec, cfg=3.0, steps=2, conds=None):
+    """The latents of a sampled pair, how often the network was called, and with how many rows."""
+    guided = probe.guided(model, weak, weight=2.0, cfg=False)
+    positive, negative = conds or (spec.conditioning(1), spec.conditioning(2))
+    with count_forwards(model) as count:
+        found = sample(guided, positive, negative, spec.latent(2), steps=steps, cfg=cfg)
+    return found, count.forwards, count.rows
+
+
+@pytest.fixture
+def by_itself(monkeypatch):
+    """Guides are evaluated in calls of their own."""
+    from guidance_pack.host.engine import observer
+
+    def run(*args, **more):
+        with monkeypatch.context() as patch:
+            patch.setattr(observer, "may_ride", lambda *_: False)
+            return steered(*args, **more)
+
+    return run
+
+
+@pytest.mark.many
+@pytest.mark.parametrize(("name", "kind"), dict.fromkeys(BESIDE))
+def test_one_call_gives_what_two_give(scene, by_itself, name, kind):
+    model, spec = scene(name)[0], MODELS[name]
+    weak = degraded(model, kind, 0.5 if "attention" in kind else None)
+    together, calls, rows = steered(model, weak, spec)
+    apart, more_calls, same_rows = by_itself(model, weak, spec)
+    tolerance = 1e-4 if name == "sdxl_zsnr" else probe.TOLERANCE  # v times its sigma of 4,518 at the first step
+    for one, other in zip(tensors(together), tensors(apart), strict=True):
+        assert_same(one, other, tolerance)
+    assert rows == same_rows
+    assert more_calls - calls == (0 if kind == "input noise" else 2)
+
+
+def test_the_other_rows_are_those_of_a_run_without_the_guide(scene):
+    """Bit for bit: the perturbation touches no row but the guide's. The call is as large in both runs."""
+    from guidance_pack.host.degrade.entries import PerturbedEntries, perturbation_of
+
+    model = scene("sd15")[0]
+    x, t, text = probe.noise_like((6, 4, 8, 8)), torch.full((6,), 2.0), torch.ones(6, 8, 768)
+    for kind in KINDS.keys() - {"input noise"}:
+        weak = degraded(model, kind)
+        wrapper = PerturbedEntries({2: perturbation_of(weak)})
+        found = {}
+        for name, around in (("plain", {}), ("perturbed", {"apply_model": {"ours": [wrapper]}})):
+            options = {"cond_or_uncond": [1, 2, 0], "sigmas": t[:1], "wrappers": around}
+            with torch.inference_mode():
+                found[name] = model.model.apply_model(x, t, c_crossattn=text, transformer_options=options)
+        kept = [0, 1, 4, 5]
+        assert torch.equal(found["plain"][kept], found["perturbed"][kept]), kind
+        assert not torch.equal(found["plain"][2:4], found["perturbed"][2:4]), kind
+
+
+def test_patches_of_others_see_a_positive_prompt_in_the_guides_rows(scene):
+    """IPAdapter and its like give every entry the picture that belongs to its prompt."""
+    seen = []
+    model = scene("sd15")[0].clone()
+    model.set_model_attn2_output_patch(lambda h, options: (seen.append(tuple(options["cond_or_uncond"])), h)[1])
+    _, calls, _ = steered(model, degraded(model, "skipped layers"), SD15)
+    assert calls == 2 and {tuple(sorted(entries)) for entries in seen} == {(0, 0, 1)}
+
+
+def test_short_of_memory_the_host_divides_the_call(scene, monkeypatch):
+    from comfy.model_patcher import ModelPatcher
+
+    model = scene("sd15")[0]
+    weak = degraded(model, "dropout")
+    together, calls, _ = steered(model, weak, SD15)
+    monkeypatch.setattr(ModelPatcher, "get_free_memory", lambda *_: 0)
+    divided, more_calls, _ = steered(model, weak, SD15)
+    assert (calls, more_calls) == (2, 6)
+    assert_same(together, divided)
+
+
+@pytest.mark.parametrize("conds", ["ControlNet", "areas", "masks", "prompts in turns", "area in the negative prompt"])
+def test_prompts_of_every_kind(scene, by_itself, conds):
+    model = scene("sd15")[0]
+    weak, prompts = degraded(model, "blurred attention"), SCENES[conds].conds()
+    together, calls, _ = steered(model, weak, SD15, conds=prompts)
+    apart, more_calls, _ = by_itself(model, weak, SD15, conds=prompts)
+    assert_same(together, apart)
+    assert calls < more_calls
+
+
+def test_at_cfg_1_the_guide_rides_with_the_positive_prompt_alone(scene, by_itself):
+    model = scene("sd15")[0]
+    weak = degraded(model, "identity attention")
+    together, calls, rows = steered(model, weak, SD15, cfg=1.0)
+    apart, more_calls, _ = by_itself(model, weak, SD15, cfg=1.0)
+    assert_same(together, apart)
+    assert (calls, rows, more_calls) == (2, 8, 4)
+
+
+def test_a_guides_own_prompt_rides_too(scene, by_itself):
+    model = scene("sd15")[0]
+    weak = degraded(model, "identity attention")
+    guided = probe.guided(model, weak, weight=2.0, cfg=False, positive=SD15.conditioning(5))
+    with count_forwards(model) as count:
+        together = sample(guided, SD15.conditioning(1), SD15.conditioning(2), SD15.latent(2), steps=2, cfg=3.0)
+    with count_forwards(model) as others:
+        from guidance_pack.host.engine import observer
+
+        before, observer.may_ride = observer.may_ride, lambda *_: False
+        try:
+            apart = sample(guided, SD15.conditioning(1), SD15.conditioning(2), SD15.latent(2), steps=2, cfg=3.0)
+        finally:
+            observer.may_ride = before
+    assert_same(together, apart)
+    assert (count.forwards, others.forwards) == (2, 4)
+
+
+@pytest.mark.parametrize("what", ["wrapper", "patch", "function", "cache"])
+def test_a_guide_that_differs_in_more_is_evaluated_by_itself(scene, what):
+    """Something on the MODEL behind the Degraded Model, or around its network."""
+    from comfy.patcher_extension import WrappersMP
+
+    plain = scene("sd15")[0]
+    weak, model = degraded(plain, "skipped layers"), plain.clone()
+    if what == "wrapper":
+        model.add_wrapper(WrappersMP.DIFFUSION_MODEL, lambda executor, *args, **more: executor(*args, **more))
+    elif what == "patch":
+        model.set_model_input_block_patch(lambda h, options: h)
+    elif what == "function":
+        model.set_model_unet_function_wrapper(lambda apply, c: apply(c["input"], c["timestep"], **c["c"]))
+    else:
+        from comfy_extras.nodes_easycache import EasyCacheNode
+
+        model = EasyCacheNode.execute(plain, 0.0, 0.0, 1.0, False).args[0]
+    _, calls, _ = steered(model, weak, SD15)
+    assert calls == 4
