@@ -21,6 +21,11 @@ def norm(a: Tensor) -> Tensor:
     return dot(a, a).sqrt()
 
 
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Of the angle between two per sample: [B, ...], [B, ...] -> [B, 1, ...]; 0 where one of them is 0."""
+    return ratio(dot(a, b), norm(a) * norm(b))
+
+
 def std(a: Tensor) -> Tensor:
     """Standard deviation per sample, over the whole sample: [B, ...] -> [B, 1, ...]."""
     a = _exact(a)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .branch import NEGATIVE, POSITIVE, Branch
-from .noise_level import NoiseLevel
+from .noise_level import NoiseLevel, expand
 from .objective import GradientContext
-from .rule import Rule, Term, Transform, exactly_one
+from .rule import Rule, Term, Transform, Weigher, exactly_one
 from .rules.cfg import CFG
 from .schedule import Positions
 from .step import Step, StepWatch
@@ -28,17 +28,20 @@ class Memory:
     """The states of the rules during one run, and how often each has acted.
 
     A sampler may evaluate one noise level several times (Heun, SDE). A state therefore moves on only when the run has
-    moved on to another position, and every evaluation at one position starts from the same state.
+    moved on to another position, and every evaluation at one position starts from the same state. What a sampler
+    evaluates between two levels, on its way to the next, leaves the state that the level itself has given.
     """
 
     position: int = 0
+    between: bool = False  # whether the evaluation is between this level and the next
     before: dict[int, Any] = field(default_factory=dict)
     after: dict[int, Any] = field(default_factory=dict)
     turns: Counter[int] = field(default_factory=Counter)  # at how many earlier positions a rule has acted
     acted: set[int] = field(default_factory=set)  # which rules have acted at this position
 
-    def move_to(self, position: int) -> None:
+    def move_to(self, position: int, between: bool = False) -> None:
         """Start (or repeat) the evaluation at a position: of the noise level in the sampler's list, 1 = the first."""
+        self.between = between
         if position != self.position:
             self.position = position
             self.before = dict(self.after)
@@ -47,7 +50,8 @@ class Memory:
 
     def keep(self, index: int, state: Any) -> None:
         """A rule has acted at this position, and this is its state."""
-        self.after[index] = state
+        if not (self.between and index in self.acted):
+            self.after[index] = state
         self.acted.add(index)
 
 
@@ -75,34 +79,63 @@ class Guidance:
         """The same guidance with every schedule in VE sigma."""
         return Guidance(tuple(rule.resolve(positions) for rule in self.rules))
 
+    def over(self, levels: NoiseLevel) -> Guidance:
+        """The same guidance in a run over these noise levels [N + 1], in the sampler's order."""
+        return Guidance(tuple(rule.over(levels) for rule in self.rules))
+
     @cached_property
     def combines(self) -> tuple[CFG, ...]:
         """The CFG rules: they set the weight with which the positive and the negative branch are combined."""
         return tuple(rule for rule in self.rules if isinstance(rule, CFG))
 
-    def cfg(self, level: NoiseLevel, sampler: float = 1.0) -> Tensor:
-        """The weight of CFG per sample, float64 [B]: `sampler` where no CFG rule is given, else what the rules say.
+    @cached_property
+    def weighers(self) -> tuple[tuple[int, Weigher], ...]:
+        """The rules that change the weight of CFG, with their places in the chain: those that set it come first."""
+        placed = [(index, rule) for index, rule in enumerate(self.rules) if isinstance(rule, Weigher)]
+        return tuple(sorted(placed, key=lambda pair: not pair[1].alone))
+
+    def choose(self, x: Tensor, level: NoiseLevel, memory: Memory) -> dict[int, Tensor]:
+        """What the adaptive rules choose for one evaluation, by their places in the chain: float64 [B] each.
+
+        This waits for the device, at the start of an evaluation, where what was seen before it is there.
+        """
+        adaptive = [(index, rule) for index, rule in enumerate(self.rules) if rule.adaptive]
+        found = {i: rule.choose(x, level, memory.position, memory.before.get(i)) for i, rule in adaptive}
+        return {index: strength.cpu().to(level.b.dtype) for index, strength in found.items()}
+
+    def cfg(self, level: NoiseLevel, sampler: float = 1.0, chosen: Mapping[int, Tensor] | None = None) -> Tensor:
+        """The weight of CFG per sample, float64 [B]: `sampler` where no rule sets it, else what the rules say.
 
         Rules with intervals of their own add up; where intervals do not overlap, that is the one in charge.
+        chosen: what `choose` gave; None for what a run begins with.
         """
-        return self.cfg_at(level)(sampler)
+        return self.cfg_at(level, chosen)(sampler)
 
-    def cfg_at(self, level: NoiseLevel) -> Callable[[float], Tensor]:
+    def cfg_at(self, level: NoiseLevel, chosen: Mapping[int, Tensor] | None = None) -> Callable[[float], Tensor]:
         """`cfg` for any weight of the sampler: what the rules say is asked once."""
-        if not self.combines:
-            return lambda sampler: exactly_one(torch.full_like(level.b, sampler))
-        parts = [(rule, rule.schedule(level)) for rule in self.combines]
         start = torch.ones_like(level.b)
-        return lambda sampler: exactly_one(sum((rule.weights(s, sampler) - 1.0 for rule, s in parts), start=start))
+        parts = [(rule, rule.schedule(level)) for rule in self.combines]
+        own = bool(parts) or any(rule.alone for _, rule in self.weighers)
+        choices = self.choose(level.b, level, Memory()) if chosen is None else chosen
 
-    def acting(self, level: NoiseLevel, cfg: Tensor, memory: Memory) -> tuple[Acting, ...]:
+        def weight(sampler: float) -> Tensor:
+            found = sum((rule.weights(s, sampler) - 1.0 for rule, s in parts), start=start) if own else start * sampler
+            for index, rule in self.weighers:
+                found = rule.weigh(found, choices[index])
+            return exactly_one(found)
+
+        return weight
+
+    def acting(
+        self, level: NoiseLevel, cfg: Tensor, memory: Memory, chosen: Mapping[int, Tensor] | None = None
+    ) -> tuple[Acting, ...]:
         """The rules beside CFG that do something at this level, in the order of the law, and what they need."""
         found = []
         for index, rule in self._ordered:
             strength = rule.strength(level)
             if rule.acts(strength, cfg):
                 needs = rule.needs(memory.turns[index], memory.before.get(index) is not None)
-                found.append(Acting(index, rule, strength, needs))
+                found.append(Acting(index, rule, (chosen or {}).get(index, strength), needs))
         return tuple(found)
 
     @cached_property
@@ -118,14 +151,18 @@ class Guidance:
             watch.combined(denoised, step)
         for one in acting:
             before, kept, change = total, memory.before.get(one.index), None
-            if isinstance(one.rule, Term):
+            if isinstance(one.rule, Weigher):
+                state = one.rule.learn(one.sees(step), kept)
+            elif isinstance(one.rule, Term):
                 change, state = one.rule.displacement(one.sees(step), kept)
                 total = before + change
             else:
-                assert isinstance(one.rule, Transform), "a rule is one or the other"
+                assert isinstance(one.rule, Transform), "a rule is one of three"
                 total, state = one.rule.transform(before, one.sees(step), kept)
             memory.keep(one.index, state)
-            if watch is not None:
+            if watch is not None and one.rule.adaptive:
+                watch.chose(one.index, one.strength)
+            if watch is not None and not isinstance(one.rule, Weigher):
                 watch.moved(one.index, total - before if change is None else change)
         if watch is not None:
             watch.guided_to(total)
@@ -142,15 +179,16 @@ class Guidance:
         sampler: the sampler's own cfg, used where no CFG rule is given.
         position, following, gradient_context, watch: as in `Step`.
         """
-        cfg = self.cfg(level, sampler)
+        memory = Memory() if memory is None else memory
+        chosen = self.choose(x, level, memory)
+        cfg = self.cfg(level, sampler, chosen)
         branches = {POSITIVE: evaluate(POSITIVE)}
         if bool((cfg != 1.0).any()):
             branches[NEGATIVE] = evaluate(NEGATIVE)
-        memory = Memory() if memory is None else memory
-        acting = self.acting(level, cfg, memory)
+        acting = self.acting(level, cfg, memory, chosen)
         for branch in needs_of(acting) - branches.keys():
             branches[branch] = evaluate(branch)
-        step = Step(x, level, branches, cfg, position, following, gradient_context, watch)
+        step = Step(x, level, branches, cfg, position or memory.position, following, gradient_context, watch)
         return self.steer(combine(step), step, memory, acting)
 
 
@@ -174,6 +212,12 @@ def split(total: float, mix: float) -> tuple[float, float]:
     if not 0.0 <= mix <= 1.0:
         raise ValueError(f"mix is {mix:g}; it goes from 0 (CFG alone) to 1 (autoguidance alone).")
     return (1.0 - mix) * (total - 1.0) + 1.0, mix * (total - 1.0) + 1.0
+
+
+def each_at_its_own(denoised: Tensor, step: Step, used: float) -> Tensor:
+    """The host's combination [B, ...] of all samples at the weight `used`, with each at the step's own instead."""
+    difference = step.branches[POSITIVE] - step.branches[NEGATIVE]
+    return denoised + expand(step.cfg - used, difference) * difference
 
 
 def overlap(first: tuple[float, float], second: tuple[float, float]) -> bool:

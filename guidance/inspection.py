@@ -26,11 +26,13 @@ class Watch:
         step: what the rules saw.
         parts: estimates and displacements by name, [B, ...].
         scores: minus the losses that guides found, by objective, [B].
+        strengths: what adaptive rules chose, by their places in the chain, [B].
     """
 
     step: Step = field(init=False)
     parts: dict[Hashable, Tensor] = field(default_factory=dict)
     scores: dict[Objective, Tensor] = field(default_factory=dict)
+    strengths: dict[int, Tensor] = field(default_factory=dict)
 
     def combined(self, denoised: Tensor, step: Step) -> None:
         """The host's combination [B, ...] of the step's branches, before any rule."""
@@ -42,6 +44,10 @@ class Watch:
     def moved(self, name: int, change: Tensor) -> None:
         """What a rule added to the estimate, [B, ...]; its name is its place in the chain."""
         self.parts[name] = change
+
+    def chose(self, name: int, strength: Tensor) -> None:
+        """The strength [B] that an adaptive rule has chosen."""
+        self.strengths[name] = strength
 
     def scored(self, objective: Objective, scores: Tensor) -> None:
         """Minus the loss that a guide found, [B]."""

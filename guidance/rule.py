@@ -6,6 +6,8 @@ displacement, so terms commute and add. A transform changes the estimate as a wh
     D' = D + sum_i displacement_i of the networks' own estimates     then bounds (Clamp)
            + sum_j displacement_j of gradients                       then the other transforms, in chain order
 
+A weigher changes the weight of CFG, with which D is combined, from what the run has shown so far.
+
 A rule is one frozen dataclass in one file of `rules/`: its equation in the docstring with the paper's number, its
 fields with their words beside the default, the branches it needs, and one method. All that such a file usually names
 can be imported from here.
@@ -28,8 +30,8 @@ from .schedule import ALWAYS, Positions, Schedule
 from .step import Step
 
 __all__ = [
-    "NEGATIVE", "POSITIVE", "Branch", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term", "Transform",
-    "exactly_one", "expand", "flag", "is_one", "param", "rule", "rules", "schedule_field", "scheduled_weight",
+    "NEGATIVE", "POSITIVE", "Branch", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term", "Transform", "Weigher",
+    "exactly_one", "expand", "flag", "is_one", "param", "rule", "rules", "schedule_field",
 ]  # fmt: skip
 
 Sees = Literal["sample", "channels", "space"]  # numbers in any order; also which is of which channel; where they lie
@@ -46,7 +48,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What every rule has. Subclass `Term` or `Transform`, not this."""
+    """What every rule has. Subclass `Term`, `Transform` or `Weigher`, not this."""
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
@@ -56,6 +58,7 @@ class Rule:
     neutral: ClassVar[float] = 0.0  # the strength that is off: 0 of a scale, 1 of a weight
     sees: ClassVar[Sees] = "sample"
     compares: ClassVar[bool] = True  # whether it moves an estimate only by how branches differ
+    adaptive: ClassVar[bool] = False  # whether it chooses its strength by itself, from its state
 
     def __post_init__(self) -> None:
         """Raises ValueError when a number is outside the range of its `param`."""
@@ -97,11 +100,16 @@ class Rule:
         """The same rule with its schedule in VE sigma."""
         return replace(self, **{"schedule": self.schedule.resolve(positions)})
 
+    def over(self, levels: NoiseLevel) -> Rule:
+        """The same rule in a run over these noise levels [N + 1], in the sampler's order."""
+        return self
+
     def strength(self, level: NoiseLevel) -> Tensor:
         """The effective weight (1 = off) or scale (0 = off) per sample, float64 [B]: what a plot shows.
 
         The law asks it once in an evaluation and hands it over as `Step.strength`. Here: where `off` names one number,
         the schedule leads from its value there to the rule's own; otherwise the rule is on as the schedule says.
+        Of an adaptive rule it is what that begins with, and neutral exactly where it is off.
         """
         if len(self.off) != 1:
             return self.switch(level)
@@ -115,6 +123,13 @@ class Rule:
     def switch(self, level: NoiseLevel) -> Tensor:
         """The schedule itself, or 0 where the settings are off: the strength of a rule that is on or off. [B]"""
         return torch.zeros_like(level.b) if self.inert else self.schedule(level)
+
+    def choose(self, x: Tensor, level: NoiseLevel, position: int, state: Any) -> Tensor:
+        """The strength of an adaptive rule in one evaluation, [B] on any device.
+
+        x: [B, ...] the noisy input, not looked at without a state. position: as in `Step`.
+        """
+        return self.strength(level)
 
     def explain(self) -> str:
         """One line in words for a report. Here: the title and every number."""
@@ -148,9 +163,20 @@ class Transform(Rule):
         raise NotImplementedError
 
 
-def scheduled_weight(weight: float | Tensor, schedule: Schedule, level: NoiseLevel) -> Tensor:
-    """1 + (weight - 1) schedule: a weight whose 1 is off, scheduled. float64 [B]."""
-    return exactly_one(1.0 + (weight - 1.0) * schedule(level))
+class Weigher(Rule):
+    """A rule that changes the weight of CFG in every evaluation. It looks on where there is CFG, and adds nothing."""
+
+    stage = Stage.NETWORKS
+    adaptive = True
+    alone: ClassVar[bool] = False  # whether the sampler's own cfg is not used beside it
+
+    def weigh(self, cfg: Tensor, chosen: Tensor) -> Tensor:
+        """The weight of CFG with this rule, from the weight without it and what it has chosen, float64 [B] each."""
+        raise NotImplementedError
+
+    def learn(self, step: Step, state: Any) -> Any:
+        """The state after an evaluation. `state` is that before it, None at the start of a run."""
+        raise NotImplementedError
 
 
 def is_one(weight: float) -> bool:

@@ -32,6 +32,11 @@ class SigmaList:
         found = [i for i, (low, high) in enumerate(self._spans, 1) if low < sigma <= high] or self._nearest(sigma)
         return min(found, key=lambda position: (abs(position - here), position < here))
 
+    def is_at(self, sigma: float, position: int) -> bool:
+        """Whether an evaluation at sigma is at the level of its position, not on the way to the next."""
+        value = self.values[position - 1]
+        return abs(sigma - value) <= ROUNDING * abs(value)
+
     def following(self, position: int) -> float | None:
         """The level after a position; None after the last."""
         return self.values[position] if position < len(self.values) else None

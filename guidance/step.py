@@ -38,5 +38,8 @@ class StepWatch(ScoreWatch, Protocol):
     def moved(self, name: int, change: Tensor) -> None:
         """What a rule added to the estimate, [B, ...]; its name is its place in the chain."""
 
+    def chose(self, name: int, strength: Tensor) -> None:
+        """The strength [B] that an adaptive rule has chosen; its name is its place in the chain."""
+
     def guided_to(self, denoised: Tensor) -> None:
         """The estimate [B, ...] after all rules."""

@@ -19,7 +19,8 @@ from guidance_pack.guidance.compose import Guidance, Memory
 from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.objective import At, Objective
-from guidance_pack.guidance.rule import Rule, Term
+from guidance_pack.guidance.rule import Rule, Term, Weigher
+from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.schedule import Constant, Curve, Interval
 from guidance_pack.guidance.step import Step
 
@@ -58,7 +59,18 @@ class Case:
         """The guided estimate; a branch that is not there raises KeyError."""
         guidance = rule if isinstance(rule, Guidance) else Guidance((rule,))
         evaluate, context = self.predictions.__getitem__, GRADIENT_CONTEXT
+        memory = self.earlier(guidance) if memory is None and guidance.weighers else memory
         return guidance.denoise(evaluate, self.x, self.level, CFG_WEIGHT, memory, gradient_context=context)
+
+    def earlier(self, guidance: Guidance) -> Memory:
+        """What rules know that change the weight of CFG, after a higher noise level where all predictions are alike."""
+        memory = Memory()
+        memory.move_to(1)
+        alike = {branch: self.predictions[POSITIVE] + 1e-3 * found for branch, found in self.predictions.items()}
+        level = NoiseLevel(self.level.a, 1.5 * self.level.b)
+        guidance.denoise(alike.__getitem__, 1.5 * self.x, level, CFG_WEIGHT, memory, gradient_context=GRADIENT_CONTEXT)
+        memory.move_to(2)
+        return memory
 
     def change(self, how: Callable[[Tensor], Tensor], sigmas: NoiseLevel | None = None) -> Case:
         """The same with all tensors changed alike."""
@@ -83,9 +95,15 @@ def asks_a_guide(cls: type[Rule]) -> bool:
     return any(field.name == "objective" for field in fields(cls))
 
 
+def sets_cfg(cls: type[Rule]) -> bool:
+    """Whether the rule sets the weight of CFG in the sampler's place."""
+    return cls is CFG or (issubclass(cls, Weigher) and cls.alone)
+
+
 def standard(cls: type[Rule], at: At = "denoised") -> Rule:
-    """The rule with its defaults, and an objective where it wants one."""
-    return cls(**{"objective": Objective(Bowl(), at)}) if asks_a_guide(cls) else cls()
+    """The rule with its defaults in a run, and an objective where it wants one."""
+    usual = cls(**{"objective": Objective(Bowl(), at)}) if asks_a_guide(cls) else cls()
+    return usual.over(levels(9.0, *SIGMAS, 0.1, 0.0))
 
 
 def active(cls: type[Rule]) -> Iterator[Rule]:
@@ -149,6 +167,8 @@ def apply(rule: Rule, denoised: Tensor, step: Step, state: Any = None) -> tuple[
     if isinstance(rule, Term):
         displacement, state = rule.displacement(step, state)
         return denoised + displacement, state
+    if isinstance(rule, Weigher):
+        return denoised.clone(), rule.learn(step, state)
     return rule.transform(denoised, step, state)
 
 

@@ -25,6 +25,7 @@ from cases import (
     levels,
     run,
     same,
+    sets_cfg,
     standard,
     step_of,
     tensors,
@@ -61,7 +62,7 @@ def off_is_exact_and_asks_for_nothing(cls: type[Rule]) -> None:
         assert not acting, "off, it still acts"
         steered = Guidance((rule,)).steer(given.x, step, Memory(), acting)
         assert torch.equal(steered, given.x), "off, it changes the prediction"
-        if isinstance(rule, CFG):
+        if sets_cfg(cls):
             assert bool((cfg == 1.0).all()), "off, it still combines"
         else:
             assert torch.equal(given.guide(rule), given.guide(Guidance())), "off, it changes the guided estimate"
@@ -74,14 +75,14 @@ def a_schedule_of_zero_is_off(cls: type[Rule]) -> None:
         given = case(rule)
         step = step_of(rule, given)
         assert not asked(rule, given.level, step.cfg), f"asks for branches where its schedule {schedule} is 0"
-        untouched = given.predictions[POSITIVE] if isinstance(rule, CFG) else given.guide(Guidance())
+        untouched = given.predictions[POSITIVE] if sets_cfg(cls) else given.guide(Guidance())
         assert torch.equal(given.guide(rule), untouched), f"acts where its schedule {schedule} is 0"
 
 
 @check
 def it_does_something(cls: type[Rule]) -> None:
     given = case(standard(cls))
-    plain = given.predictions[POSITIVE] if cls is CFG else given.guide(Guidance())
+    plain = given.predictions[POSITIVE] if sets_cfg(cls) else given.guide(Guidance())
     alike = [same(given.guide(standard(cls)), plain, 1e-3)]
     alike += [same(*pair, 1e-3) for pair in zip(run(standard(cls)), run(standard(cls), guided=False), strict=True)]
     assert not all(alike), "its defaults change nothing"

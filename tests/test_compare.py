@@ -287,7 +287,7 @@ def test_the_table_says_what_every_cell_is(tiny):
         (("classifier scale", "1"), ("none", ""), "model carries no classifier"),
         (("autoguidance weight", "30"), ("none", ""), "Autoguidance: weight is 30; it can be 0 to 20"),
         (("cfg start", "0.5, 2"), ("none", ""), "0 <= start <= end <= 1"),
-        (("cfg", "1, 2"), ("none", ""), "CFG Combine on model sets a weight of its own.*Vary cfg weight"),
+        (("cfg", "1, 2"), ("none", ""), "or Adaptive Weight on model sets a weight of its own.*Vary cfg weight"),
         (("cfg weight", "1..20"), ("autoguidance weight", "1..6"), "The grid has 120 cells; at most 100"),
         (("cfg weight", "1"), ("cfg weight", "2"), "both 'cfg weight'"),
         (("steps", "0"), ("none", ""), "steps is 0; it can be 1 to 10000"),

@@ -8,7 +8,7 @@ from broken_rules import BROKEN, Good
 from cases import levels, run
 from conformance import CHECKS
 
-from guidance_pack.guidance.rule import Term, Transform, rule, rules
+from guidance_pack.guidance.rule import Term, Transform, Weigher, rule, rules
 from guidance_pack.guidance.rules.apg import APG
 from guidance_pack.guidance.rules.cfg import CFG
 
@@ -22,7 +22,7 @@ def test_rule(cls, check):
 
 def test_the_register_knows_the_rules_of_the_folder():
     assert {"apg", "autoguidance", "cfg", "clamp", "rescale"} <= set(rules())
-    assert all(cls.name == name and issubclass(cls, Term | Transform) for name, cls in rules().items())
+    assert all(cls.name == name and issubclass(cls, Term | Transform | Weigher) for name, cls in rules().items())
 
 
 def test_a_name_can_be_taken_once():

@@ -210,8 +210,8 @@ def _check(cell: Settings, model: ModelPatcher, x: Axis, y: Axis) -> None:
     """Raise ValueError for what cannot be sampled, or would change nothing."""
     if "cfg" in (x.parameter, y.parameter) and sampler_cfg_is_unused(cell):
         raise ValueError(
-            f"cfg is to be varied, but CFG Combine on {socket(cell.model)} sets a weight of its own, so the "
-            f"sampler's cfg changes nothing. Vary cfg weight."
+            f"cfg is to be varied, but CFG Combine or Adaptive Weight on {socket(cell.model)} sets a weight of its "
+            f"own, so the sampler's cfg changes nothing. Vary cfg weight, or feedback max_weight."
         )
     positions = ModelPositions(model.get_model_object("model_sampling"))
     check_combines(tuple(rule for rule in cell.rules if isinstance(rule, CFG)), positions)

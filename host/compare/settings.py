@@ -14,7 +14,7 @@ import comfy.samplers
 
 from ...guidance.compose import split
 from ...guidance.losses.cross_entropy import CrossEntropy
-from ...guidance.rule import Rule, is_one
+from ...guidance.rule import Rule, Weigher, is_one
 from ...guidance.rule import rules as known_rules
 from ...guidance.rules.autoguidance import Autoguidance
 from ...guidance.rules.cfg import CFG
@@ -101,9 +101,10 @@ def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
 
 
 def sampler_cfg_is_unused(settings: Settings) -> bool:
-    """Whether CFG Combine sets its own weight, so that the sampler's cfg does nothing."""
+    """Whether CFG Combine or Adaptive Weight sets a weight of its own, so that the sampler's cfg does nothing."""
     combines = [rule for rule in settings.rules if isinstance(rule, CFG)]
-    return bool(combines) and all(rule.weight is not None for rule in combines)
+    alone = any(isinstance(rule, Weigher) and rule.alone for rule in settings.rules)
+    return (alone or bool(combines)) and all(rule.weight is not None for rule in combines)
 
 
 def socket(index: int) -> str:

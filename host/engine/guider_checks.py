@@ -35,19 +35,22 @@ def check_guider(guider: CFGGuider, guidance: Guidance) -> None:
 
 
 def check_step(
-    guider: CFGGuider, may_act: tuple[Acting, ...], weights: GuiderWeights, observer: Observer, level: NoiseLevel
+    guider: CFGGuider, guidance: Guidance, may_act: tuple[Acting, ...], weights: GuiderWeights, observer: Observer,
+    level: NoiseLevel,
 ) -> tuple[torch.Tensor, tuple[Acting, ...]]:
     """The weight of CFG [B] in the step that was observed (1 where nobody knows it), and which rules act at it.
 
     Raises:
-        ValueError: the guider did not use the weight that a CFG rule asked for, or a rule shapes a difference between
+        ValueError: the guider did not use the weight that the rules asked for, or a rule shapes a difference between
             two prompts, and there is none.
     """
     if weights.changed:
-        _check_used(guider, weights, observer, level)
+        _check_used(guider, guidance, weights, observer, level)
     used = weights.number if observer.weight is None or len(weights.wanted) > 1 else observer.weight
-    cfg = exactly_one(torch.full_like(level.b, used))
-    acting = tuple(one for one in may_act if one.rule.acts(one.strength, cfg))
+    cfg = exactly_one(torch.full_like(level.b, used)) if weights.each is None else weights.each
+    if weights.each is not None and observer.evaluated:
+        _check_difference(guider, CFG(), observer)
+    acting = tuple(one for one in may_act if one.rule.acts(one.rule.strength(level), cfg))
     if observer.evaluated and not is_plain(guider):
         for rule in (one.rule for one in acting if _shapes(one.rule)):
             _check_difference(guider, rule, observer)
@@ -97,15 +100,17 @@ def _check_weight(guider: CFGGuider, guidance: Guidance) -> None:
             f"{_title(guider)} mixes two prompts with two weights of its own, so CFG Combine cannot set one weight. "
             f"Choose weight_from = sampler in CFG Combine (its interval then applies to both), or use CFGGuider."
         )
-    if guidance.combines and not all(map(numbers, stated_weights(guider))):
+    if (guidance.combines or guidance.weighers) and not all(map(numbers, stated_weights(guider))):
         kept = ", ".join(type(weight).__name__ for weight in stated_weights(guider))
         raise ValueError(
-            f"CFG Combine (or CFG + Autoguidance) works with a weight that is a number or a list of numbers, and "
-            f"{_title(guider)} keeps something else there ({kept}). {PLAIN}, or remove CFG Combine."
+            f"{_asker(guidance)} works with a weight that is a number or a list of numbers, and "
+            f"{_title(guider)} keeps something else there ({kept}). {PLAIN}, or remove that component."
         )
 
 
-def _check_used(guider: CFGGuider, weights: GuiderWeights, observer: Observer, level: NoiseLevel) -> None:
+def _check_used(
+    guider: CFGGuider, guidance: Guidance, weights: GuiderWeights, observer: Observer, level: NoiseLevel
+) -> None:
     used = observer.weight
     if used is not None and weights.allow(used):
         return
@@ -118,10 +123,10 @@ def _check_used(guider: CFGGuider, weights: GuiderWeights, observer: Observer, l
     why = (
         "another node of this MODEL sets the weight too (CFG Override does). Remove one of them."
         if is_plain(guider) else f"{_title(guider)} chooses its weight by itself. {PLAIN}, or set the weight there and "
-        f"remove CFG Combine."
+        f"remove that component."
     )
     raise ValueError(
-        f"CFG Combine (or CFG + Autoguidance) asked for the CFG weight {asked} at sigma {float(level.b[0]):g}, and "
+        f"{_asker(guidance)} asked for the CFG weight {asked} at sigma {float(level.b[0]):g}, and "
         f"the guider {found}: {why}"
     )
 
@@ -134,6 +139,11 @@ def _check_difference(guider: CFGGuider, rule: Rule, observer: Observer) -> None
         raise ValueError(_no_difference(rule, f"{_title(guider)} did not evaluate both with this MODEL"))
     if observer.weight is None:
         raise ValueError(_no_difference(rule, f"{_title(guider)} does not tell the host its weight"))
+
+
+def _asker(guidance: Guidance) -> str:
+    """The nodes that set the weight of CFG."""
+    return "CFG Combine (or CFG + Autoguidance)" if guidance.combines else "Adaptive Weight"
 
 
 def _shapes(rule: Rule) -> bool:

@@ -7,7 +7,7 @@ else, which nobody but they can read.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
@@ -27,7 +27,8 @@ class GuiderWeights:
     """The weights of a guider in one call, as it keeps them."""
 
     stated: tuple[Any, ...]
-    wanted: tuple[Any, ...]  # what the CFG rules make of them; the very same where they leave them alone
+    wanted: tuple[Any, ...]  # what the rules make of them; the very same where they leave them alone
+    each: torch.Tensor | None = None  # [B] of a batch whose samples want different ones; the guider gets the farthest
 
     @property
     def changed(self) -> bool:
@@ -54,14 +55,27 @@ def stated_weights(guider: CFGGuider) -> tuple[Any, ...]:
     return tuple(getattr(guider, name) for name in weight_names(guider))
 
 
-def weights_at(guider: CFGGuider, guidance: Guidance, level: NoiseLevel) -> GuiderWeights | None:
-    """The weights for a call at these levels [B]; None where its samples want different ones."""
+def weights_at(
+    guider: CFGGuider, guidance: Guidance, level: NoiseLevel, chosen: Mapping[int, torch.Tensor]
+) -> GuiderWeights:
+    """The weights for a call at these levels [B]. chosen: by the adaptive rules for this call.
+
+    Raises ValueError where samples want different ones, and the guider has several itself.
+    """
     stated = stated_weights(guider)
-    cfg = guidance.cfg_at(level)
-    if not guidance.combines or _leaves_alone(cfg):
+    cfg = guidance.cfg_at(level, chosen)
+    if not (guidance.combines or guidance.weighers) or _leaves_alone(cfg):
         return GuiderWeights(stated, stated)
     wanted = tuple(_each(weight, lambda number: uniform(cfg(number))) for weight in stated)
-    return GuiderWeights(stated, wanted) if all(map(numbers, wanted)) else None
+    if all(map(numbers, wanted)):
+        return GuiderWeights(stated, wanted)
+    if len(stated) > 1 or len(numbers(stated[0])) > 1:
+        raise ValueError(
+            "The pictures of this batch want different weights of CFG (Adaptive Weight, or several noise levels at "
+            "once), and the guider has several itself. Use KSampler or CFGGuider, or make one picture at a time."
+        )
+    each = cfg(numbers(stated[0])[0])
+    return GuiderWeights(stated, (float(each[(each - 1.0).abs().argmax()]),), each)
 
 
 def numbers(weight: Any) -> list[float]:

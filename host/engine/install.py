@@ -10,6 +10,7 @@ from ...guidance.compose import Guidance
 from ...guidance.rule import Rule
 from ...guidance.rules.autoguidance import Autoguidance
 from ...guidance.rules.cfg import CFG
+from ...guidance.rules.feedback_autoguidance import FeedbackAutoguidance
 from ..common.compatibility import check_pair
 from ..common.keys import INSPECTIONS, KEY
 from ..common.model_options import alike
@@ -29,7 +30,7 @@ def with_rule(model: ModelPatcher, rule: Rule) -> ModelPatcher:
 
 
 def with_autoguidance(
-    model: ModelPatcher, guide: ModelPatcher, rule: Autoguidance, positive: list | None = None
+    model: ModelPatcher, guide: ModelPatcher, rule: Autoguidance | FeedbackAutoguidance, positive: list | None = None
 ) -> ModelPatcher:
     """A clone of the MODEL that is steered away from a weaker network. Raises ValueError for a pair that cannot be.
 

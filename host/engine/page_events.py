@@ -80,6 +80,9 @@ def remark_on(run: Run) -> None:
     weights = [number for weight in run.host_weights for number in numbers(weight)]
     if relative and weights and all(map(is_one, weights)):
         remark("CFG Combine uses the sampler's cfg, which is 1, so there is no CFG. Raise cfg, or weight_from = node.")
+    stops = bool(run.guidance.weighers) and not any(rule.alone for _, rule in run.guidance.weighers)
+    if stops and not run.guidance.combines and weights and all(map(is_one, weights)):
+        remark("Adaptive Weight stops CFG, and the sampler's cfg is 1, so there is none to stop. Raise cfg.")
 
 
 def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
     level = run.level(torch.tensor(sigmas, dtype=torch.float64))
     cfg = _sampler_weights(run, level)
     strengths = [
-        rule.weights(rule.schedule(level), cfg) if isinstance(rule, CFG) else rule.strength(level)
+        rule.weights(rule.schedule(level), cfg) if isinstance(rule, CFG) else _shown_strength(rule, level)
         for rule in run.guidance.rules
     ]
     found = zip(_keys(model), strengths, strict=True)
@@ -106,8 +109,13 @@ def _sampler_weights(run: Run, level: NoiseLevel) -> torch.Tensor:
 def _line(key: str, rule: Rule, level: NoiseLevel) -> dict[str, Any]:
     """`relative`: the sampler's own cfg is what the strength multiplies, so it is known only in the run."""
     relative = isinstance(rule, CFG) and rule.weight is None
-    strength = rule.schedule(level) if relative else rule.strength(level)
+    strength = rule.schedule(level) if relative else _shown_strength(rule, level)
     return {"key": key, "values": strength.tolist(), "relative": relative}
+
+
+def _shown_strength(rule: Rule, level: NoiseLevel) -> torch.Tensor:
+    """What a line shows of a rule: where one chooses its strength in the run, how much of it the schedule lets act."""
+    return rule.schedule(level) if rule.adaptive else rule.strength(level)
 
 
 def _keys(model: ModelPatcher) -> list[str]:

@@ -54,7 +54,8 @@ class Run(Uncopied):
     def move_to(self, sigma: torch.Tensor) -> NoiseLevel:
         """An evaluation at sigma [B] begins: the run goes to its position. Its noise level, on the CPU."""
         here = sigma.cpu()
-        self.memory.move_to(self.sigmas.position(float(here[0]), self.memory.position))
+        position = self.sigmas.position(float(here[0]), self.memory.position)
+        self.memory.move_to(position, between=not self.sigmas.is_at(float(here[0]), position))
         return self.level(here)
 
     @property
@@ -130,10 +131,10 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
         )
         for g, patcher in patchers.items()
     }
-    guidance = plan.guidance.resolve(positions)
+    levels = SigmaList.of(sigmas.tolist())
+    guidance = plan.guidance.resolve(positions).over(level_of(model_sampling, sigmas.cpu()))
     gradients = gradients_of(model)
     check_gradients(gradients, model_sampling, latent_shapes)
-    levels = SigmaList.of(sigmas.tolist())
     run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, stated_weights(guider), gradients)
     check_sight(run)
     run.recorder = Recorder(model, run, inspections) if inspections else None

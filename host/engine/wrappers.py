@@ -14,12 +14,12 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import CFGGuider
 
-from ...guidance.compose import needs_of
+from ...guidance.compose import each_at_its_own, needs_of
 from ...guidance.step import Step
 from ..common.keys import KEY
 from .branches import evaluate
 from .gradients import StepGradientContext
-from .guider_checks import check_step, is_plain
+from .guider_checks import check_step
 from .guider_weights import combining_with, weights_at
 from .memory import reserve_for
 from .observer import Observer
@@ -113,19 +113,21 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
 def _guide(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
     """The host's own step, what else the rules need, and the rules."""
     level = run.move_to(timestep)
-    weights = weights_at(guider, run.guidance, level)
-    if weights is None:
-        return _predict_mixed(run, guider, x, timestep, level, model_options)
-    may_act = run.guidance.acting(level, torch.full_like(level.b, nan), run.memory)  # the guider's weight shows later
+    chosen = run.guidance.choose(x, level, run.memory)
+    weights = weights_at(guider, run.guidance, level, chosen)
+    unknown = torch.full_like(level.b, nan)  # the guider's weight shows later
+    may_act = run.guidance.acting(level, unknown, run.memory, chosen)
     with combining_with(guider, weights.wanted):
         if not may_act and run.watch is None and not weights.changed:
             return executor(x, timestep, model_options, seed)
         observer = Observer(guider, x, riders_of(run.guides, guider, needs_of(may_act)))
         denoised = executor(x, timestep, observer.options(model_options), seed)
-    cfg, acting = check_step(guider, may_act, weights, observer, level)
+    cfg, acting = check_step(guider, run.guidance, may_act, weights, observer, level)
     missing = needs_of(acting) - observer.seen.keys()
     found = {branch: evaluate(run, guider, branch, x, timestep, level, model_options) for branch in missing}
     step = Step(x, level, {**observer.seen, **found}, cfg, **_here(run, guider, timestep, level, model_options))
+    if weights.each is not None and observer.evaluated:
+        denoised = each_at_its_own(denoised, step, weights.number)
     return run.guidance.steer(denoised, step, run.memory, acting)
 
 
@@ -137,19 +139,10 @@ def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[s
     return {**here, "gradient_context": StepGradientContext(run.gradients, guider, timestep, model_options)}
 
 
-def _predict_mixed(run: Run, guider: CFGGuider, x, timestep, level, model_options) -> torch.Tensor:
-    """A batch whose samples want different weights of CFG: the host knows one, so its branches are combined here."""
-    if not is_plain(guider):
-        raise ValueError("A batch with several noise levels needs KSampler or CFGGuider for CFG with an interval.")
-    return run.guidance.denoise(
-        lambda branch: evaluate(run, guider, branch, x, timestep, level, model_options),
-        x, level, guider.cfg, run.memory, **_here(run, guider, timestep, level, model_options),
-    )
-
-
 def _loading_weights(run: Run) -> tuple[Any, ...]:
     """A guider at cfg 1 may not even load what the negative branch needs; a CFG rule may ask for it later."""
     wanted = [rule.weight for rule in run.guidance.combines if rule.weight is not None]
+    wanted += [2.0 for _, rule in run.guidance.weighers if rule.alone]  # any that is not 1
     return (max(wanted, key=lambda w: abs(w - 1.0)),) if run.host_weights == (1.0,) and wanted else run.host_weights
 
 

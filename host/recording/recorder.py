@@ -41,6 +41,7 @@ class Seen:
     cfg: torch.Tensor
     meter: Meter
     kept: Kept
+    strengths: dict[int, torch.Tensor]  # what adaptive rules chose, by their places in the chain, [B]
     picture: torch.Tensor | None
 
 
@@ -86,7 +87,8 @@ class Recorder:
             self._write()
         step = min(self.run.position, self.record.levels)  # some samplers look at the last level too
         at, picture = watch.step, self._picture(step, watch.guided)
-        self.pending.append(Seen(step, sigma, frozenset(at.branches), at.level, at.cfg, meter, watch.kept(), picture))
+        branches, kept = frozenset(at.branches), watch.kept()
+        self.pending.append(Seen(step, sigma, branches, at.level, at.cfg, meter, kept, watch.strengths, picture))
 
     def close(self, finished: bool) -> None:
         """The run is over. finished: without an error or interrupt."""
@@ -113,6 +115,10 @@ class Recorder:
         """Of each evaluation: the strengths of CFG and of the rules, a number per sample."""
         level = NoiseLevel(torch.cat([seen.level.a for seen in pending]), torch.cat([seen.level.b for seen in pending]))
         rows = [torch.cat([seen.cfg for seen in pending]), *(rule.strength(level) for _, _, rule in self.rules)]
+        for row, (index, _, rule) in zip(rows[1:], self.rules, strict=True):
+            if rule.adaptive:
+                places = zip(pending, row.split(len(pending[0].sigma)), strict=True)
+                row.copy_(torch.cat([seen.strengths.get(index, usual) for seen, usual in places]))
         return torch.stack(rows).view(len(rows), len(pending), -1).movedim(1, 0).tolist()
 
     def _evaluation(self, seen: Seen, values, strengths: list[list[float]], memory: int) -> Evaluation:

@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from ...guidance.branch import MAIN, NEGATIVE, POSITIVE
 from ...guidance.compose import Acting, Guidance, Memory, needs_of
 from ...guidance.noise_level import NoiseLevel
-from ...guidance.rule import Rule
+from ...guidance.rule import Rule, Weigher
 from ...guidance.rules.cfg import CFG
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import Curve, Interval, Product, Schedule
@@ -65,7 +65,7 @@ def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Rep
     level = level_of(model_sampling, grid)
     guidance = plan.guidance.resolve(ModelPositions(model_sampling))
     cfg = guidance.cfg(level, sampler_cfg)
-    others = [rule for rule in guidance.rules if not isinstance(rule, CFG)]
+    others = [rule for rule in guidance.rules if not isinstance(rule, CFG | Weigher)]
     series = [Series("CFG", tuple(cfg.tolist()))]
     series += [Series(rule.label, tuple(rule.strength(level).tolist())) for rule in others]
     steps = list(_steps(guidance, SigmaList.of(sigmas.tolist()), level, cfg))
@@ -98,7 +98,7 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, mai
     lines += [_describe_gradient(request, model) for request in plan_of(model).gradients]
     lines += ["", "Rules, in chain order:" if rules else "No guidance components on this MODEL."]
     lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}" for i, rule in enumerate(rules, 1)]
-    if not any(isinstance(rule, CFG) for rule in rules):
+    if not any(isinstance(rule, CFG) or (isinstance(rule, Weigher) and rule.alone) for rule in rules):
         lines.append(f"  CFG: the sampler's own, w = {sampler_cfg:g} at every noise level")
     lines += [
         "",

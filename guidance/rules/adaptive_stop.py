@@ -1,0 +1,49 @@
+"""Adaptive stop: no CFG once the prompts agree (Castillo et al. 2023, 2312.12487)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algebra import cosine
+from ..rule import NEGATIVE, POSITIVE, NoiseLevel, Schedule, Step, Weigher, param, rule, schedule_field
+
+
+@rule("adaptive_stop")
+@dataclass(frozen=True)
+class AdaptiveStop(Weigher):
+    """w = 1 from the level on after cos(D_positive - x, D_negative - x) >= similarity      2312.12487 (AG policy)
+
+    D - x is the way that a sampler goes: along the noise (eps, v, EDM) or the velocity (flow). Per sample, for good.
+    """
+
+    title, paper = "Adaptive Weight", "2312.12487"
+    off = {"similarity": 1.0}
+    uses = frozenset({POSITIVE, NEGATIVE})
+    strength = Weigher.switch
+
+    similarity: float = param(
+        0.99, "How alike the positive and the negative prompt's directions must be (cosine) for CFG to stop. Lower = "
+        "earlier and faster, 1 = never.", low=0.0, high=1.0, step=0.001,
+    )  # fmt: skip
+    schedule: Schedule = schedule_field()
+
+    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
+        return bool(((cfg != 1.0) & (strength != 0.0)).any())
+
+    def choose(self, x: Tensor, level: NoiseLevel, position: int, state: Tensor | None) -> Tensor:
+        """0 = not stopped, 1 = stopped. [B]"""
+        return torch.zeros_like(level.b) if state is None else self.strength(level).to(state) * state
+
+    def weigh(self, cfg: Tensor, chosen: Tensor) -> Tensor:
+        return torch.where(chosen == 0.0, cfg, 1.0 + (cfg - 1.0) * (1.0 - chosen))
+
+    def learn(self, step: Step, state: Tensor | None) -> Any:
+        ways = (step.branches[branch] - step.x for branch in (POSITIVE, NEGATIVE))
+        found = cosine(*ways).flatten()
+        alike = torch.where(found >= self.similarity, (self.strength(step.level) != 0.0).to(found), 0.0)
+        return alike if state is None else torch.maximum(alike, state)
+
+    def explain(self) -> str:
+        return f"Adaptive stop: no CFG after the prompts agree to a cosine of {self.similarity:g}; evaluations at most"

@@ -1,0 +1,44 @@
+"""Feedback over autoguidance: the weight from how far a run already is from a weaker network's mistakes."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..feedback import FeedbackRule, Trail
+from ..rule import POSITIVE, Branch, Step, Term, expand, param, rule
+
+
+@rule("feedback_autoguidance")
+@dataclass(frozen=True)
+class FeedbackAutoguidance(FeedbackRule, Term):
+    """D' = D + (w_f - 1) (D_main - D_guide)      2506.06085 Eq. 10 in 2406.02507 Eq. 3
+
+    The guide stands where the paper has the unconditional network; w_f as in `guidance.feedback`.
+    """
+
+    title = "Adaptive Weight"
+    uses = frozenset({POSITIVE})
+
+    guide: str = field(default="guide")  # the name of the weaker network among the branches
+    reuse: int = param(
+        1, "Evaluate the guide at every so many noise levels, and keep its difference in between. 1 = at every one.",
+        low=1, high=16, step=1, advanced=True,
+    )
+
+    @property
+    def branch(self) -> Branch:
+        return Branch(network=self.guide)
+
+    def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
+        fresh = turn % self.reuse == 0 or not kept
+        return self.uses | {self.branch} if fresh else self.uses
+
+    def displacement(self, step: Step, state: Trail | None) -> tuple[Tensor, Trail | None]:
+        if self.branch in step.branches:
+            state = self.trail(step, step.branches[POSITIVE], step.branches[self.branch], state)
+        assert state is not None, "asked for the guide where nothing is kept"
+        return expand(step.strength - 1.0, step.x) * state.difference, state
+
+    def explain(self) -> str:
+        kept = f", the guide at every {self.reuse} levels" if self.reuse > 1 else ""
+        return f"Feedback: autoguidance ({self.guide}) with a weight up to {self.max_weight:g}, chosen in the run{kept}"
