@@ -82,8 +82,10 @@ def measure(case: str, size: int, batch: int) -> None:
     middle = {name: statistics.median(values) for name, values in times.items()}
     cfg, apart, together = (middle[name] for name in ("cfg", "apart", "together"))
     pag = f"{middle['pag']:.2f}" if "pag" in middle else "-"
-    print(f"| {case}, {batch} | {cfg:.2f} | {apart:.2f} | {together:.2f} | {pag} | {together / cfg:.2f} | "
-          f"{together / apart:.2f} |")
+    print(
+        f"| {case}, {batch} | {cfg:.2f} | {apart:.2f} | {together:.2f} | {pag} | {together / cfg:.2f} | "
+        f"{together / apart:.2f} |"
+    )
 
 
 if __name__ == "__main__":

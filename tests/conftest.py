@@ -32,6 +32,12 @@ def load_pack():
 load_pack()
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--dynamic-vram", action="store_true", help="with ComfyUI's dynamic memory management, which needs a GPU"
+    )
+
+
 def pytest_collection_modifyitems(items):
     """Every test is marked by the most that it needs: browser, server, host or core.
 
@@ -77,8 +83,25 @@ def comfyui_root() -> Path:
     return prepared_comfyui()
 
 
+def manage_memory_dynamically(args) -> None:
+    """What ComfyUI's main.py does at its start where a GPU allows it."""
+    import comfy_aimdo.control
+
+    comfy_aimdo.control.init()
+    import comfy.memory_management
+    import comfy.model_management
+    import comfy.model_patcher
+
+    headroom = int(args.vram_headroom * 2**30)
+    devices = comfy.model_management.get_all_torch_devices()
+    if not comfy_aimdo.control.init_devices((device.index, headroom) for device in devices):
+        pytest.fail("--dynamic-vram: ComfyUI's dynamic memory management does not start here", pytrace=False)
+    comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True
+
+
 @pytest.fixture(scope="session")
-def comfy(comfyui_root, tmp_path_factory) -> ComfyUI:
+def comfy(request, comfyui_root, tmp_path_factory) -> ComfyUI:
     """The real ComfyUI importable in this process, on the CPU where there is no CUDA, with a temporary base folder."""
     import torch
 
@@ -91,6 +114,8 @@ def comfy(comfyui_root, tmp_path_factory) -> ComfyUI:
 
     args.cpu = not torch.cuda.is_available()
     args.base_directory = str(base)
+    if request.config.getoption("--dynamic-vram"):
+        manage_memory_dynamically(args)
     import nodes
 
     owner = Path(nodes.__file__).resolve().parent
