@@ -122,7 +122,8 @@ def team(variant: Variant) -> BankFile:
     clean = base(variant.base)
     training = ExpertsTraining(clean.network, clean.spec, variant.recipe)
     seconds = follow(variant, training)
-    file = bank_of(training, variant.name, variant.base, clean.sha256, wanted["pictures"], {})
+    of_base = {"base": variant.base, "base_sha256": clean.sha256}
+    file = bank_of(training, variant.name, {**of_base, "pictures": wanted["pictures"]}, {})
     more = {**wanted, "seconds": round(seconds)}
     write_bank(path, BankFile(file.name, file.header, file.adapters, {**file.training, **more}))
     return read_bank(path)

@@ -155,10 +155,9 @@ def test_a_training_that_waits_is_not_mixed_with_another(scene):
 
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing(scene, monkeypatch):
-    def full(*args):
-        raise OSError(28, "No space left on device")
+    from guidance_pack.guidance.training import checkpoint
 
-    monkeypatch.setattr(scene.module, "write_bank", full)
+    monkeypatch.setattr(checkpoint, "write_bank", full_disk)
     with pytest.raises(OSError, match=r"The disk is full at .*guides \(No space.*All steps are taken.*run this again"):
         scene.train()
     monkeypatch.undo()

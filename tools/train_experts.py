@@ -38,22 +38,10 @@ if "guidance_pack" not in sys.modules:
     spec.submodule_search_locations = [str(ROOT)]
     sys.modules["guidance_pack"] = module_from_spec(spec)
 
-from guidance_pack.guidance.checkpoints.atomic import disk_words  # noqa: E402
 from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource  # noqa: E402
-from guidance_pack.guidance.experts.file import BankFile, read_bank, write_bank  # noqa: E402
 from guidance_pack.guidance.guide import GuideSpec, families  # noqa: E402
 from guidance_pack.guidance.noise_schedule import NAMES  # noqa: E402
-from guidance_pack.guidance.training.checkpoint import (  # noqa: E402
-    ALL_TAKEN,
-    bank_of,
-    differences,
-    facts_in,
-    facts_of,
-    require_disk,
-    reserved,
-    resume,
-    write_checkpoint,
-)
+from guidance_pack.guidance.training.checkpoint import TrainingFiles, facts_of  # noqa: E402
 from guidance_pack.guidance.training.distillation import KINDS  # noqa: E402
 from guidance_pack.guidance.training.experts import ExpertReport, ExpertsTraining, Pictures  # noqa: E402
 from guidance_pack.guidance.training.lora_targets import Adaptation  # noqa: E402
@@ -206,34 +194,35 @@ def train(options: argparse.Namespace, process_group: Processes) -> int:
     pictures = read_folder(options.pictures, *options.size)
     several = {"processes": process_group.count} if process_group.count > 1 else {}  # that share a step
     facts = facts_of(source, recipe.as_dict(), pictures.sha256, len(pictures), **several)
-    if out.exists():
-        return finished(out, facts, process_group)
+    files = TrainingFiles(out, waiting, facts)
+    if files.finished():
+        return finished(out, process_group)
     network, spec = built(source)
     training = ExpertsTraining(network.to(process_group.device), spec, recipe, process_group.device, process_group)
-    with alone(training, out, waiting):
-        if out.exists():  # another command has finished it just now
-            return finished(out, facts, process_group)
-        if waiting.exists():
-            resume(training, waiting, facts)
+    with alone(training, files):
+        if files.finished():  # another command has finished it just now
+            return finished(out, process_group)
+        files.resume(training)
         if not process_group.agree(len(training.losses), len(pictures), int(pictures.sha256[:5], 16)):
             raise ValueError("The processes see different pictures, or different stopped trainings in --work.")
         shown = training_pictures(pictures, spec, recipe.learn_from)
-        if not follow(training, shown, len(pictures), waiting, facts, options.steps):
-            return 0
-        base = (source.name, facts["base_sha256"])
-        return save(training, bank_of(training, out.stem, *base, facts["pictures"], {}), out, waiting, facts)
+        if follow(training, shown, len(pictures), files, options.steps) and process_group.rank == 0:
+            files.save(training)
+            files.finish(training, {})
+            print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MB", flush=True)
+        return 0
 
 
 @contextmanager
-def alone(training: ExpertsTraining, out: Path, waiting: Path) -> Generator[None]:
+def alone(training: ExpertsTraining, files: TrainingFiles) -> Generator[None]:
     """Keep the names to this command; the first process does, and all give up where it cannot. Raises in words."""
     process_group: Any = training.process_group
     with ExitStack() as held:
         refused: Exception | None = None
         if process_group.rank == 0:
             try:
-                held.enter_context(reserved(out, waiting))
-                require_disk(training, out, waiting)
+                held.enter_context(files.reserved())
+                files.require_disk(training)
             except (ValueError, OSError) as error:
                 refused = error
         if process_group.any(refused is not None):
@@ -241,23 +230,7 @@ def alone(training: ExpertsTraining, out: Path, waiting: Path) -> Generator[None
         yield
 
 
-def save(training: ExpertsTraining, bank: BankFile, out: Path, waiting: Path, facts: dict[str, Any]) -> int:
-    """Write the bank, from the first process."""
-    process_group: Any = training.process_group
-    if process_group.rank != 0:
-        return 0
-    write_checkpoint(waiting, training, facts)
-    try:
-        with disk_words(out.parent, ALL_TAKEN):
-            write_bank(out, bank, overwrite=False)
-        print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MB", flush=True)
-    except FileExistsError:  # written under this name in the meantime, by what does not train
-        finished(out, facts, process_group)
-    waiting.unlink(missing_ok=True)
-    return 0
-
-
-def follow(training: ExpertsTraining, shown: Pictures, count: int, waiting: Path, facts: dict, most: int) -> bool:
+def follow(training: ExpertsTraining, shown: Pictures, count: int, files: TrainingFiles, most: int) -> bool:
     """Take the steps; whether all were taken. The first process saves now and then, and when it is stopped."""
     process_group: Any = training.process_group
     say, saved = Progress(training.recipe, process_group), time.monotonic()
@@ -267,18 +240,15 @@ def follow(training: ExpertsTraining, shown: Pictures, count: int, waiting: Path
             say(report)
             leave = process_group.any(stop.asked or number >= most) and not training.done
             if process_group.rank == 0 and (leave or time.monotonic() - saved > SAVE_SECONDS):
-                write_checkpoint(waiting, training, facts)
+                files.save(training)
                 saved = time.monotonic()
             if leave:
-                say.line(f"stopped; the same command goes on from {waiting}")
+                say.line(f"stopped; the same command goes on from {files.waiting}")
                 return False
     return True
 
 
-def finished(out: Path, facts: dict[str, Any], process_group: Processes) -> int:
-    differs = differences(facts, facts_in(read_bank(out), facts))
-    if differs:
-        raise ValueError(f"{out} is there already and was trained otherwise ({differs}). Choose another, or delete it.")
+def finished(out: Path, process_group: Processes) -> int:
     if process_group.rank == 0:
         print(f"{out} is finished already", flush=True)
     return 0

@@ -16,7 +16,7 @@ from .bank import ExpertBank, adapter_names, own_tensors
 from .ppap_files import PpapExperts
 
 TEMPERATURE = 0.25  # of the clean network's output, as the experts learnt it
-_CLEARLY = 0.9  # another reading than the likeliest must bring the divergence below this share of the likeliest's
+_CLEARLY = 0.9  # another way than the likeliest must bring the divergence below this share of the likeliest's
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,18 @@ def calibrations(
     timesteps = torch.arange(len(pictures)) * (len(schedule) // len(experts.adapters)) // len(pictures)
     level = NoiseLevel.variance_exploding(schedule.sigmas[timesteps])
     seen = with_noise(pictures, torch.randn(pictures.shape, generator=generator), level)
-    aim = (base(spec.prepare(pictures), None).float() / TEMPERATURE).log_softmax(1)
+    teacher_output = (base(spec.prepare(pictures), None).float() / TEMPERATURE).log_softmax(1)
     found = []
     for index, scale in enumerate(experts.scales):
         bank.use(index)
         for way in ways:
             said = base(way(seen), None).float().log_softmax(1)
-            found.append(Calibration(scale, way, float((aim.exp() * (aim - said)).sum(1).mean())))
+            found.append(Calibration(scale, way, float((teacher_output.exp() * (teacher_output - said)).sum(1).mean())))
     bank.use(None)
     return found
 
 
 def best_calibration(found: Sequence[Calibration]) -> Calibration:
     """The likeliest, which comes first, unless another agrees clearly better."""
-    best = min(found, key=lambda reading: reading.divergence)
+    best = min(found, key=lambda tried: tried.divergence)
     return best if best.divergence < _CLEARLY * found[0].divergence else found[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..checkpoints.guide_source import GuideSource
 from ..checkpoints.json_text import parse_json
 from ..checkpoints.snapshot import read_snapshot
 from ..checkpoints.words import shown
-from ..experts.file import BankFile, BankHeader
+from ..experts.file import BankFile, BankHeader, read_bank, write_bank
 from ..experts.guide import source_sha256
 from ..networks.tiny.files import NetworkFileError
 from .experts import ExpertsTraining
@@ -31,72 +32,117 @@ STRETCHES = 100  # at most so many numbers of each expert's loss curve are kept
 UNFINISHED = "guidance-components/expert-training/1"
 
 
-@contextmanager
-def reserved(bank: Path, waiting: Path) -> Generator[None]:
-    """Keep the names of a bank and of its unfinished training to this process, in folders that can be written.
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a training lies: the bank that it becomes, and what waits of it until then.
 
-    Raises:
-        NameInUseError: another process trains under this name, in words.
-        OSError: one of the folders cannot be written, in words.
+    Attributes:
+        bank, waiting: the two files; their names are those that people give.
+        facts: what decides the outcome (`facts_of`).
+        place: where the bank lies, for messages.
     """
-    with ExitStack() as kept:
-        for path in (bank, waiting):
-            with disk_words(path.parent, "Nothing was trained. Mend that and run this again."):
-                kept.enter_context(name_lock(path))
-        yield
 
+    bank: Path
+    waiting: Path
+    facts: Mapping[str, Any]
+    place: str = "there"
 
-def require_disk(training: ExpertsTraining, bank: Path, waiting: Path) -> None:
-    """Raise OSError, in words, if there is no room for what a training will write."""
-    expert = sum(tensor.nbytes for tensor in training.student.tensors().values())
-    require_room(bank.parent, expert * training.recipe.experts, "the bank")
-    moments = 2 * expert
-    require_room(waiting.parent, expert * training.recipe.experts + moments, "a training that is stopped")
+    def finished(self) -> BankFile | None:
+        """The bank, if it is there. Raises ValueError, in words, if it was trained otherwise."""
+        if not self.bank.exists():
+            return None
+        bank = read_bank(self.bank)
+        found: dict[str, Any] = {"base": bank.header.base, "base_sha256": bank.header.base_sha256}
+        found |= {key: bank.training.get(key) for key in self.facts if key not in found}
+        if differs := differences(self.facts, found):
+            raise ValueError(
+                f"{self.bank.name} is {self.place} already and was trained otherwise ({differs}). Choose another name, "
+                f"or delete {self.bank}."
+            )
+        return bank
 
+    @contextmanager
+    def reserved(self) -> Generator[None]:
+        """Keep both names to this process, in folders that can be written.
 
-def write_checkpoint(path: Path, training: ExpertsTraining, facts: Mapping[str, Any]) -> None:
-    """Write a training, replacing the file only once the new one is whole. Raises OSError in words."""
-    kept = {key: tensor.detach().cpu().contiguous() for key, tensor in training.tensors().items()}
-    words = (
-        f"Of the {len(training.losses)} steps those up to the last save are kept. Make room and run this again to go "
-        f"on from there."
-    )
-    with disk_words(path.parent, words):
-        make_folder(path.parent)
-        atomic_save(path, kept, {"format": UNFINISHED, "facts": json.dumps(facts)})
+        Raises:
+            NameInUseError: another process trains under this name, in words.
+            OSError: one of the folders cannot be written, in words.
+        """
+        with ExitStack() as kept:
+            for path in (self.bank, self.waiting):
+                with disk_words(path.parent, "Nothing was trained. Mend that and run this again."):
+                    kept.enter_context(name_lock(path))
+            yield
 
+    def require_disk(self, training: ExpertsTraining) -> None:
+        """Raise OSError, in words, if there is no room for what the training will write."""
+        expert = sum(tensor.nbytes for tensor in training.student.tensors().values())
+        require_room(self.bank.parent, expert * training.recipe.experts, "the bank")
+        moments = 2 * expert
+        require_room(self.waiting.parent, expert * training.recipe.experts + moments, "a training that is stopped")
 
-def read_checkpoint(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a training of these facts.
-
-    Raises:
-        NetworkFileError: a file of something else, or a training with other settings, in words.
-    """
-    try:
-        metadata, saved = read_snapshot(path)
-    except SafetensorError as error:
-        raise NetworkFileError(f"{path} is damaged ({shown(str(error), 120)}); delete it to begin anew.") from None
-    if metadata.get("format") != UNFINISHED:
-        raise NetworkFileError(f"{path} is no training of this version of the pack; delete it to begin anew.")
-    try:
-        differs = differences(facts, parse_json(metadata.get("facts", ""), dict))
-    except ValueError as error:
-        raise NetworkFileError(f"{path}: the facts in its header {error}; delete it to begin anew.") from None
-    if differs:
-        raise NetworkFileError(
-            f"A training called {path.stem} was stopped and waits with other settings ({differs}). Go on with those, "
-            f"choose another name, or delete {path}."
+    def save(self, training: ExpertsTraining) -> None:
+        """Write what is to wait, replacing the file only once the new one is whole. Raises OSError in words."""
+        kept = {key: tensor.detach().cpu().contiguous() for key, tensor in training.tensors().items()}
+        words = (
+            f"Of the {len(training.losses)} steps those up to the last save are kept. Make room and run this again to "
+            f"go on from there."
         )
-    return saved
+        with disk_words(self.waiting.parent, words):
+            make_folder(self.waiting.parent)
+            atomic_save(self.waiting, kept, {"format": UNFINISHED, "facts": json.dumps(dict(self.facts))})
 
+    def resume(self, training: ExpertsTraining) -> None:
+        """Go on from what waits; nothing where nothing does.
 
-def resume(training: ExpertsTraining, path: Path, facts: Mapping[str, Any]) -> None:
-    """Go on with a training that was stopped. Raises NetworkFileError as `read_checkpoint`, and for no such state."""
-    saved = read_checkpoint(path, facts)
-    try:
-        training.restore(saved)
-    except ValueError as error:
-        raise NetworkFileError(f"{path} is no state of this training: {error}. Delete it to begin anew.") from None
+        Raises:
+            NetworkFileError: a file of something else, or a training with other settings, in words.
+        """
+        if not self.waiting.exists():
+            return
+        saved = self._read()
+        try:
+            training.restore(saved)
+        except ValueError as error:
+            raise NetworkFileError(
+                f"{self.waiting} is no state of this training: {error}. Delete it to begin anew."
+            ) from None
+
+    def finish(self, training: ExpertsTraining, workflow: Mapping[str, str]) -> BankFile:
+        """Write the bank, after which nothing waits; the bank. workflow: see `bank_of`.
+
+        Raises:
+            ValueError: not all steps are taken, or a bank of something else came in between, in words.
+            OSError: it cannot be written, in words.
+        """
+        bank = bank_of(training, self.bank.stem, self.facts, workflow)
+        try:
+            with disk_words(self.bank.parent, ALL_TAKEN):
+                write_bank(self.bank, bank, overwrite=False)
+        except FileExistsError:  # written under this name in the meantime, by what does not train
+            bank = self.finished() or bank
+        self.waiting.unlink(missing_ok=True)
+        return bank
+
+    def _read(self) -> dict[str, Tensor]:
+        path = self.waiting
+        try:
+            metadata, saved = read_snapshot(path)
+        except SafetensorError as error:
+            raise NetworkFileError(f"{path} is damaged ({shown(str(error), 120)}); delete it to begin anew.") from None
+        if metadata.get("format") != UNFINISHED:
+            raise NetworkFileError(f"{path} is no training of this version of the pack; delete it to begin anew.")
+        try:
+            differs = differences(self.facts, parse_json(metadata.get("facts", ""), dict))
+        except ValueError as error:
+            raise NetworkFileError(f"{path}: the facts in its header {error}; delete it to begin anew.") from None
+        if differs:
+            raise NetworkFileError(
+                f"A training called {path.stem} was stopped and waits with other settings ({differs}). Go on with "
+                f"those, choose another name, or delete {path}."
+            )
+        return saved
 
 
 def facts_of(
@@ -106,12 +152,6 @@ def facts_of(
     pictures = {"fingerprint": pictures_sha256, "count": count}
     facts = {"base": source.name, "base_sha256": source_sha256(source), "recipe": recipe, "pictures": pictures, **more}
     return json.loads(json.dumps(facts))
-
-
-def facts_in(bank: BankFile, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a finished training, as far as they are among the wanted ones."""
-    found = {"base": bank.header.base, "base_sha256": bank.header.base_sha256}
-    return found | {key: bank.training.get(key) for key in wanted if key not in found}
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], longest: int = 24) -> str:
@@ -147,15 +187,13 @@ def kept_curves(bank: BankFile) -> list[list[float]]:
 
 
 def bank_of(
-    training: ExpertsTraining, name: str, base_name: str, base_sha256: str, pictures: Mapping[str, Any],
-    workflow: Mapping[str, str],
+    training: ExpertsTraining, name: str, facts: Mapping[str, Any], workflow: Mapping[str, str]
 ) -> BankFile:
     """The experts with all that is needed to use, judge and repeat them.
 
     Args:
         name: of the bank, for people.
-        base_name, base_sha256: of the clean network, as Load Guide names it, and its `experts.guide.source_sha256`.
-        pictures: what the experts learnt from, as JSON: for people alone.
+        facts: `facts_of` the training.
         workflow: the strings "workflow" and "prompt" of ComfyUI; empty where it was not made there.
 
     Raises:
@@ -168,14 +206,14 @@ def bank_of(
             f"saved."
         )
     header = BankHeader(
-        base_name, base_sha256, spec.task, recipe.schedule, recipe.edges, recipe.adaptation.scale, spec.labels,
-        spec.preprocessing,
+        facts["base"], facts["base_sha256"], spec.task, recipe.schedule, recipe.edges, recipe.adaptation.scale,
+        spec.labels, spec.preprocessing,
     )
-    facts = {
-        "recipe": recipe.as_dict(), "loss": loss_curves(training), "pictures": dict(pictures),
+    made = {
+        "recipe": recipe.as_dict(), "loss": loss_curves(training), "pictures": dict(facts["pictures"]),
         "processes": training.process_group.count, "torch": torch.__version__,
     }
-    return BankFile(name, header, tuple(training.adapters), facts, dict(workflow))
+    return BankFile(name, header, tuple(training.adapters), made, dict(workflow))
 
 
 def loss_curves(training: ExpertsTraining) -> list[list[float]]:

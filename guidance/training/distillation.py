@@ -1,6 +1,6 @@
 """What an expert learns from: the clean network's own opinion of the clean picture, or labels.
 
-Each lesson compares the student's output on the noisy picture with an aim, and gives one number per sample, [B].
+Each loss compares the student's output on the noisy picture with the teacher's, and gives one number per sample, [B].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DistillationLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def distillation_loss(kind: Kind, task: Task, temperature: float) -> DistillationLoss:
-    """The loss of a student against its aim.
+    """The loss of a student against its teacher's output.
 
     task: the knowledge-transfer loss of the task. mse: the plain squared error between the outputs (PPAP's released
     code for depth). labels: cross-entropy to classes int64 [B] instead of the teacher's output.

@@ -1,6 +1,6 @@
-"""Training a team of noise-aware experts from one clean network (PPAP, 2212.05973, Section 4): an iterator of reports.
+"""Training a bank of noise-aware experts from one clean network (PPAP, 2212.05973, Section 4): an iterator of reports.
 
-The pictures come from the diffusion model, the aims from the clean network itself, so no data are needed. Every expert
+The pictures come from the diffusion model, the teacher is the clean network itself, so no data are needed. Every expert
 learns its own half-open range of timesteps, the one for the cleanest pictures first. All draws depend on the seed, the
 expert and the step alone, so a training can be stopped anywhere, and shared by several processes.
 """
@@ -42,7 +42,7 @@ class ExpertReport:
 
 
 class ExpertsTraining:
-    """What a team's training must remember between two steps.
+    """What a bank's training must remember between two steps.
 
     Args:
         base: the clean network in evaluation mode, the teacher; never changed.
@@ -244,13 +244,13 @@ class ExpertsTraining:
         shown = torch.where(flipped[mine, None, None, None], shown.flip(3), shown).to(self.device)
         level = NoiseLevel.variance_exploding(self.sigmas[timesteps.start + rows[mine]])
         with self._autocast():
-            aim = self._aim(shown, classes)
+            teacher_output = self._teacher_output(shown, classes)
             output = self.student.network(self.spec.prepare(with_noise(shown, noise, level)), None)
-        each = self.distillation_loss(output.float(), aim)
+        each = self.distillation_loss(output.float(), teacher_output)
         return (self.weights[rows[mine]].to(self.device) * each).mean()
 
     @torch.no_grad()
-    def _aim(self, shown: Tensor, classes: Tensor | None) -> Tensor:
+    def _teacher_output(self, shown: Tensor, classes: Tensor | None) -> Tensor:
         if self.recipe.learn_from != "labels":
             return self.base(self.spec.prepare(shown), None).float()
         if classes is None:

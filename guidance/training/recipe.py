@@ -1,4 +1,4 @@
-"""What decides the training of a team of experts, together with the clean network and the pictures."""
+"""What decides the training of a bank of experts, together with the clean network and the pictures."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 
 @dataclass(frozen=True)
 class ExpertRecipe:
-    """What decides a team's training, together with the clean network and the pictures.
+    """What decides a bank's training, together with the clean network and the pictures.
 
     Attributes:
         experts: how many; each covers an equal range of the schedule's timesteps. 1 = one noise-aware network.
         iterations: of all experts together, shared equally (PPAP: 300,000).
         batch, accumulate: pictures of one forward of one process, and forwards of one step.
         learning_rate: falls straight to 0 over each expert's steps. PPAP: 1e-4.
-        learn_from, temperature: see `lessons.lesson`.
+        learn_from, temperature: see `distillation.distillation_loss`.
         weighting: of the noise levels, relative to all timesteps alike; its mean over an expert's range is 1.
         warm_start: each expert goes on from the one for cleaner pictures, as in PPAP's released code; otherwise every
             one starts from the clean network.

@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSource
 from ...guidance.checkpoints.words import shown
-from ...guidance.experts.file import BANK, contents_sha256, is_bank, map_tensors, read_bank, read_header
+from ...guidance.experts.file import BANK, BankFile, contents_sha256, is_bank, map_tensors, read_bank, read_header
 from ...guidance.experts.guide import bank_guide, source_sha256
 from ...guidance.guide import Guide, GuideFamily, GuideSpec, families
 from ...guidance.networks.tiny.files import GUIDE, format_of
@@ -88,18 +88,17 @@ def load_guide(name: str) -> LoadedGuide:
     """
     path = _path(name)
     if _is_bank(path):
-        return load_bank(path)
+        return load_bank(read_bank(path))
     patcher, spec = _load(name)
     return LoadedGuide(Guide((spec,)), (patcher,))
 
 
-def load_bank(path: Path) -> LoadedGuide:
-    """The experts of a bank's file, over its base from models/guides.
+def load_bank(file: BankFile) -> LoadedGuide:
+    """The experts of a bank, over their base from models/guides.
 
     Raises:
-        ValueError: the file cannot be used, or its base is not here or is another network, in words.
+        ValueError: the base is not here or is another network, in words.
     """
-    file = read_bank(path)
     try:
         where = _path(file.header.base)
     except ValueError as error:

@@ -66,10 +66,10 @@ def _require_same(made: Path, folder: Path) -> None:
 
 def _index(guide: LoadedGuide) -> dict[str, Any]:
     """What peft's files do not say: the noise that each expert is for, and what it sees."""
-    team, spec = guide.guide, guide.guide.first
-    edges = [0.0, *team.experts.edges, None]
+    spec = guide.guide.first
+    edges = [0.0, *guide.guide.experts.edges, None]
     return {
-        "bank": team.name, "task": spec.task, "labels": list(spec.labels),
+        "bank": guide.guide.name, "task": spec.task, "labels": list(spec.labels),
         "schedule": None if spec.schedule is None else spec.schedule.name, "preprocessing": asdict(spec.preprocessing),
         "experts": [
             {"folder": f"expert-{number}", "sigma_from": low, "sigma_below": high}

@@ -104,7 +104,7 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
         experts: one of `expert_sets`.
         base: the clean network that they were made of, as Load Guide names it.
         name: of the bank, without its ending.
-        pictures: clean ones [B, H, W, 3] in [0, 1], by which DeiT's reading is settled; the embedded ones without.
+        pictures: clean ones [B, H, W, 3] in [0, 1], by which it is found how DeiT's are run; the embedded ones without.
 
     Raises:
         ValueError: files, a base or a name that cannot be used, in words.
@@ -120,13 +120,13 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
     if path.exists():
         return _written_before(path, facts)
     found = read_ppap(files, network)
-    reading, words = _reading(found, network, spec, pictures)
+    way, words = _calibrate(found, network, spec, pictures)
     edges = ExpertRecipe(experts=len(files), iterations=len(files), schedule=SCHEDULE).edges
     header = BankHeader(
-        base, facts["base_sha256"], spec.task, SCHEDULE, edges, reading[0], spec.labels, reading[1]
+        base, facts["base_sha256"], spec.task, SCHEDULE, edges, way[0], spec.labels, way[1]
     )
     report = [_summary(found, base, len(files)), *words]
-    bank = BankFile(name, header, found.rescaled(reading[0]).adapters, {**facts, "report": report})
+    bank = BankFile(path.stem, header, found.rescaled(way[0]).adapters, {**facts, "report": report})
     try:
         with disk_words(path.parent, "Nothing was imported. Mend that and run this again."):
             make_folder(path.parent)
@@ -134,22 +134,22 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
     except FileExistsError:  # another process was faster
         return _written_before(path, facts)
     log.info("Guidance Components: %s Wrote %s.", " ".join(report), path)
-    return load_bank(path), "\n".join([*report, f"Wrote {path.name}, {path.stat().st_size / 2**20:.1f} MB."])
+    return load_bank(bank), "\n".join([*report, f"Wrote {path.name}, {path.stat().st_size / 2**20:.1f} MB."])
 
 
 def _written_before(path: Path, facts: Mapping[str, Any]) -> tuple[LoadedGuide, str]:
     """The bank that the same files gave earlier. Raises ValueError if another file is in the way."""
-    training = read_bank(path).training if is_bank(format_of(path)) else {}
-    if any(training.get(key) != value for key, value in facts.items()):
+    bank = read_bank(path) if is_bank(format_of(path)) else None
+    if bank is None or any(bank.training.get(key) != value for key, value in facts.items()):
         raise ValueError(
             f"{path.name} is in models/{FOLDER} already and is something else. Choose another name, or delete {path}."
         )
-    report = training.get("report")
+    report = bank.training.get("report")
     said = [line for line in report if isinstance(line, str)] if isinstance(report, list) else []
-    return load_bank(path), "\n".join([*said, f"{path.name} was written before."])
+    return load_bank(bank), "\n".join([*said, f"{path.name} was written before."])
 
 
-def _reading(
+def _calibrate(
     found: PpapExperts, network: nn.Module, spec: GuideSpec, pictures: Tensor | None
 ) -> tuple[tuple[float, Preprocessing], list[str]]:
     """The scale and preprocessing that the experts are run with, and why, in words."""

@@ -18,24 +18,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
-from ...guidance.checkpoints.atomic import disk_words
 from ...guidance.checkpoints.guide_source import GuideSource
-from ...guidance.experts.file import read_bank, write_bank
+from ...guidance.experts.file import BankFile
 from ...guidance.guide import GuideSpec
-from ...guidance.training.checkpoint import (
-    ALL_TAKEN,
-    STRETCHES,
-    bank_of,
-    differences,
-    facts_in,
-    facts_of,
-    kept_curves,
-    loss_curves,
-    require_disk,
-    reserved,
-    resume,
-    write_checkpoint,
-)
+from ...guidance.training.checkpoint import STRETCHES, TrainingFiles, facts_of, kept_curves, loss_curves
 from ...guidance.training.distillation import KINDS as _KINDS
 from ...guidance.training.experts import ExpertReport, ExpertsTraining, Work
 from ...guidance.training.lora_targets import Adaptation
@@ -97,44 +83,31 @@ def train_experts(request: Request, watch: Watch) -> Trained:
             f"{request.guide.guide.name} sees noise already; connect the clean network that experts are to be made of "
             f"(choose it in Load Guide)."
         )
-    path, waiting = bank_path(request.name), _waiting_path(request.name)
     source = source_of(request.guide.guide.name)
     sha256 = request.pictures.take_sha256(comfy.model_management.throw_exception_if_processing_interrupted)
     facts = facts_of(source, request.recipe.as_dict(), sha256, len(request.pictures))
-    if path.exists():
-        return _load_finished(path, facts)
-    with reserved(path, waiting):
-        if path.exists():  # another process has finished it just now
-            return _load_finished(path, facts)
-        trained = _trained(request, source, facts, watch)
-        waiting.unlink(missing_ok=True)
-    return trained
+    files = TrainingFiles(bank_path(request.name), _waiting_path(request.name), facts, f"in models/{FOLDER}")
+    bank = files.finished()
+    if bank is None:
+        with files.reserved():
+            bank = files.finished() or _train(request, source, files, watch)  # another process may have been faster
+    return Trained(load_bank(bank), files.bank, kept_curves(bank))
 
 
-def _trained(request: Request, source: GuideSource, facts: dict[str, Any], watch: Watch) -> Trained:
+def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: Watch) -> BankFile:
     """Take the steps that are left and write the bank."""
-    path, waiting = bank_path(request.name), _waiting_path(request.name)
     with torch.inference_mode(False), torch.enable_grad():
         network, spec = build(source)
         training = _training(network, spec, request.recipe)
-        lessons = training_pictures(request.pictures, spec, request.recipe.learn_from)
-        if waiting.exists():
-            resume(training, waiting, facts)
-        require_disk(training, path, waiting)
-        with _kept(training, waiting, facts) as keep, _enough_memory(training):
-            for report in training.steps(lessons, len(request.pictures)):
+        pictures = training_pictures(request.pictures, spec, request.recipe.learn_from)
+        files.resume(training)
+        files.require_disk(training)
+        with _kept(training, files) as keep, _enough_memory(training):
+            for report in training.steps(pictures, len(request.pictures)):
                 watch(training, report)
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 keep()
-            bank = bank_of(
-                training, request.name, source.name, facts["base_sha256"], facts["pictures"], request.workflow
-            )
-            try:
-                with disk_words(path.parent, ALL_TAKEN):
-                    write_bank(path, bank, False)
-            except FileExistsError:  # written under this name in the meantime, by what does not train
-                return _load_finished(path, facts)
-    return Trained(load_bank(path), path, loss_curves(training))
+            return files.finish(training, request.workflow)
 
 
 def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -> ExpertsTraining:
@@ -145,30 +118,19 @@ def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -
     return ExpertsTraining(network.to(device), spec, recipe, device)
 
 
-def _load_finished(path: Path, facts: dict[str, Any]) -> Trained:
-    bank = read_bank(path)
-    differs = differences(facts, facts_in(bank, facts))
-    if differs:
-        raise ValueError(
-            f"{path.name} is in models/{FOLDER} already and was trained otherwise ({differs}). Choose another name, or "
-            f"delete {path}."
-        )
-    return Trained(load_bank(path), path, kept_curves(bank))
-
-
 def _waiting_path(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / "guidance" / "unfinished experts" / f"{name}.safetensors"
 
 
 @contextmanager
-def _kept(training: ExpertsTraining, path: Path, facts: dict[str, Any]) -> Generator[Callable[[], None]]:
+def _kept(training: ExpertsTraining, files: TrainingFiles) -> Generator[Callable[[], None]]:
     """Saves the training when it is left early, and every so often when the given function is called."""
     last = monotonic()
 
     def now_and_then() -> None:
         nonlocal last
         if monotonic() - last > SAVE_SECONDS:
-            write_checkpoint(path, training, facts)
+            files.save(training)
             last = monotonic()
 
     finished = False
@@ -177,15 +139,15 @@ def _kept(training: ExpertsTraining, path: Path, facts: dict[str, Any]) -> Gener
         finished = True
     finally:
         if not finished and training.losses and training.consistent:
-            _save_if_possible(path, training, facts)
+            _save_if_possible(training, files)
 
 
-def _save_if_possible(path: Path, training: ExpertsTraining, facts: dict[str, Any]) -> None:
+def _save_if_possible(training: ExpertsTraining, files: TrainingFiles) -> None:
     """Save beside an error or an interrupt, which stays what is raised."""
     try:
-        write_checkpoint(path, training, facts)
+        files.save(training)
     except OSError as error:
-        log.warning("Guidance Components: the training %s could not be saved. %s", path.stem, error)
+        log.warning("Guidance Components: the training %s could not be saved. %s", files.waiting.stem, error)
 
 
 @contextmanager
