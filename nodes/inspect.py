@@ -76,7 +76,9 @@ class GuidanceInspection(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="plot", tooltip="Pushes, weights, guides, evaluations and time per step."),
+                io.Image.Output(
+                    display_name="plot", tooltip="Updates, weights, guides, evaluations and time per step."
+                ),
                 io.Image.Output(display_name="strip", tooltip="The estimate of the clean picture over the steps."),
                 io.String.Output(display_name="table", tooltip="One row per evaluation, in markdown."),
                 io.String.Output(display_name="json", tooltip="Every number of every run and sample."),

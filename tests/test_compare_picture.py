@@ -54,7 +54,7 @@ def test_pictures_stand_in_their_cells_side_by_side(drawing):
     made.put(1, 0, pictures)
     left, top = made._corner(1, 0)
     shown = made.picture()[0, top : top + made.cell[1], left : left + made.cell[0]]
-    assert made.tile == (8, 8) and made.cell == (18, 18)
+    assert made.tile.size == (8, 8) and made.cell == (18, 18)
     for index, (x, y) in enumerate([(0, 0), (10, 0), (0, 10), (10, 10)]):
         torch.testing.assert_close(shown[y : y + 8, x : x + 8], pictures[index], atol=1e-6, rtol=0)
     assert bool((shown[8:10] == 1.0).all() and (shown[:, 8:10] == 1.0).all())

@@ -67,7 +67,7 @@ def test_the_page_shows_plot_strip_and_table(server, seen):
     assert [e["step"] for e in told["runs"][0]["evaluations"]] == list(range(1, STEPS + 1))
 
 
-def test_the_probability_is_the_softmax_and_the_pushes_add_up_to_what_was_recorded(server, seen):
+def test_the_probability_is_the_softmax_and_the_updates_add_up_to_what_was_recorded(server, seen):
     (told,) = json.loads("".join(seen["14"]["text"]))["runs"]
     network, spec = TinyFile().load(GuideSource(ASSETS / "shapes-noisy-classifier.safetensors", "noisy"))
     network = network.double()
@@ -116,7 +116,7 @@ def test_the_page_is_told_while_the_sampler_runs(server):
     steps = [int(line.split()[1]) for line in words]
     assert steps == sorted(set(steps)) and steps[-1] == STEPS  # how many more there are depends on the machine's speed
     assert all(line.startswith(f"step {step} of {STEPS}, ") for step, line in zip(steps, words, strict=True))
-    assert all("probability" in line and "CFG 3: push" in line for line in words)
+    assert all("probability" in line and "CFG 3: update" in line for line in words)
 
 
 async def listen(address, made):

@@ -70,8 +70,8 @@ def test_the_numbers_are_those_of_the_law(main, guide, guided):
     for e, call, d, n, g in zip(evaluations, calls, positive, negative, weak, strict=True):
         cfg, auto = e.terms
         weights.append(cfg.strength[0])
-        assert_near(cfg.push, (weights[-1] - 1) * length(d - n) / length(d))
-        assert_near(auto.push, (WEIGHT - 1) * length(d - g) / length(d))
+        assert_near(cfg.update, (weights[-1] - 1) * length(d - n) / length(d))
+        assert_near(auto.update, (WEIGHT - 1) * length(d - g) / length(d))
         assert_near(e.total, length(call.denoised - d) / length(d))
         assert auto.strength == [WEIGHT] * 2 and e.sigma == call.sigma.tolist()
         if weights[-1] == 1.0:
@@ -104,7 +104,7 @@ def test_under_every_guider_it_changes_no_bit(main, guide, kind):
     assert torch.equal(setting.run(make(kind, watched, second)), expected)
     evaluations = inspection.record(0).evaluations
     assert [e.main for e in evaluations] == [COSTS[kind][0][0]] * 2 and [e.guides for e in evaluations] == [1, 1]
-    assert (evaluations[0].terms[0].push[0] > 0) == (kind != "basic")
+    assert (evaluations[0].terms[0].update[0] > 0) == (kind != "basic")
 
 
 @pytest.mark.many
@@ -189,7 +189,7 @@ def test_the_page_hears_of_every_evaluation_while_the_run_goes_on(guided, page, 
     assert [node for node, _ in page.words] == ["12"] * len(evaluations)
     first = page.words[0][1].splitlines()
     assert first[0].startswith(f"step 1 of {STEPS}, sigma ")
-    assert first[1].startswith("autoguidance (guide 1) 2.5: push ")
+    assert first[1].startswith("autoguidance (guide 1) 2.5: update ")
     assert first[-1].startswith("positive, guide 1: ")
 
 

@@ -56,7 +56,7 @@ def length(change):
     return torch.linalg.vector_norm(change.flatten(1), dim=1)
 
 
-def test_pushes_are_lengths_relative_to_the_unguided_estimate():
+def test_updates_are_lengths_relative_to_the_unguided_estimate():
     found = predictions()
     out, watch, seen = look(GUIDANCE, found)
     positive, negative, guide = found.values()

@@ -243,7 +243,7 @@ def inspection(strip: Strip) -> Panels:
     # Without the times, which are those of the computer.
     plot = {"kind": "whole", "shot": "plot", "width": 600, "part": (0, 40, 960, 712)}
     return [
-        words("plot: pushes, weights, evaluations"),
+        words("plot: updates, weights, evaluations"),
         plot,
         words("strip: the estimate over the steps"),
         {"kind": "whole", "shot": "strip", "width": 600, "part": (0, 46, 960, 276)},

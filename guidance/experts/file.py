@@ -22,12 +22,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..checkpoints.atomic import atomic_save
-from ..checkpoints.json_text import parse_json
 from ..checkpoints.snapshot import read_snapshot
 from ..checkpoints.weights import file_problem, shapes_of, weight_problem
 from ..checkpoints.words import shown
 from ..guide import LONGEST_LABEL
-from ..networks.tiny.files import NetworkFileError
+from ..networks.tiny.files import NetworkFileError, json_object
 from ..preprocessing import Preprocessing
 from .bank import Adapter, adapter_tensors, adapters_of
 
@@ -127,7 +126,7 @@ def read_bank(path: str | Path) -> BankFile:
         raise NetworkFileError(f"{path.name} is no bank: {problem}. Get the file again.")
     adapters = _adapters(path.name, tensors, header)
     workflow = {key: metadata[key] for key in WORKFLOW if key in metadata}
-    return BankFile(path.stem, header, adapters, _object(path.name, metadata, "training"), workflow)
+    return BankFile(path.stem, header, adapters, json_object(path.name, metadata, "training"), workflow)
 
 
 def read_header(path: str | Path) -> BankHeader:
@@ -190,7 +189,7 @@ def _metadata(name: str, metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:
-    given: dict[str, Any] = _object(name, metadata, "bank")
+    given: dict[str, Any] = json_object(name, metadata, "bank")
     try:
         lists = given["preprocessing"].items()
         prepared: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in lists}
@@ -218,15 +217,6 @@ def _adapters(name: str, tensors: Mapping[str, Tensor], header: BankHeader) -> t
         what = f"has nothing of expert {empty[0]}" if empty else f"has the unknown tensor {shown(min(unknown))}"
         raise NetworkFileError(f"{name} {what}, with edges for {header.count} experts; get the file again.")
     return adapters
-
-
-def _object(name: str, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    try:
-        return parse_json(metadata[key], dict)
-    except KeyError:
-        raise NetworkFileError(f"{name} has no readable {key} in its header; get the file again.") from None
-    except ValueError as error:
-        raise NetworkFileError(f"{name}: {key} in its header {error}; get the file again.") from None
 
 
 def _json(value: Mapping[str, Any]) -> str:

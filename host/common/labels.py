@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -71,9 +71,7 @@ def _phrase(text: str, parts: tuple[tuple[str, ...], ...]) -> list[int]:
             continue
         place = next((place for place, part in enumerate(parts) if word in part), None)
         if place is None:
-            known = [known for part in parts for known in part]
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = _nearest(word, [known for part in parts for known in part])
             words = "; ".join(map(", ".join, parts))
             raise ValueError(f"This MODEL does not know {shown(word)}{hint} It knows: {words}.")
         if chosen[place] < len(parts[place]):
@@ -99,7 +97,11 @@ def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> i
         return number
     if word.isdecimal():
         raise ValueError(f"There is no class {word[:LONGEST_NAME]}; {owner} has classes 0 to {len(labels) - 1}.")
-    near = difflib.get_close_matches(word.lower()[:LONGEST_NAME], names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
     some = ", ".join(label[:LONGEST_NAME] for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
-    raise ValueError(f"There is no class {shown(word)}{hint} {owner} has: {some}.")
+    raise ValueError(f"There is no class {shown(word)}{_nearest(word.lower(), names)} {owner} has: {some}.")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """The end of the part of a sentence that says that a word is not known."""
+    near = difflib.get_close_matches(word[:LONGEST_NAME], list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "."

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import comfy.model_management
 import torch
-from comfy.model_patcher import ModelPatcher
 
-from ...guidance.experts.bank import ExpertBank
 from ...guidance.guide import Guide
-from ...guidance.noise_level import NoiseLevel
 from ...guidance.preprocessing import resize
 from ..common.errors import shown
-from ..engine.targets import CLEAN, class_weights
-from ..models.guides import LoadedGuide
+from ..engine.targets import class_weights
+from ..models.guides import LoadedGuide, clean_output
 
 MOST_AT_ONCE = 64
 
@@ -75,23 +72,12 @@ def _output(images: torch.Tensor, guide: LoadedGuide) -> torch.Tensor:
     """The guide's own output for pictures seen clean, on the CPU."""
     patcher, spec = guide.patchers[0], guide.guide.first
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
-    if isinstance(patcher.model, ExpertBank):
-        patcher.model.use(None)
-    weight = next(patcher.model.parameters())
     pictures = images[..., :3].movedim(-1, 1) * 2.0 - 1.0
     parts = []
     for part in pictures.split(MOST_AT_ONCE):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        clean = NoiseLevel.variance_exploding(torch.full((len(part),), CLEAN))
-        parts.append(spec.output(_caller(patcher, weight), part, clean).float().cpu())
+        parts.append(clean_output(patcher, spec, part).float().cpu())
     return torch.cat(parts)
-
-
-def _caller(patcher: ModelPatcher, weight: torch.Tensor):
-    def call(picture: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
-        return patcher.model(picture.to(weight), None if timestep is None else timestep.to(weight))
-
-    return call
 
 
 def _classes(logits: torch.Tensor, guide: Guide, label: str) -> Verdict:

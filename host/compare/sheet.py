@@ -31,6 +31,35 @@ class Words:
     below: str = ""
 
 
+@dataclass(frozen=True)
+class Tile:
+    """How one picture is drawn: small ones enlarged by whole factors, larger ones reduced.
+
+    Attributes:
+        size: width and height on the sheet, in pixels.
+    """
+
+    size: tuple[int, int]
+    how: Image.Resampling
+
+    @classmethod
+    def of(cls, height: int, width: int, scale: float) -> Tile:
+        """scale: as much as there is room for."""
+        scale = math.floor(scale) if scale >= 1 else scale
+        how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+        return cls((max(1, round(width * scale)), max(1, round(height * scale))), how)
+
+    def draw(self, pictures: torch.Tensor) -> list[Image.Image]:
+        """[B, H, W, C] in [0, 1]."""
+        levels = (pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        return [Image.fromarray(picture.numpy()).resize(self.size, self.how) for picture in levels]
+
+
+def as_image(sheet: Image.Image) -> torch.Tensor:
+    """A finished sheet as an IMAGE [1, H, W, 3] in [0, 1]."""
+    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255.0)[None]
+
+
 class Sheet:
     """A grid that fills cell by cell.
 
@@ -46,10 +75,9 @@ class Sheet:
         self.across = _across(shape[0])
         down = -(-shape[0] // self.across)
         scale = min(size / self.across / shape[2], size / down / shape[1])
-        scale = math.floor(scale) if scale >= 1 else scale
-        self.tile = max(1, round(shape[2] * scale)), max(1, round(shape[1] * scale))
-        self.how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
-        self.cell = self.across * (self.tile[0] + SEAM) - SEAM, down * (self.tile[1] + SEAM) - SEAM
+        self.tile = Tile.of(shape[1], shape[2], scale)
+        width, height = self.tile.size
+        self.cell = self.across * (width + SEAM) - SEAM, down * (height + SEAM) - SEAM
         self.letter = min(max(round(self.cell[0] / 18), SMALLEST), LARGEST)
         self.image = Image.new("RGB", self._size, PAPER)
         self._write()
@@ -58,14 +86,14 @@ class Sheet:
         """Fill a cell. pictures: [B, H, W, 3] in [0, 1]."""
         left, top = self._corner(column, row)
         self.image.paste(PAPER, (left, top, left + self.cell[0], top + self.cell[1]))
-        for index, picture in enumerate((pictures[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu()):
-            tile = Image.fromarray(picture.numpy()).resize(self.tile, self.how)
+        width, height = self.tile.size
+        for index, picture in enumerate(self.tile.draw(pictures)):
             at = index % self.across, index // self.across
-            self.image.paste(tile, (left + at[0] * (self.tile[0] + SEAM), top + at[1] * (self.tile[1] + SEAM)))
+            self.image.paste(picture, (left + at[0] * (width + SEAM), top + at[1] * (height + SEAM)))
 
     def picture(self) -> torch.Tensor:
         """As an IMAGE [1, H, W, 3] in [0, 1]."""
-        return torch.from_numpy(np.asarray(self.image, dtype=np.float32) / 255.0)[None]
+        return as_image(self.image)
 
     @cached_property
     def _font(self) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -12,10 +12,10 @@ from comfy.latent_formats import LatentFormat
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 
-from ...guidance.experts.bank import ExpertBank
 from ...guidance.objective import Objective
 from ..common.autograd import Aliases, check_resident, differentiable_options, scope
 from ..common.decoders import VAE, copy_format, latents_of, size_of
+from ..models.guides import network_of
 from .plan import GradientRequest, plan_of
 from .targets import resolve_target
 
@@ -97,10 +97,7 @@ class Gradients:
                 request.target.check_size(size_of(self.latents, shape))
                 decoded = self._decoded_size(request, shape)
             patchers = self.guide(request)
-            network = patchers[0].model if patchers else None
-            if isinstance(network, ExpertBank):
-                network.use(None)  # references are clean
-            return resolve_target(request.target, guide, network, decoded)
+            return resolve_target(request.target, guide, patchers[0] if patchers else None, decoded)
 
     def _decoded_size(self, request: GradientRequest, shape: tuple[int, ...]) -> tuple[int, int]:
         if request.decoder.kind == VAE:
@@ -146,16 +143,7 @@ class StepGradientContext:
     def network(self, objective: Objective, member: int):
         patchers = self.gradients.guide(self.gradients.requests[objective])
         one = len(patchers) == 1  # one network, or one bank with all experts
-        patcher = patchers[0 if one else member]
-        if isinstance(patcher.model, ExpertBank):
-            patcher.model.use(member if one else 0)
-        weight = next(patcher.model.parameters())
-
-        def call(picture: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
-            out = patcher.model(picture.to(weight), None if timestep is None else timestep.to(weight))
-            return out.to(picture.device)
-
-        return call
+        return network_of(patchers[0 if one else member], member if one else 0)
 
 
 def gradients_of(model: ModelPatcher) -> Gradients | None:

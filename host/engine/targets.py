@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ...guidance.guide import Guide, GuideSpec
 from ...guidance.loss import Loss, losses
-from ...guidance.noise_level import NoiseLevel
 from ...guidance.preprocessing import resize
 from ..common.labels import index_of
+from ..models.guides import clean_output
 
 MAP, REFERENCE = "map", "picture"
 TARGETS = [REFERENCE, MAP]
-CLEAN = 1e-3  # the sigma at which a noise-aware guide looks at a reference picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,16 +150,18 @@ def _text_target(guide: Guide | None, text: str) -> Target:
     return Target(texts=(text.strip(),))
 
 
-def resolve_target(target: Target, guide: Guide | None, network, decoded: tuple[int, int]) -> torch.Tensor | None:
+def resolve_target(
+    target: Target, guide: Guide | None, patcher: ModelPatcher | None, decoded: tuple[int, int]
+) -> torch.Tensor | None:
     """The target as a tensor that the loss compares with; the guide's first network does what has to be computed.
 
-    network: the first member of the guide, on its device. decoded: height and width of the pictures that the loss will
-    see. Call it outside inference mode.
+    patcher: of the guide's first member, on its device; None without a guide. decoded: height and width of the
+    pictures that the loss will see. Call it outside inference mode.
     """
-    if target.texts:
-        return network.embed_text(list(target.texts))
-    if target.reference is not None and guide is not None:
-        return _judge(_resize(target.reference.clone(), decoded, target), guide.first, network)
+    if target.texts and patcher is not None:
+        return patcher.model.embed_text(list(target.texts))
+    if target.reference is not None and guide is not None and patcher is not None:
+        return _reference_output(_resize(target.reference.clone(), decoded, target), guide.first, patcher)
     if target.value is None or not target.spatial:
         return None if target.value is None else target.value.clone()
     value = _resize(target.value.clone(), decoded, target)
@@ -174,8 +176,7 @@ def _resize(picture: torch.Tensor, size: tuple[int, int], target: Target) -> tor
 
 
 @torch.no_grad()
-def _judge(picture: torch.Tensor, spec: GuideSpec, network) -> torch.Tensor:
-    """A guide's own output on reference pictures, seen clean."""
-    clean = NoiseLevel.variance_exploding(torch.full((len(picture),), CLEAN))
-    output = spec.output(network, picture.to(next(network.parameters())), clean)
+def _reference_output(picture: torch.Tensor, spec: GuideSpec, patcher: ModelPatcher) -> torch.Tensor:
+    """A guide's own output on reference pictures, where and as precise as it is."""
+    output = clean_output(patcher, spec, picture.to(next(patcher.model.parameters())))
     return output.argmax(1, keepdim=True).to(output) if spec.task == "segmentation" else output

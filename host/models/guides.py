@@ -15,15 +15,18 @@ from comfy.model_patcher import ModelPatcher
 from ...guidance.checkpoints.atomic import disk_words, make_folder
 from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSource
 from ...guidance.checkpoints.words import shown
+from ...guidance.experts.bank import ExpertBank
 from ...guidance.experts.file import BANK, BankFile, contents_sha256, is_bank, map_tensors, read_bank, read_header
 from ...guidance.experts.guide import bank_guide, source_sha256
-from ...guidance.guide import Guide, GuideFamily, GuideSpec, families
+from ...guidance.guide import Guide, GuideFamily, GuideSpec, Network, families
 from ...guidance.networks.tiny.files import GUIDE, format_of
+from ...guidance.noise_level import NoiseLevel
 from ...guidance.routing import Experts
 from ..common.places import is_text, name_problem, placed, walk
 from .tiny import ASSETS
 
 FOLDER = "guides"
+CLEAN = 1e-3  # the sigma at which a noise-aware guide looks at a finished picture
 
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
 
@@ -42,6 +45,29 @@ class LoadedGuide:
     def get_models(self) -> list[ModelPatcher]:
         """What ComfyUI's memory manager finds behind the wire."""
         return list(self.patchers)
+
+
+def network_of(patcher: ModelPatcher, expert: int | None = None) -> Network:
+    """A guide's network as it is on its device; its answer comes back to where the picture is.
+
+    expert: of a bank, the one in charge; None for its clean base.
+    """
+    network = patcher.model
+    if isinstance(network, ExpertBank):
+        network.use(expert)
+    weight = next(network.parameters())
+
+    def call(picture: torch.Tensor, timestep: torch.Tensor | None) -> torch.Tensor:
+        out = network(picture.to(weight), None if timestep is None else timestep.to(weight))
+        return out.to(picture.device)
+
+    return call
+
+
+def clean_output(patcher: ModelPatcher, spec: GuideSpec, pictures: torch.Tensor) -> torch.Tensor:
+    """What a guide that is on its device says of finished pictures [B, 3, H, W] in [-1, 1]."""
+    clean = NoiseLevel.variance_exploding(torch.full((len(pictures),), CLEAN))
+    return spec.output(network_of(patcher), pictures, clean)
 
 
 def guide_names() -> list[str]:

@@ -17,7 +17,7 @@ class TermRecord:
 
     label: str
     strength: list[float]  # weight (1 = off) or scale (0 = off)
-    push: list[float]  # the length of what it added, relative to the unguided estimate
+    update: list[float]  # the norm of what it added, relative to that of the unguided estimate
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Evaluation:
     sigma: list[float]  # the model's own
     branches: tuple[Branch, ...]
     terms: tuple[TermRecord, ...]  # CFG first, then the chain
-    total: list[float]  # all pushes together
+    total: list[float]  # the same of all updates together
     cosine: list[float] | None  # between D_positive and D_negative
     scores: tuple[Score, ...]
     seconds: float

@@ -24,7 +24,10 @@ def to_json(records: list[Record]) -> str:
 
 
 def as_data(evaluation: Evaluation) -> dict[str, Any]:
-    """One evaluation for JSON; lists hold a number per sample. What is not finite, which JSON lacks, is null."""
+    """One evaluation for JSON; lists hold a number per sample. What is not finite, which JSON lacks, is null.
+
+    An update is called a push there: people's scripts read these names.
+    """
     probabilities = {score.label: _finite(score.values) for score in evaluation.scores if score.is_probability}
     losses = {score.label: _finite(score.values) for score in evaluation.scores if not score.is_probability}
     return {
@@ -33,7 +36,7 @@ def as_data(evaluation: Evaluation) -> dict[str, Any]:
         "branches": [{"network": branch.network, "condition": branch.condition} for branch in evaluation.branches],
         "gradients": len(evaluation.scores),
         "terms": [
-            {"name": term.label, "strength": _finite(term.strength), "push": _finite(term.push)}
+            {"name": term.label, "strength": _finite(term.strength), "push": _finite(term.update)}
             for term in evaluation.terms
         ],
         "push": _finite(evaluation.total),
@@ -51,8 +54,8 @@ def to_table(record: Record) -> str:
     terms, scores = shown_terms(evaluations), score_labels(evaluations)
     head = ["step", "sigma", "branches"]
     for label in terms:
-        head += [label, "push"]
-    head += ["all pushes", "cosine", *_answer_heads(scores), "ms", "MB"]
+        head += [label, "update"]
+    head += ["all updates", "cosine", *_answer_heads(scores), "ms", "MB"]
     rows = [_row(evaluation, terms, [label for label, _ in scores]) for evaluation in evaluations]
     lines = [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
     return "\n".join([f"{record.model}: {summary(record)}", "", *lines])
@@ -74,8 +77,8 @@ def summary(record: Record) -> str:
 def in_words(evaluation: Evaluation, record: Record) -> str:
     """One evaluation, as the inspector shows it while the run goes on."""
     parts = [f"step {evaluation.step} of {record.levels}, sigma {mean(evaluation.sigma):.3g}"]
-    parts += [f"{term.label} {mean(term.strength):.3g}: push {percent(term.push)}" for term in evaluation.terms
-              if any(term.push)]
+    parts += [f"{term.label} {mean(term.strength):.3g}: update {percent(term.update)}" for term in evaluation.terms
+              if any(term.update)]
     if evaluation.cosine is not None:
         parts.append(f"cosine {mean(evaluation.cosine):.3f}")
     parts += [_score(score) for score in evaluation.scores]
@@ -86,7 +89,7 @@ def in_words(evaluation: Evaluation, record: Record) -> str:
 def shown_terms(evaluations: list[Evaluation]) -> list[str]:
     """The components in chain order; CFG only where it ever did something."""
     terms = evaluations[0].terms
-    off = all(set(e.terms[0].strength) == {1.0} and not any(e.terms[0].push) for e in evaluations)
+    off = all(set(e.terms[0].strength) == {1.0} and not any(e.terms[0].update) for e in evaluations)
     return [term.label for term in terms if term.label != "CFG" or not off]
 
 
@@ -112,7 +115,7 @@ def _row(evaluation: Evaluation, terms: list[str], scores: list[str]) -> list[st
     cells = [str(evaluation.step), f"{mean(evaluation.sigma):.4g}", _branches(evaluation)]
     for label in terms:
         term = term_of(evaluation, label)
-        cells += [f"{mean(term.strength):.3g}", percent(term.push)]
+        cells += [f"{mean(term.strength):.3g}", percent(term.update)]
     cells += [percent(evaluation.total), "" if evaluation.cosine is None else f"{mean(evaluation.cosine):.4f}"]
     for label in scores:
         score = score_of(evaluation, label)

@@ -1,4 +1,4 @@
-"""A recorded run as a plot: pushes, strengths, agreement, losses, evaluations and time, one column per evaluation."""
+"""A recorded run as a plot: updates, strengths, agreement, losses, evaluations and time, one column per evaluation."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def _panels(evaluations: list[Evaluation]) -> list[Panel]:
     terms = shown_terms(evaluations)
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(terms)}
     found = [[term_of(e, label) for e in evaluations] for label in terms]
-    pushes = [Line(t[0].label, tuple(100 * mean(term.push) for term in t), colours[t[0].label]) for t in found]
-    if len(pushes) > 1:
-        pushes.append(Line("all together", tuple(100 * mean(e.total) for e in evaluations), INK))
+    updates = [Line(t[0].label, tuple(100 * mean(term.update) for term in t), colours[t[0].label]) for t in found]
+    if len(updates) > 1:
+        updates.append(Line("all together", tuple(100 * mean(e.total) for e in evaluations), INK))
     strengths = [Line(t[0].label, tuple(mean(term.strength) for term in t), colours[t[0].label]) for t in found]
-    panels = [Panel("push, relative to the unguided estimate", 190, tuple(pushes), least=(0.0, 1.0), scale=" %")]
+    panels = [Panel("update, relative to the unguided estimate", 190, tuple(updates), least=(0.0, 1.0), scale=" %")]
     if strengths:
         panels.append(Panel("weight (1 = off) or scale (0 = off)", 90, tuple(strengths), least=(0.0, 1.0), named=False))
     return [*panels, *_answers(evaluations, len(terms)), *_costs(evaluations)]

@@ -135,7 +135,7 @@ def read_network(path: str | Path, file_format: str) -> NetworkFile:
         words = shown(str(error), 120)
         raise NetworkFileError(f"{name} is not a readable safetensors file ({words}); get it again.") from None
     _check_format(name, header.get("format"), file_format)
-    config, metadata = _json_object(name, header, "config"), _json_object(name, header, "metadata")
+    config, metadata = json_object(name, header, "config"), json_object(name, header, "metadata")
     _check_facts(name, file_format, metadata)
     return NetworkFile(name, file_format, config, metadata, tensors)
 
@@ -213,7 +213,8 @@ def _check_facts(name: str, file_format: str, metadata: Mapping[str, Any]) -> No
         raise NetworkFileError(f"{name}: sigma_data in its metadata must be a number above 0; get the file again.")
 
 
-def _json_object(name: str, header: Mapping[str, str], key: str) -> dict[str, Any]:
+def json_object(name: str, header: Mapping[str, str], key: str) -> dict[str, Any]:
+    """A JSON object among a header's strings. Raises NetworkFileError, in words, for none or no such."""
     try:
         return parse_json(header[key], dict)
     except KeyError:
