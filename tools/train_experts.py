@@ -79,6 +79,7 @@ class Processes:
     def __init__(self, cpu: bool) -> None:
         # First: its functions have the group that is there when they are read for a default, and an optimizer reads
         # them. A group kept so outlives its end, and Gloo's threads abort the process that leaves under them.
+        import torch.distributed.nn  # noqa: F401 (importing it is what is needed)
         from accelerate import Accelerator
 
         self.accelerator = Accelerator(cpu=cpu)
