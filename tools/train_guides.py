@@ -10,16 +10,14 @@ the end, what the network gets right on fresh pictures are printed. Times on one
 from __future__ import annotations
 
 import argparse
-import platform
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from train_world import LABELS, ROOT, Recipe, describe, follow
+from train_world import LABELS, ROOT, Recipe, begin, describe, follow, parser_of
 from world import Pictures, render
 from world.scenes import Scenes, render_scenes
 
@@ -122,17 +120,7 @@ def noisy(images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets")
-    parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "training", help="where stopped trainings wait")
-    parser.add_argument("--steps", type=int, help="stop after this many steps; the recipe's learning rates stay")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each recipe after this long")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    for folder in (options.out, options.work):
-        folder.mkdir(parents=True, exist_ok=True)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread")
+    options = begin(parser_of(__doc__, RECIPES, ROOT / "assets"))
     for name in options.only:
         train(name, RECIPES[name], options)
 

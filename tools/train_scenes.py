@@ -9,14 +9,10 @@ step of the main denoiser (batch 32) and 0.09 s for its pictures.
 
 from __future__ import annotations
 
-import argparse
-import platform
 from dataclasses import replace
-from pathlib import Path
 
-import torch
 import train_guides
-from train_world import EDM, ROOT, Recipe, train_denoiser
+from train_world import EDM, ROOT, Recipe, begin, parser_of, train_denoiser
 from world.noise import LogNormal
 from world.scenes import WORDS
 
@@ -38,19 +34,7 @@ GUIDES: dict[str, Recipe] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*DENOISERS, *GUIDES]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-    parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "scenes")
-    parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "training", help="where stopped trainings wait")
-    parser.add_argument("--steps", type=int, help="stop after this many steps instead of the recipe's")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each recipe after this long")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for folder in (options.out, options.work):
-        folder.mkdir(parents=True, exist_ok=True)
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)")
+    options = begin(parser_of(__doc__, [*DENOISERS, *GUIDES], ROOT / ".cache" / "scenes"))
     for name in options.only:
         if name in GUIDES:
             train_guides.train(name, GUIDES[name], options)

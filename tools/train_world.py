@@ -14,7 +14,7 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
@@ -80,22 +80,34 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
-    parser.add_argument("--out", type=Path, default=ROOT / "assets")
+def parser_of(description: str | None, names: Collection[str], out: Path) -> argparse.ArgumentParser:
+    """What every command that trains networks of its own understands."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=names, default=list(names), metavar="NAME")
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "training", help="where stopped trainings wait")
     parser.add_argument("--steps", type=int, help="stop after this many steps instead of the recipe's")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each recipe after this long")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--longer", action="store_true", help="go on from the networks in --out, where no stopped training waits"
-    )
+    return parser
+
+
+def begin(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What the command line says; folders and threads are ready, and the machine is printed."""
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for folder in (options.out, options.work):
         folder.mkdir(parents=True, exist_ok=True)
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {options.threads} thread(s)")
+    return options
+
+
+def main() -> None:
+    parser = parser_of(__doc__, RECIPES, ROOT / "assets")
+    parser.add_argument(
+        "--longer", action="store_true", help="go on from the networks in --out, where no stopped training waits"
+    )
+    options = begin(parser)
     for name in options.only:
         recipe = RECIPES[name]
         recipe = replace(recipe, steps=options.steps or recipe.steps)
