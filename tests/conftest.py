@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,42 @@ def guide(comfy):
     from host_models import MODELS
 
     return MODELS["sd15"].build(7)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory):
+    """Writes the guide of a case of `guide_files` and gives its path; each once, and not to be changed."""
+    from guide_files import CASES
+
+    @cache
+    def write(name):
+        return CASES[name].write(tmp_path_factory.mktemp(name) / name)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def guide_root(tmp_path_factory):
+    """A models/guides as a user's may look; not to be changed."""
+    from guide_folder import write_guides
+
+    return write_guides(tmp_path_factory.mktemp("guides"))
+
+
+@pytest.fixture(scope="session")
+def embedded_root(tmp_path_factory):
+    """A folder with one random embedded guide."""
+    from guide_folder import write_assets
+
+    return write_assets(tmp_path_factory.mktemp("assets"))
+
+
+@pytest.fixture
+def guides(comfy, guide_root, embedded_root, monkeypatch):
+    """`host.guides` with these two folders."""
+    from guide_folder import lent
+
+    return lent(monkeypatch, guide_root, embedded_root)
 
 
 @pytest.fixture(scope="module")

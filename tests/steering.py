@@ -7,6 +7,7 @@ without the pack's scope: on networks built anew outside inference mode, in floa
 import contextlib
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -157,3 +158,26 @@ def slope(score, at: torch.Tensor, direction: torch.Tensor, step: float) -> floa
         at, direction = at.detach().clone(), direction.detach().clone()
         ahead, behind = score(at + step * direction).sum(), score(at - step * direction).sum()
     return float((ahead - behind) / (2 * step))
+
+
+# Fixtures; a test file takes them by their names.
+
+
+@pytest.fixture(scope="module")
+def main(comfy):
+    """A small SD 1.5 as a node loads it: its weights are inference tensors."""
+    from host_models import MODELS
+
+    return as_nodes_do(MODELS["sd15"].build, 0)
+
+
+@pytest.fixture(scope="module")
+def guide(comfy):
+    """A GUIDE that classifies pictures."""
+    return loaded(3)
+
+
+@pytest.fixture(scope="module")
+def vae(comfy):
+    """A VAE for it."""
+    return autoencoder()

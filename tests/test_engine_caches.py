@@ -1,6 +1,5 @@
 """The host's EasyCache beside evaluations that its run does not know of: a guide's, and those of a gradient."""
 
-import pytest
 import steering
 import torch
 from engine_probe import guided
@@ -9,11 +8,7 @@ from test_engine_gradients import SD15
 from test_gradient_refusals import to_target
 
 STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def main(comfy):
-    return steering.as_nodes_do(SD15.build, 0)
+main = steering.main
 
 
 def cached(model, threshold=0.2):

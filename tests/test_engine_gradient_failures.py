@@ -8,21 +8,7 @@ from test_engine_gradient_runs import PLACES, place, run
 from test_engine_gradients import steer
 
 SD15 = MODELS["sd15"]
-
-
-@pytest.fixture(scope="module")
-def main(comfy):
-    return steering.as_nodes_do(SD15.build, 0)
-
-
-@pytest.fixture(scope="module")
-def guide(comfy):
-    return steering.loaded(3)
-
-
-@pytest.fixture(scope="module")
-def vae(comfy):
-    return steering.autoencoder()
+main, guide, vae = steering.main, steering.guide, steering.vae
 
 
 def whole(main, guide, vae):

@@ -15,21 +15,7 @@ PLACES = {
     "through": {"at": "through denoiser", "decoder": "linear rgb"},
     "vae": {"at": "denoised"},
 }
-
-
-@pytest.fixture(scope="module")
-def main(comfy):
-    return steering.as_nodes_do(SD15.build, 0)
-
-
-@pytest.fixture(scope="module")
-def guide(comfy):
-    return steering.loaded(3)
-
-
-@pytest.fixture(scope="module")
-def vae(comfy):
-    return steering.autoencoder()
+main, guide, vae = steering.main, steering.guide, steering.vae
 
 
 def run(model, spec=SD15, cfg=4.0, batch=1, seed=0, **more):

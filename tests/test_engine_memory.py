@@ -5,10 +5,7 @@ import steering
 from engine_probe import cfg_guider, guided, setting_of
 from test_engine_gradients import SD15, steer
 
-
-@pytest.fixture(scope="module")
-def main(comfy):
-    return steering.as_nodes_do(SD15.build, 0)
+main = steering.main
 
 
 @pytest.fixture

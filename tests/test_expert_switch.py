@@ -7,27 +7,11 @@ import uuid
 import pytest
 import torch
 from guide_files import glpn
-from guide_folder import EMBEDDED, lend, lent, write_assets, write_guides
+from guide_folder import EMBEDDED, lend
 
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.routing import Experts
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_guides(tmp_path_factory.mktemp("guides"))
-
-
-@pytest.fixture(scope="module")
-def assets(tmp_path_factory):
-    return write_assets(tmp_path_factory.mktemp("assets"))
-
-
-@pytest.fixture
-def guides(comfy, written, assets, monkeypatch):
-    """`host.guides` with such a folder, and one random embedded guide."""
-    return lent(monkeypatch, written, assets)
 
 
 def level(*sigmas):
@@ -46,9 +30,9 @@ def test_a_switch_keeps_members_and_patchers_in_order(guides):
     assert guides.switch([clean], Experts()).guide.members == clean.guide.members
 
 
-def test_who_cannot_take_turns_in_words(guides, written, tmp_path, monkeypatch):
+def test_who_cannot_take_turns_in_words(guides, guide_root, tmp_path, monkeypatch):
     glpn(tmp_path / "glpn")
-    lend(monkeypatch, tmp_path, written)
+    lend(monkeypatch, tmp_path, guide_root)
     one, other = guides.load_guide("someone/resnet"), guides.load_guide("own.safetensors")
     team = guides.switch([one, other], Experts((1.0,)))
     with pytest.raises(ValueError, match="Connect the guides that are to take turns"):

@@ -12,11 +12,7 @@ from guidance_pack.guidance.rules.gradient import GradientGuidance
 
 SD15, FLUX, RADIANCE = MODELS["sd15"], MODELS["flux"], MODELS["chroma_radiance"]
 LINEAR = {"at": "denoised", "decoder": "linear rgb"}
-
-
-@pytest.fixture(scope="module")
-def main(comfy):
-    return steering.as_nodes_do(SD15.build, 0)
+main = steering.main
 
 
 @pytest.fixture(scope="module")

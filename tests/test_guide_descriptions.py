@@ -7,26 +7,13 @@ import re
 import guide_conformance as conformance
 import pytest
 import torch
-from guide_files import CASES, LABELS, clip, imagenet, vit
+from guide_files import LABELS, clip, imagenet, vit
 from safetensors.torch import load_file, save_file
 
 from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource
 from guidance_pack.guidance.guides.folder import labels_of, preprocessing_of
 from guidance_pack.guidance.noise_schedule import noise_schedule
 from guidance_pack.guidance.preprocessing import Preprocessing
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Paths of the cases' guides, each written once; not to be changed."""
-    paths = {}
-
-    def write(name):
-        if name not in paths:
-            paths[name] = CASES[name].write(tmp_path_factory.mktemp(name) / name)
-        return paths[name]
-
-    return write
 
 
 class Folder:

@@ -6,26 +6,10 @@ import shutil
 import pytest
 import torch
 from guide_files import LABELS, tiny
-from guide_folder import EMBEDDED, lend, lent, write_assets, write_guides
+from guide_folder import EMBEDDED, lend
 
 from guidance_pack.guidance.checkpoints.guide_source import GuideFileError
 from guidance_pack.guidance.noise_level import NoiseLevel
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    return write_guides(tmp_path_factory.mktemp("guides"))
-
-
-@pytest.fixture(scope="module")
-def assets(tmp_path_factory):
-    return write_assets(tmp_path_factory.mktemp("assets"))
-
-
-@pytest.fixture
-def guides(comfy, written, assets, monkeypatch):
-    """`host.guides` with such a folder, and one random embedded guide."""
-    return lent(monkeypatch, written, assets)
 
 
 def picture(count=2):
@@ -67,9 +51,9 @@ def test_without_any_file_the_embedded_remain(guides, tmp_path, monkeypatch):
             guides.load_guide("mine")
 
 
-def test_several_folders_are_searched(guides, written, tmp_path, monkeypatch):
+def test_several_folders_are_searched(guides, guide_root, tmp_path, monkeypatch):
     tiny(tmp_path / "another")
-    lend(monkeypatch, tmp_path, written)
+    lend(monkeypatch, tmp_path, guide_root)
     assert {"another.safetensors", "someone/resnet"} <= set(guides.guide_names())
     assert guides.load_guide("another.safetensors").guide.first.labels == LABELS
     assert guides.load_guide("someone/resnet").guide.first.labels == LABELS
@@ -114,11 +98,11 @@ def test_a_torch_file_is_offered_and_read_as_tensors_only(guides):
         guides.load_guide("old.pt")
 
 
-def test_a_network_that_no_family_knows_in_words(guides, written, tmp_path, monkeypatch):
+def test_a_network_that_no_family_knows_in_words(guides, guide_root, tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
-    shutil.copytree(written / "someone" / "resnet", tmp_path / "base")
+    shutil.copytree(guide_root / "someone" / "resnet", tmp_path / "base")
     config = (tmp_path / "base" / "config.json").read_text()
     (tmp_path / "base" / "config.json").write_text(config.replace("ResNetForImageClassification", "ResNetModel"))
     lend(monkeypatch, tmp_path)
@@ -169,8 +153,8 @@ def test_deep_clones_are_equal_and_independent(guides):
     assert patcher.clone().model is patcher.model
 
 
-def test_a_replaced_file_is_loaded_again(guides, written, tmp_path, monkeypatch):
-    shutil.copy(written / "own.safetensors", tmp_path / "own.safetensors")
+def test_a_replaced_file_is_loaded_again(guides, guide_root, tmp_path, monkeypatch):
+    shutil.copy(guide_root / "own.safetensors", tmp_path / "own.safetensors")
     lend(monkeypatch, tmp_path)
     first = guides.fingerprint("own.safetensors")
     assert first == guides.fingerprint("own.safetensors")

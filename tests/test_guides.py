@@ -12,19 +12,6 @@ from guidance_pack.guidance.guide import families
 from guidance_pack.guidance.guides.image_text import patches_of
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    """Paths of the cases' guides, each written once; not to be changed."""
-    paths = {}
-
-    def write(name):
-        if name not in paths:
-            paths[name] = CASES[name].write(tmp_path_factory.mktemp(name) / name)
-        return paths[name]
-
-    return write
-
-
 @pytest.fixture(scope="module", params=CASES)
 def name(request):
     return request.param
