@@ -67,7 +67,7 @@ PARTS = (
     tests("engine", ENGINE, 100),
     tests("engine, dynamic memory", ENGINE, 100, "--dynamic-vram"),
     tests("gradients", GRADIENTS, 80),
-    Part("out of memory", ("tools/gpu_memory.py",), 80),
+    Part("out of memory", ("benchmarks/gpu_memory.py",), 80),
     tests("networks", NETWORKS, 100),
     figures("one_call", 40, "--size", "64"),
     figures("overhead", 60, "--size", "64"),

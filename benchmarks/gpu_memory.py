@@ -1,4 +1,4 @@
-"""Real memory that runs out: `python tools/gpu_memory.py --comfyui FOLDER`. Part of tools/gpu_check.py.
+"""Real memory that runs out: `python benchmarks/gpu_memory.py --comfyui FOLDER`. Part of tools/gpu_check.py.
 
 A guided run of SD 1.5's size (CFG, Autoguidance over a smaller network, a classifier's gradient at the noisy input) is
 repeated with ever less of the card's memory allowed to this process. It ends well or in words of memory; the next plain
@@ -13,10 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "tools", "benchmarks")]
-
-from devtools.host import load_host  # noqa: E402
+from overhead import load_host, sd15
 
 SHARES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1)  # of what the first run took at its highest
 SLACK = 8 * 2**20  # bytes that the allocator's rounding may keep
@@ -57,7 +54,6 @@ def models():
     import engine_probe as probe
     import steering
     from host_models import MODELS
-    from overhead import sd15
     from test_engine_gradients import steer
 
     plain = sd15(0)
