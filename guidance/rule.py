@@ -30,8 +30,9 @@ from .schedule import ALWAYS, Positions, Schedule
 from .step import Step
 
 __all__ = [
-    "NEGATIVE", "POSITIVE", "Branch", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term", "Transform", "Weigher",
-    "exactly_one", "expand", "flag", "is_one", "param", "rule", "rules", "schedule_field",
+    "NEGATIVE", "POSITIVE", "Branch", "GuideTerm", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term",
+    "Transform", "Weigher", "exactly_one", "expand", "flag", "is_one", "param", "reuse_param", "rule", "rules",
+    "schedule_field",
 ]  # fmt: skip
 
 Sees = Literal["sample", "channels", "space"]  # numbers in any order; also which is of which channel; where they lie
@@ -150,6 +151,29 @@ class Term(Rule):
         raise NotImplementedError
 
 
+class GuideTerm(Term):
+    """A term that compares the main network with a guide, and may keep the difference for some noise levels."""
+
+    @property
+    def guide(self) -> str:
+        """The guide's name among the branches: a field."""
+        raise NotImplementedError
+
+    @property
+    def reuse(self) -> int:
+        """The field made by `reuse_param()`."""
+        raise NotImplementedError
+
+    @property
+    def branch(self) -> Branch:
+        """The guide's."""
+        return Branch(network=self.guide)
+
+    def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
+        fresh = turn % self.reuse == 0 or not kept
+        return self.uses | {self.branch} if fresh else self.uses
+
+
 class Transform(Rule):
     """A rule that changes the guided estimate as a whole."""
 
@@ -198,6 +222,14 @@ def param(default: Any, doc: str, *, low: float, high: float, step: float = 0.01
 def flag(doc: str) -> Any:
     """A choice of a rule that few people need: off, unless it is switched on; what it does."""
     return field(default=False, metadata={"doc": doc})
+
+
+def reuse_param() -> Any:
+    """At how many noise levels a guide's difference is used."""
+    return param(
+        1, "Evaluate the guide at every so many noise levels, and keep its difference in between. 1 = at every one.",
+        low=1, high=16, step=1, advanced=True,
+    )  # fmt: skip
 
 
 def schedule_field() -> Any:

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rule import POSITIVE, Branch, Schedule, Step, Term, expand, param, rule, schedule_field
+from ..rule import POSITIVE, GuideTerm, Schedule, Step, expand, param, reuse_param, rule, schedule_field
 
 
 @rule("autoguidance")
 @dataclass(frozen=True)
-class Autoguidance(Term):
+class Autoguidance(GuideTerm):
     """D' = D + (w - 1) (D_main - D_guide)      2406.02507 Eq. 3; with CFG beside it, Eq. 6
 
     Both networks see the same noisy input and the same prompt. Alone (D = D_main) it is D_guide + w (D_main - D_guide).
@@ -26,18 +26,7 @@ class Autoguidance(Term):
     )
     schedule: Schedule = schedule_field()
     guide: str = field(default="guide")  # the name of the weaker network among the branches
-    reuse: int = param(
-        1, "Evaluate the guide at every so many noise levels, and keep its difference in between. 1 = at every one.",
-        low=1, high=16, step=1, advanced=True,
-    )
-
-    @property
-    def branch(self) -> Branch:
-        return Branch(network=self.guide)
-
-    def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
-        fresh = turn % self.reuse == 0 or not kept
-        return self.uses | {self.branch} if fresh else self.uses
+    reuse: int = reuse_param()
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         fresh = self.branch in step.branches

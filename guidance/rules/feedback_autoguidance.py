@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..feedback import FeedbackRule, Trail
-from ..rule import POSITIVE, Branch, Step, Term, expand, param, rule
+from ..rule import POSITIVE, GuideTerm, Step, expand, reuse_param, rule
 
 
 @rule("feedback_autoguidance")
 @dataclass(frozen=True)
-class FeedbackAutoguidance(FeedbackRule, Term):
+class FeedbackAutoguidance(FeedbackRule, GuideTerm):
     """D' = D + (w_f - 1) (D_main - D_guide)      2506.06085 Eq. 10 in 2406.02507 Eq. 3
 
     The guide stands where the paper has the unconditional network; w_f as in `guidance.feedback`.
@@ -20,18 +20,7 @@ class FeedbackAutoguidance(FeedbackRule, Term):
     uses = frozenset({POSITIVE})
 
     guide: str = field(default="guide")  # the name of the weaker network among the branches
-    reuse: int = param(
-        1, "Evaluate the guide at every so many noise levels, and keep its difference in between. 1 = at every one.",
-        low=1, high=16, step=1, advanced=True,
-    )
-
-    @property
-    def branch(self) -> Branch:
-        return Branch(network=self.guide)
-
-    def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
-        fresh = turn % self.reuse == 0 or not kept
-        return self.uses | {self.branch} if fresh else self.uses
+    reuse: int = reuse_param()
 
     def displacement(self, step: Step, state: Trail | None) -> tuple[Tensor, Trail | None]:
         if self.branch in step.branches:
