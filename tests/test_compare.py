@@ -292,7 +292,7 @@ def test_the_table_says_what_every_cell_is(tiny):
         (("cfg weight", "1"), ("cfg weight", "2"), "both 'cfg weight'"),
         (("steps", "0"), ("none", ""), "steps is 0; it can be 1 to 10000"),
         (("denoise", "1.5"), ("none", ""), "denoise is 1.5; it can be 0 to 1"),
-        (("cfg wait", "1"), ("none", ""), "x_parameter is 'cfg wait'; it can be none, cfg, steps"),
+        (("cfg wait", "1"), ("none", ""), "x_parameter is 'cfg wait', which there is not; did you mean cfg weight?"),
         (("none", ""), ("sampler_name", "eulr"), "y_values has 'eulr'. sampler_name takes any of euler,"),
         (("model", "a, b"), ("none", ""), r"x_values has 2 names \(a, b\), and 1 MODELs are"),
         (("cfg weight", "1", 0), ("none", ""), "x_which is 0; components are counted from 1"),

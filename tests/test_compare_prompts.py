@@ -117,7 +117,7 @@ def test_more_models_are_columns(server):
     [
         ({"x_values": "1, two"}, "x_values has 'two'. autoguidance weight takes numbers"),
         ({"y_values": ""}, "y_values is empty"),
-        ({"x_parameter": "autoguidance wait"}, "x_parameter is 'autoguidance wait'; it can be none, cfg"),
+        ({"x_parameter": "autoguidance wait"}, "is not; did you mean autoguidance weight?"),
         ({"x_values": "1..2 step 0.02", "y_values": "1..2 step 0.5"}, "The grid has 153 cells; at most 100"),
         ({"y_parameter": "autoguidance weight"}, "both 'autoguidance weight'"),
     ],

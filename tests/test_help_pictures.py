@@ -7,6 +7,7 @@ import pytest
 from help_pictures import FOLDER, MOST_BYTES, MOST_PIXELS
 from help_scenes import FIRST, PICTURES
 from PIL import Image
+from workflow_layout import Block, arrange
 
 PAGES = sorted(FOLDER.parent.glob("*.md"))
 SHOWN = re.compile(r"!\[([^\]]*)\]\(pictures/([\w-]+)\.webp\)")
@@ -43,3 +44,8 @@ def test_a_picture_fits_the_help_panel(name):
 
 def test_the_pictures_together_are_small():
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) <= MOST_BYTES_TOGETHER
+
+
+def test_a_workflow_of_one_lane_can_be_laid_out():
+    """The pictures' own workflows have no other."""
+    assert arrange(Block((), (), (300, 200)), []) == [(0, 0)]

@@ -46,6 +46,14 @@ def test_a_broken_promise_is_noticed(change, words):
     assert found.startswith("GuidanceCFG") and words in found
 
 
+def test_a_choice_of_a_dynamic_list_is_promised_with_its_inputs():
+    for change in (lambda choices: choices.pop("TAG"), lambda choices: choices["TAG"].insert(0, ["new", "INT"])):
+        other = copy.deepcopy(PROMISED)
+        change(other["GuidanceShape"]["choices"])
+        (found,) = broken(PROMISED, other)
+        assert found.startswith("GuidanceShape: the choice TAG brought [['eta', 'FLOAT']]")
+
+
 def test_appending_breaks_nothing_and_a_lost_node_does():
     grown = changed(lambda node: (node["widgets"].append(["new", "INT"]), node["sockets"].update(extra="MODEL")))
     assert broken(PROMISED, grown) == []

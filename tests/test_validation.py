@@ -50,6 +50,10 @@ def prompt_of(node_id, node, **changed):
             inputs[name] = more.get("default") or [*(more.get("options") or []), "nothing"][0]
         elif "default" in more:
             inputs[name] = more["default"]
+        elif kind == "COMFY_DYNAMICCOMBO_V3":
+            first = more["options"][0]
+            own = first["inputs"]["required"].items()
+            inputs |= {name: first["key"], **{f"{name}.{one}": told["default"] for one, (_, told) in own}}
         elif kind != "COMFY_AUTOGROW_V3":
             feeding[kind] = {"class_type": f"Feed {kind}", "inputs": {}}
             inputs[name] = [kind, 0]

@@ -27,7 +27,7 @@ SHEETS = {
     "02-Autoguidance": 3,
     "03-CFG-and-autoguidance": 4,
     "04-CFG-in-an-interval": 3,
-    "05-Too-much-CFG-and-two-cures": 3,
+    "05-Too-much-CFG-and-its-cures": 4,
     "06-Classifier-guidance": 4,
     "More-Two-classifiers-in-turn": 2,
     "07-Follow-depth-or-segmentation": 3,
@@ -121,7 +121,8 @@ def test_required_inputs_are_there(workflow, object_info):
 def test_widget_values_are_allowed(workflow, object_info):
     needed = {file["name"] for file in gallery.files_of(workflow)}
     for entry in to_prompt(workflow, object_info).values():
-        specs = {name: (kind, options) for name, kind, options in inputs_of(object_info[entry["class_type"]])}
+        inputs = inputs_of(object_info[entry["class_type"]], entry["inputs"])
+        specs = {name: (kind, options) for name, kind, options in inputs}
         for name, value in entry["inputs"].items():
             kind, options = specs[name]
             choices = options.get("options")

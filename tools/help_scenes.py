@@ -22,6 +22,7 @@ from help_steered import (
     mix,
     rescale,
     schedule,
+    shape,
     train_experts,
 )
 from help_strip import FOUR, NAMES, STEPS, Panels, Strip, grid, one, words
@@ -251,9 +252,9 @@ def inspection(strip: Strip) -> Panels:
 
 
 MADE = (
-    cfg, autoguidance, mix, degrade, schedule, rescale, clamp, apg, classifier, loss, expert_switch, train_experts,
-    load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect, inspection, compare,
-    score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts, export_experts,
+    cfg, autoguidance, mix, degrade, schedule, rescale, clamp, apg, shape, classifier, loss, expert_switch,
+    train_experts, load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect, inspection,
+    compare, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts, export_experts,
     convert_checkpoint, post_hoc_ema,
 )  # fmt: skip
 PICTURES: dict[str, Callable[[Strip], Panels]] = {made.__name__: made for made in MADE}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from help_strip import ASKED, CLASS_SCALE, DEALT, FOUR, NAMES, SHAPES, Panels, Strip, grid, one, table, words
 
+SHAPED = {"PMC-CFG": {}, "FDG": {"low": 0.2}, "dynamic thresholding": {"mimic": 2.0}}  # and their own numbers
+
 
 def cfg(strip: Strip) -> Panels:
     model = strip.begin(FOUR, 4)
@@ -98,6 +100,16 @@ def apg(strip: Strip) -> Panels:
         strip.shot(f"limit {longest:g}", shaped["MODEL"])
     columns = {"no CFG": "off", "CFG 12": "cfg", "APG,\nlimit 2.5": "limit 2.5", "APG, mo-\nmentum": "limit 5"}
     return [table(columns, DEALT, (4, 5, 9, 11))]
+
+
+def shape(strip: Strip) -> Panels:
+    strip.begin(NAMES, 12, 0)
+    strip.shot("cfg", strip.cfg(8.0))
+    for rule, own in SHAPED.items():
+        values = {f"rule.{name}": value for name, value in own.items()}
+        strip.shot(rule, strip.put("GuidanceShape", model=strip.cfg(8.0), rule=rule, **values)["MODEL"])
+    columns = {"CFG 8": "cfg", "PMC-CFG": "PMC-CFG", "FDG": "FDG", "dynamic\nthresh.": "dynamic thresholding"}
+    return [table(columns, DEALT, (2, 3, 9, 11))]
 
 
 def classifier(strip: Strip) -> Panels:

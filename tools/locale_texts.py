@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from devtools.prompt import DYNAMIC
+
 
 def english(object_info: dict) -> dict[str, dict]:
     """The content of locales/en/nodeDefs.json; `object_info` is the server's answer to /object_info."""
@@ -10,11 +12,22 @@ def english(object_info: dict) -> dict[str, dict]:
 
 
 def _node(info: dict) -> dict:
-    inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    inputs = _inputs(info["input"])
+    for name, spec in [*inputs.items()]:
+        for choice in spec[1].get("options", ()) if spec[0] == DYNAMIC else ():
+            # The page looks for the words of "rule.alpha" under this name.
+            inputs |= {f"{name}_{own}": (*more, own) for own, more in _inputs(choice["inputs"]).items()}
     outputs = zip(info["output_name"], info["output_tooltips"], strict=True)
     return {
         "display_name": info["display_name"],
         "description": info["description"],
-        "inputs": {name: {"name": name, "tooltip": spec[1]["tooltip"]} for name, spec in inputs.items()},
+        "inputs": {
+            key: {"name": own[0] if own else key, "tooltip": options["tooltip"]}
+            for key, (_, options, *own) in inputs.items()
+        },
         "outputs": {str(i): {"name": name, "tooltip": tooltip} for i, (name, tooltip) in enumerate(outputs)},
     }
+
+
+def _inputs(sections: dict) -> dict:
+    return {**sections.get("required", {}), **sections.get("optional", {})}

@@ -6,7 +6,9 @@ of inputs and the places of outputs.
 
 from __future__ import annotations
 
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+from devtools.prompt import DYNAMIC
+
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC)
 
 
 def promises(object_info: dict) -> dict[str, dict]:
@@ -26,6 +28,10 @@ def broken(promised: dict[str, dict], now: dict[str, dict]) -> list[str]:
         for kind in ("widgets", "outputs"):
             if new[kind][: len(old[kind])] != old[kind]:
                 found.append(f"{name}: the {kind} {old[kind]} are now {new[kind]}; append new ones at the end.")
+        choices = new.get("choices", {})
+        for choice, widgets in old.get("choices", {}).items():
+            if choice not in choices or choices[choice][: len(widgets)] != widgets:
+                found.append(f"{name}: the choice {choice} brought {widgets}; keep it, append new ones at the end.")
         lost = {key: kind for key, kind in old["sockets"].items() if new["sockets"].get(key) != kind}
         if lost:
             found.append(f"{name}: the inputs {lost} are gone or of another type.")
@@ -35,8 +41,16 @@ def broken(promised: dict[str, dict], now: dict[str, dict]) -> list[str]:
 def _node(info: dict) -> dict:
     inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
     kinds = {name: "COMBO" if isinstance(spec[0], list) else spec[0] for name, spec in inputs.items()}
+    lists = [spec[1]["options"] for spec in inputs.values() if spec[0] == DYNAMIC]
+    choices = {choice["key"]: _brought(choice["inputs"]) for options in lists for choice in options}
     return {
         "widgets": [[name, kind] for name, kind in kinds.items() if kind in WIDGETS],
         "sockets": {name: kind for name, kind in kinds.items() if kind not in WIDGETS},
         "outputs": list(info["output"]),
+        **({"choices": choices} if choices else {}),
     }
+
+
+def _brought(sections: dict) -> list[list[str]]:
+    """The inputs that a choice of a dynamic list brings."""
+    return [[name, spec[0]] for inputs in sections.values() for name, spec in inputs.items()]

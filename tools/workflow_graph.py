@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from devtools.prompt import has_control
@@ -80,12 +82,13 @@ class Workflow:
     ) -> Node:
         """A node: `values` are its widget values and, as `Output`s, its links; the rest keeps the node's defaults."""
         info = self.object_info[kind]
-        unknown = values.keys() - {name for name, _, _ in inputs_of(info)}
+        inputs = inputs_of(info, values)
+        unknown = values.keys() - {name for name, _, _ in inputs}
         if unknown:
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}.")
         number = len(self.nodes) + 1
         data = {
-            "inputs": [self._socket(number, slot, *entry, values) for slot, entry in enumerate(inputs_of(info))],
+            "inputs": [self._socket(number, slot, *entry, values) for slot, entry in enumerate(inputs)],
             "outputs": [
                 {"name": name, "type": type_, "links": None}
                 for name, type_ in zip(info["output_name"], info["output"], strict=True)
@@ -170,8 +173,11 @@ class Workflow:
         return lefts
 
 
-def inputs_of(info: dict) -> list[tuple[str, str, dict]]:
-    """Name, type and options of a node's inputs in the order of the page: sockets first, then widgets."""
+def inputs_of(info: dict, values: Mapping[str, Any] = MappingProxyType({})) -> list[tuple[str, str, dict]]:
+    """Name, type and options of a node's inputs in the order of the page: sockets first, then widgets.
+
+    values: what is set; a dynamic list brings the inputs of what is chosen there, or of its first choice.
+    """
     found = []
     for section in ("required", "optional"):
         for name in info["input_order"].get(section, ()):
@@ -179,10 +185,19 @@ def inputs_of(info: dict) -> list[tuple[str, str, dict]]:
             options: dict[str, Any] = {**(rest[0] if rest else {}), "optional": section == "optional"}
             if isinstance(kind, list):
                 kind, options = "COMBO", {**options, "options": kind}
-            if kind == DYNAMIC:  # only choices without inputs of their own are asked for
+            brought = _brought(name, options["options"], values) if kind == DYNAMIC else []
+            if kind == DYNAMIC:
                 options["options"] = [choice["key"] for choice in options["options"]]
-            found += _grown(name, options) if kind == AUTOGROW else [(name, kind, options)]
+            found += _grown(name, options) if kind == AUTOGROW else [(name, kind, options), *brought]
     return sorted(found, key=lambda entry: is_widget(entry[1], entry[2]))
+
+
+def _brought(name: str, choices: list[dict], values: Mapping[str, Any]) -> list[tuple[str, str, dict]]:
+    """The inputs that a choice of a dynamic list brings, named as the page names them: "rule.alpha"."""
+    chosen = values.get(name, choices[0]["key"])
+    given = next(choice["inputs"] for choice in choices if choice["key"] == chosen)
+    inner = {"input": given, "input_order": {section: list(inputs) for section, inputs in given.items()}}
+    return [(f"{name}.{own}", kind, options) for own, kind, options in inputs_of(inner)]
 
 
 def _grown(name: str, options: dict) -> list[tuple[str, str, dict]]:
@@ -200,7 +215,7 @@ def is_widget(kind: str, options: dict) -> bool:
 def widget_values(info: dict, values: dict) -> list:
     """The values of a node's widgets in their order; a seed is followed by what happens to it after a run."""
     found = []
-    for name, kind, options in inputs_of(info):
+    for name, kind, options in inputs_of(info, values):
         if not is_widget(kind, options):
             continue
         default = options.get("default", options["options"][0] if options.get("options") else "")

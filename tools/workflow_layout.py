@@ -43,7 +43,7 @@ def arrange(shared: Block, lanes: Sequence[Block]) -> list[tuple[int, int]]:
         bottom = max(y + lane.size[1] for (_, y), lane in zip(corners, lanes, strict=True))
         return min(PAGE[0] / (right + 2 * PAD), PAGE[1] / (max(bottom, shared.size[1]) + TITLE + 2 * PAD))
 
-    return [(0, 0), *max(grids, key=zoom)]
+    return [(0, 0), *max(grids, key=zoom, default=[])]
 
 
 def _grid(lanes: Sequence[Block], across: int, start: int) -> list[tuple[int, int]]:

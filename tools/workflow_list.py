@@ -123,13 +123,15 @@ def interval(object_info: dict, stamps: Stamps) -> dict:
 
 def shaping(object_info: dict, stamps: Stamps) -> dict:
     scene = Scene(
-        "shaping", "A CFG weight that is too high, and two ways to tame it: Guidance Rescale and APG.",
+        "shaping", "A CFG weight that is too high, and three ways to tame it: Rescale, APG and a rule of Shape CFG.",
         object_info, stamps,
     )
     scene.shared(
-        "## Shaping\nCFG at a weight that burns colours, then the same with **Guidance Rescale** and with **Adaptive "
-        "Projected Guidance**.\n\nRescale brings back the spread of the unguided picture. APG removes the part of "
-        "the update that oversaturates and limits its length. Neither costs an evaluation.",
+        "## Shaping\nCFG at a weight that burns colours, then the same with **Guidance Rescale**, **Adaptive Projected "
+        "Guidance** and a rule of **Shape CFG**.\n\nRescale brings back the spread of the unguided picture. APG "
+        "removes the part of the update that oversaturates and limits its length. PMC-CFG "
+        "takes the largest weight that keeps the estimate's length. None costs an evaluation. "
+        "Choose another rule and queue again.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("CFG 8")
@@ -143,6 +145,10 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
     cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
     projected = scene.add("GuidanceAPG", lane, 2, model=cfg["MODEL"])
     scene.picture(lane, projected["MODEL"], "CFG 8 + APG", 3)
+    lane = scene.lane("CFG 8 + PMC-CFG")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    shaped = scene.add("GuidanceShape", lane, 2, model=cfg["MODEL"], rule="PMC-CFG", **{"rule.limit": 1.05})
+    scene.picture(lane, shaped["MODEL"], "CFG 8 + PMC-CFG", 3)
     return scene.build()
 
 
@@ -152,7 +158,7 @@ WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "02-Autoguidance": autoguidance,
     "03-CFG-and-autoguidance": cfg_and_autoguidance,
     "04-CFG-in-an-interval": interval,
-    "05-Too-much-CFG-and-two-cures": shaping,
+    "05-Too-much-CFG-and-its-cures": shaping,
     "06-Classifier-guidance": classifier,
     "07-Follow-depth-or-segmentation": targets,
     "08-Experts-PPAP": ppap,

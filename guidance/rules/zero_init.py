@@ -24,7 +24,7 @@ class ZeroInit(EstimateShape):
 
     zero_steps: int = param(
         1, "In how many of the first steps nothing moves yet, whatever other guidance says. 0 = off; the paper uses 1 "
-        "for some flow models.", low=0, high=100, step=1,
+        "with flow models.", low=0, high=100, step=1,
     )  # fmt: skip
 
     def strength(self, level: NoiseLevel) -> Tensor:

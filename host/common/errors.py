@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
+
+LONGEST_NAME = 250  # characters of a text that can be a name
+FEW = 12  # options that a sentence can hold
 
 
 @contextmanager
@@ -35,3 +39,12 @@ def shown(value: Any, longest: int = 80) -> str:
     if isinstance(value, int):
         return f"{value}" if value.bit_length() <= 128 else f"a number of {value.bit_length()} bits"
     return f"{value:g}" if isinstance(value, float) else f"a {type(value).__name__}"
+
+
+def no_option(name: str, value: Any, options: Sequence[str]) -> str:
+    """That a value is none of the options: all of them where they are few, else the one that was meant."""
+    if len(options) <= FEW:
+        return f"{name} is {shown(value)}; it can be {', '.join(options)}."
+    near = get_close_matches(f"{value}"[:LONGEST_NAME], options, 1, 0.6)
+    meant = f"did you mean {near[0]}?" if near else f"choose one of its {len(options)}."
+    return f"{name} is {shown(value)}, which there is not; {meant}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from comfy.model_patcher import ModelPatcher
 
 from ...guidance.rules.cfg import CFG
+from ..common.errors import no_option
 from ..common.noise_levels import ModelPositions
 from ..engine.plan import check_combines, plan_of
 from .settings import (
@@ -47,9 +48,7 @@ class Axis:
             ValueError: an unknown parameter, or a text that is no list of its values, in words.
         """
         if self.parameter not in parameter_names():
-            raise ValueError(
-                f"{self.side}_parameter is {self.parameter!r}; it can be {', '.join(parameter_names())}."
-            )
+            raise ValueError(no_option(f"{self.side}_parameter", self.parameter, parameter_names()))
         if self.which < 1:
             raise ValueError(f"{self.side}_which is {self.which}; components are counted from 1.")
         if self.parameter == NONE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import wraps
 from numbers import Real
 from typing import Any, TypeVar
@@ -13,14 +12,12 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..common.errors import shown
+from ..common.errors import LONGEST_NAME, no_option, shown
 from .wires import wire_problem
 
 Node = TypeVar("Node", bound=type[io.ComfyNode])
 Judge = Callable[..., str | None]
 LONGEST_TEXT = 10_000  # characters of a text widget
-LONGEST_NAME = 250  # characters of a file's name
-FEW = 12  # options that a sentence can hold
 
 
 def validation(judge: Judge | None = None, *names: str) -> Callable[[Node], Node]:
@@ -89,13 +86,32 @@ def input_problem(
     values: by input; inputs without one are passed over. judged: choices that may be others than the widget offers.
     running: False before the prompt runs, when what will come by a wire is None.
     """
-    for entry in node.FINALIZE_SCHEMA().inputs:
-        if entry.id in values and (found := _problem(entry, values[entry.id], entry.id in judged, running)):
+    return _first_problem(node.FINALIZE_SCHEMA().inputs, values, judged, running)
+
+
+def _first_problem(
+    entries: list[io.Input], values: Mapping[str, Any], judged: tuple[str, ...], running: bool
+) -> str | None:
+    for entry in entries:
+        # The host leaves a dynamic list out where it has no such choice.
+        there = entry.id in values or isinstance(entry, io.DynamicCombo.Input)
+        if there and (found := _problem(entry, values.get(entry.id), entry.id in judged, running)):
             return found
     return None
 
 
+def _dynamic_problem(widget: io.DynamicCombo.Input, value: Any, running: bool) -> str | None:
+    """Of a list whose choices have inputs of their own: {its name: the choice, their names: their values}."""
+    own = value if isinstance(value, Mapping) else {}
+    chosen = next((option for option in widget.options if option.key == own.get(widget.id)), None)
+    if chosen is None:
+        return f"{widget.id} is none of its choices; it can be {', '.join(option.key for option in widget.options)}."
+    return _first_problem(chosen.inputs, own, (), running)
+
+
 def _problem(entry: io.Input, value: Any, judged: bool, running: bool) -> str | None:
+    if isinstance(entry, io.DynamicCombo.Input):
+        return _dynamic_problem(entry, value, running)
     if isinstance(entry, io.Int.Input | io.Float.Input):
         return _number_problem(entry, value)
     if isinstance(entry, io.Combo.Input):
@@ -119,11 +135,7 @@ def _choice_problem(widget: io.Combo.Input, value: Any, judged: bool) -> str | N
     options = [str(option) for option in widget.options or ()]
     if isinstance(value, str) and (value in options or (judged and len(value) <= LONGEST_NAME)):
         return None
-    if len(options) <= FEW:
-        return f"{widget.id} is {shown(value)}; it can be {', '.join(options)}."
-    near = get_close_matches(f"{value}"[:LONGEST_NAME], options, 1, 0.6)
-    meant = f"did you mean {near[0]}?" if near else f"choose one of its {len(options)}."
-    return f"{widget.id} is {shown(value)}, which there is not; {meant}"
+    return no_option(widget.id, value, options)
 
 
 def _text_problem(widget: io.String.Input, value: Any) -> str | None:
@@ -137,9 +149,16 @@ def _text_problem(widget: io.String.Input, value: Any) -> str | None:
 def _not_refused(node: type[io.ComfyNode], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a prompt that are known, without those that the host refuses itself: broken wires, and what it
     could not make a number of."""
-    numbers = {entry.id for entry in node.FINALIZE_SCHEMA().inputs if isinstance(entry, io.Int.Input | io.Float.Input)}
-    known = {name: value for name, value in values.items() if not isinstance(value, list) and value is not None}
-    return {name: value for name, value in known.items() if name not in numbers or isinstance(value, Real)}
+    entries = node.FINALIZE_SCHEMA().inputs
+    inputs = [one for entry in entries for one in entry.get_all()]
+    numbers = {entry.id for entry in inputs if isinstance(entry, io.Int.Input | io.Float.Input)}
+
+    def known(given: Mapping[str, Any]) -> dict[str, Any]:
+        there = {name: value for name, value in given.items() if not isinstance(value, list) and value is not None}
+        return {name: value for name, value in there.items() if name not in numbers or isinstance(value, Real)}
+
+    brought = {entry.id: values.get(entry.id) for entry in entries if isinstance(entry, io.DynamicCombo.Input)}
+    return known({**values, **{name: known(own) for name, own in brought.items() if isinstance(own, Mapping)}})
 
 
 def _by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
