@@ -9,7 +9,7 @@ import pytest
 from devtools import gallery
 
 WORKFLOWS = sorted(file.stem for file in (browser.ROOT / "workflows").glob("*.json"))
-INTERVAL = "04-CFG-in-an-interval"
+INTERVAL, CURES = "04-CFG-in-an-interval", "05-Too-much-CFG-and-its-cures"
 # By id: a click brings a node to the end of the page's list.
 FIRST = "() => app.rootGraph.nodes.filter((n) => n.comfyClass === 'GuidanceCFG').sort((a, b) => a.id - b.id)[0]"
 
@@ -217,6 +217,26 @@ def test_saving_and_loading_changes_nothing(page):
     first = page.saved()
     page.open(copy.deepcopy(first))
     assert page.saved() == first
+
+
+def test_a_rule_brings_its_own_widgets_and_keeps_their_values(page):
+    common = ["amount", "unit", "start", "end", "curve"]
+    page.open(CURES)
+    assert page.widgets("GuidanceShape") == ["rule", "rule.limit", *common]
+    page.set("GuidanceShape", "rule", "momentum guidance")
+    assert page.widgets("GuidanceShape") == ["rule", "rule.push", "rule.memory", *common]
+    page.set("GuidanceShape", "rule.memory", 0.3)
+    page.set("GuidanceShape", "amount", 0.75)
+    saved = page.saved()
+    page.open(copy.deepcopy(saved))
+    assert page.saved() == saved
+    assert page.widgets("GuidanceShape") == ["rule", "rule.push", "rule.memory", *common]
+    (prompt,) = [entry["inputs"] for entry in page.prompt().values() if entry["class_type"] == "GuidanceShape"]
+    own = {"rule": "momentum guidance", "rule.push": 0.5, "rule.memory": 0.3, "amount": 0.75}
+    assert {name: prompt.get(name) for name in own} == own
+    page.set("GuidanceShape", "rule", "TCFG")
+    assert page.widgets("GuidanceShape") == ["rule", *common]
+    assert page.run() == "success"
 
 
 def test_curves_follow_the_palette(page):

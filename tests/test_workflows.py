@@ -114,7 +114,8 @@ def test_links_agree_at_both_ends(workflow):
 
 def test_required_inputs_are_there(workflow, object_info):
     for number, entry in to_prompt(workflow, object_info).items():
-        required = {name for name, _, options in inputs_of(object_info[entry["class_type"]]) if not options["optional"]}
+        inputs = inputs_of(object_info[entry["class_type"]], entry["inputs"])
+        required = {name for name, _, options in inputs if not options["optional"]}
         assert required <= entry["inputs"].keys(), (number, entry["class_type"])
 
 
