@@ -140,18 +140,18 @@ def resident() -> dict[str, float]:
 def times(options: argparse.Namespace, folder: Path) -> dict:
     """Milliseconds of a gradient by the network and by the bank in turns, and of changing the expert."""
     picture = torch.randn(options.batch, 3, options.size, options.size)
-    single, team = network(folder), bank(folder)
-    team.use(0)
+    single, experts = network(folder), bank(folder)
+    experts.use(0)
     steps: dict[str, Callable[[], object]] = {
         "network": lambda: gradient(single, picture),
-        "bank": lambda: gradient(team.use(0).base, picture),
+        "bank": lambda: gradient(experts.use(0).base, picture),
     }
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(options.repeats):
         for name, step in steps.items():
             taken[name].append(timed(step))
-    count = len(team.adapters)
-    changing = [timed(lambda i=index: team.use(i % count)) for index in range(1, 2 * count + 1)]
+    count = len(experts.adapters)
+    changing = [timed(lambda i=index: experts.use(i % count)) for index in range(1, 2 * count + 1)]
     single_ms, bank_ms = median(taken["network"]), median(taken["bank"])
     return {
         "ms per gradient, network": round(single_ms, 2),

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from ppap_measure import MAP_SCALES, SAMPLERS, SAMPLES, SCALES, Bench, Cell
 from ppap_report import pictures, plot, tables
-from ppap_train import ASSETS, calibrations, guide_of, team, try_rates
+from ppap_train import ASSETS, calibrations, experts_of, guide_of, try_rates
 from ppap_transformer import clean_accuracy, transformer
 from ppap_variants import CACHE, CLASSIFIERS, ITERATIONS, VARIANTS, Variant
 from quality import ROOT
@@ -59,7 +59,7 @@ def main() -> None:
 def write_banks(names: list[str]) -> None:
     """Train what is missing and put the banks where the workflows find them."""
     for name in names:
-        file = team(VARIANTS[name])
+        file = experts_of(VARIANTS[name])
         path = ASSETS / f"{BANKS[name]}.safetensors"
         write_bank(path, BankFile(path.stem, file.header, file.adapters, file.training))
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
@@ -121,7 +121,7 @@ def about(variant: Variant) -> dict:
     """A guide's training and, of a classifier, what it reads of noisy pictures."""
     told: dict = {"title": variant.title, "base": variant.base}
     if variant.recipe is not None:
-        file = team(variant)
+        file = experts_of(variant)
         told |= {key: file.training[key] for key in ("recipe", "pictures", "seconds")}
         told["numbers per expert"] = max(adapter.numbers() for adapter in file.adapters)
     network, guide = guide_of(variant)

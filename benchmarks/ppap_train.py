@@ -1,4 +1,4 @@
-"""The networks of the PPAP study: pictures, the transformer, and teams of experts; each made once, and resumable."""
+"""The networks of the PPAP study: pictures, the transformer, and banks of experts; each made once, and resumable."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def guide_of(variant: Variant) -> tuple[nn.Module, Guide]:
     clean = base(variant.base)
     if variant.recipe is None:
         return clean.network, Guide((clean.spec,))
-    file = team(variant)
+    file = experts_of(variant)
     return bank_guide(file, clean.network, clean.spec, clean.sha256, copies)
 
 
@@ -110,7 +110,7 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def team(variant: Variant) -> BankFile:
+def experts_of(variant: Variant) -> BankFile:
     """Its experts: read, or trained from where a training was stopped."""
     path = CACHE / "banks" / f"{variant.name}.safetensors"
     wanted = facts(variant)
