@@ -45,6 +45,28 @@ WIDGETS = """([kind, renderer]) => {
     const rows = document.querySelectorAll(`[data-node-id="${id}"] [data-testid="node-widget"]`);
     return rows.length === named.length ? named : [...rows].map((row) => row.innerText);
 }"""
+BOXES = """(renderer) => {
+    const { ds, canvas, graph } = app.canvas;
+    const origin = canvas.getBoundingClientRect();
+    return graph.nodes.map(({ id, title, pos, size, flags }) => {
+        if (renderer === "classic") return [`${id} ${title}`, pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]];
+        const box = document.querySelector(`[data-node-id="${id}"]`).getBoundingClientRect();
+        const x = (left) => (left - origin.left) / ds.scale - ds.offset[0];
+        const y = (top) => (top - origin.top) / ds.scale - ds.offset[1];
+        return [`${id} ${title}`, x(box.left), y(box.top), x(box.right), y(box.bottom)];
+    });
+}"""
+PICTURES = """(renderer) => {
+    const file = (source) => new URL(source).searchParams.get("filename");
+    const drawn = ({ id, imgs }) => {
+        const elements = document.querySelectorAll(`[data-node-id="${id}"] img`);
+        return renderer === "classic" ? (imgs ?? []) : [...elements];
+    };
+    return app.rootGraph.nodes.filter(({ id }) => app.nodeOutputs[id]?.images).map((node) => ({
+        kind: node.comfyClass, made: app.nodeOutputs[node.id].images.map(({ filename }) => filename),
+        shown: drawn(node).map(({ src }) => src.startsWith("blob:") ? "a preview" : file(src)),
+    }));
+}"""
 CURVES = """() => {
     const away = (dot, element) => {  // pixels from a step to its line
         const line = element.querySelector(`path.line.${dot.classList[1]}`);
@@ -158,6 +180,21 @@ class Page:
             }""",
             [kind, name, value],
         )
+
+    def overlaps(self):
+        """The pairs of nodes that lie on each other, by number and title; a pixel's touch is none."""
+        boxes = self.do(BOXES, self.renderer)
+        return [
+            (one, other)
+            for i, (one, left, top, right, bottom) in enumerate(boxes)
+            for other, x0, y0, x1, y1 in boxes[i + 1 :]
+            if min(right, x1) - max(left, x0) > 1 and min(bottom, y1) - max(top, y0) > 1
+        ]
+
+    def pictures(self):
+        """Of every node whose run gave pictures: its kind, the files of these, and what it shows of them."""
+        self.frames(30)
+        return self.do(PICTURES, self.renderer)
 
     def widgets(self, kind):
         """The names of the widgets that the first node of a kind, in the graph that is open, shows."""

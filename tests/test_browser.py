@@ -47,8 +47,13 @@ def test_every_workflow_opens_with_all_its_nodes_and_curves(page, name):
 
 @pytest.mark.parametrize("name", [name for name in WORKFLOWS if not gallery.files_of(workflow(name))])
 def test_workflows_run_to_success(page, name):
+    """A node shows its result once, alone, and has room for it: no node lies on another, before the run and after."""
     page.open(name)
+    assert page.overlaps() == []
     assert page.run() == "success"
+    for node in page.pictures():
+        assert node["shown"] == node["made"] and not node["made"][0].endswith(".jpg"), node
+    assert page.overlaps() == []
 
 
 def test_a_curve_follows_edits_at_once(page):

@@ -56,7 +56,7 @@ def test_every_node_has_words(nodes):
 
 
 def test_what_hides_a_widget_is_a_choice_of_its_node(nodes):
-    """js/guidance_widgets.js shows these widgets only for some values of another."""
+    """js/guidance_nodes.js shows these widgets only for some values of another."""
     found = 0
     for node_id, node in nodes.items():
         inputs = {entry.id: entry for entry in node.GET_SCHEMA().inputs}

@@ -245,7 +245,7 @@ def test_an_interrupt_keeps_what_is_done(output, tiny, monkeypatch):
     whole = data(make(tiny, "whole", 8))
     calls = iter(range(100))
 
-    def update(self, value, total=None, preview=None):
+    def update(self, value, total=None):
         if next(calls) == 5:  # in the second batch
             management.interrupt_current_processing()
 
@@ -259,17 +259,19 @@ def test_an_interrupt_keeps_what_is_done(output, tiny, monkeypatch):
 
 
 def test_progress_counts_steps_of_pictures_and_shows_each_batch(output, tiny, monkeypatch):
-    seen = []
+    from guidance_pack.host.training import generate
 
-    def update(self, value, total=None, preview=None):
-        seen.append((value, self.total, preview))
+    seen, shown = [], []
+
+    def update(self, value, total=None):
+        seen.append((value, self.total))
 
     make(tiny, "a", 4)
     monkeypatch.setattr("comfy.utils.ProgressBar.update_absolute", update)
+    monkeypatch.setattr(generate, "show_unfinished", lambda picture: shown.append(picture.tobytes()))
     made = make(tiny, "a", 10)
-    values = [value for value, _, _ in seen]
-    assert values == sorted(values) and values[0] == 16 and values[-1] == 30 and {total for _, total, _ in seen} == {30}
-    shown = [preview[1].tobytes() for _, _, preview in seen if preview]
+    values = [value for value, _ in seen]
+    assert values == sorted(values) and values[0] == 16 and values[-1] == 30 and {total for _, total in seen} == {30}
     assert shown == [Image.open(made.path / made.files[index]).tobytes() for index in (4, 8)]
 
 

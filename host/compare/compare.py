@@ -16,16 +16,14 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from PIL import Image
 
 from ...guidance.compose import Guidance
+from ..common.unfinished import show_unfinished
 from ..engine.install import with_plan
 from ..engine.plan import plan_of
 from .grid import Axis, Grid
 from .settings import Settings, socket
 from .sheet import Sheet
-
-PREVIEW_SIZE = 768
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +120,9 @@ class _CellProgress:
         self.finished += 1
         for column, row in self.grid.places(settings):
             self.sheet.put(column, row, pictures)
-        shown = self.sheet.image.copy()
-        shown.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE), Image.Resampling.BILINEAR)
-        self.bar.update_absolute(sum(self.steps[: self.finished]), preview=("JPEG", shown, PREVIEW_SIZE))
+        self.bar.update_absolute(sum(self.steps[: self.finished]))
+        if self.finished < len(self.steps):
+            show_unfinished(self.sheet.image)
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from comfy_api.latest import io
 
-SHOWN_FOR = "guidance_shown_for"  # js/guidance_widgets.js reads it
+SHOWN_FOR = "guidance_shown_for"  # js/guidance_nodes.js reads it
 
 
 def shown_for(

@@ -26,13 +26,13 @@ from ...guidance.checkpoints.atomic import atomic_write, disk_words, name_lock
 from ...guidance.checkpoints.json_text import read_json
 from ...guidance.training.checkpoint import differences
 from ..common.places import name_problem
+from ..common.unfinished import show_unfinished
 from .per_sample_noise import ALONE, generators, sampler_for, start_noise
 from .pictures import MADE, PictureFolder, made_root
 from .source import PictureSource, deal
 
 FORMAT = "guidance-components/pictures/1"
 MANIFEST = "manifest.json"
-PREVIEW_SIZE = 512
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,8 @@ class _Bar:
         self.bar.update_absolute(indices[0] * self.steps + min(step, self.steps) * len(indices))
 
     def show(self, indices: Sequence[int], picture: Image.Image) -> None:
-        self.bar.update_absolute((indices[-1] + 1) * self.steps, preview=("JPEG", picture, PREVIEW_SIZE))
+        self.bar.update_absolute((indices[-1] + 1) * self.steps)
+        show_unfinished(picture)
 
 
 def _settings_of(manifest: Path) -> dict[str, Any]:

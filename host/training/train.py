@@ -28,6 +28,7 @@ from ...guidance.training.lora_targets import Adaptation
 from ...guidance.training.recipe import PRECISIONS as _PRECISIONS
 from ...guidance.training.recipe import WEIGHTINGS as _WEIGHTINGS
 from ...guidance.training.recipe import ExpertRecipe
+from ..common.unfinished import show_unfinished
 from ..models.expert_switch import ADM
 from ..models.guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
 from ..report.plot import draw_losses
@@ -40,7 +41,6 @@ PRECISIONS: list[str] = [*_PRECISIONS]
 WEIGHTINGS: list[str] = [*_WEIGHTINGS]
 SCHEDULES = [ADM, "cosine", "stable diffusion"]
 CURVE_SECONDS = 2.0
-LARGEST_PREVIEW = 512
 SAVE_SECONDS = 120.0
 Watch = Callable[[ExpertsTraining, ExpertReport], None]
 
@@ -236,7 +236,8 @@ class _TrainingProgress:
         self.shown_at = monotonic()
         curve = self.picture(loss_curves(training))
         shown = Image.fromarray((curve[0] * 255).round().to(torch.uint8).numpy())
-        self.bar.update_absolute(done, preview=("JPEG", shown, LARGEST_PREVIEW))
+        self.bar.update_absolute(done)
+        show_unfinished(shown)
 
     def picture(self, curves: list[list[float]]) -> torch.Tensor:
         """The curves, and below them the last preview."""

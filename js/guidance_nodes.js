@@ -1,9 +1,20 @@
-/** Widgets that do nothing under their node's present choices are not shown; their values stay where they are saved. */
+/**
+ * How our nodes look: widgets that do nothing under the present choices are not shown (their values stay where they are
+ * saved), and a new node is as large as what it will show.
+ */
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { Unknown, socketOf, valueOf } from "./curves/graph.js";
 
 const SHOWN_FOR = "guidance_shown_for"; // host/schema/visibility.py
+const UNFINISHED = "guidance-components.unfinished"; // host/common/unfinished.py
+const WIDTH = 270;
+const PICTURE = [400, 290]; // the least width of nodes with a picture, and the room that one gets under the widgets
+const WITH_PICTURE = [
+  "GuidanceCompare", "GuidanceInspection", "GuidanceLoadPictures", "GuidanceMakePictures", "GuidanceReport",
+  "GuidanceScore", "GuidanceTrainExperts",
+];
 const rules = new Map(); // a kind of node -> [{ name, choice, values, or_filled }]
 const shown = new WeakMap(); // a node -> which of its widgets are in sight, as text
 const fresh = new WeakSet(); // nodes that were just made: a loaded one keeps the size that it was saved with
@@ -26,8 +37,16 @@ function acts(node, { name, choice, values, or_filled }) {
   }
 }
 
+/** The size of a new node: its widgets' own, and room for the picture that it will show. */
+function sizeOf(node) {
+  const [width, height] = node.computeSize();
+  const [least, room] = WITH_PICTURE.includes(node.comfyClass) ? PICTURE : [WIDTH, 0];
+  return [Math.max(width, least), height + room];
+}
+
 /** Show of a node's widgets those that act. The two renderers each have a word for the others. */
 function look(node) {
+  if (!rules.get(node.comfyClass).length) return;
   const wanted = new Map(rules.get(node.comfyClass).map((rule) => [rule.name, acts(node, rule)]));
   const seen = [...wanted.values()].join();
   if (shown.get(node) === seen) return;
@@ -55,23 +74,26 @@ function lookAll() {
 }
 
 app.registerExtension({
-  name: "guidancecomponents.Widgets",
+  name: "guidancecomponents.Nodes",
   beforeRegisterNodeDef(_type, nodeData) {
-    const found = rulesOf(nodeData);
-    if (nodeData.name.startsWith("Guidance") && found.length) rules.set(nodeData.name, found);
+    if (nodeData.name.startsWith("Guidance")) rules.set(nodeData.name, rulesOf(nodeData));
   },
   nodeCreated(node) {
     if (!rules.has(node.comfyClass)) return;
     fresh.add(node);
     look(node);
-    node.setSize(node.computeSize());
+    let saved = false;
     const configured = node.onConfigure;
     node.onConfigure = function (...args) {
+      saved = true;
       look(node); // before the page draws it, which would make it as high as all of its widgets
       return configured?.apply(this, args);
     };
+    queueMicrotask(() => saved || node.setSize(sizeOf(node))); // once it has its curve
   },
   setup() {
+    // As if it were the result so far: it stands in its place, and the result will replace it.
+    api.addEventListener(UNFINISHED, ({ detail }) => api.dispatchCustomEvent("executed", detail));
     requestAnimationFrame(lookAll);
   },
 });
