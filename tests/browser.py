@@ -48,8 +48,8 @@ WIDGETS = """([kind, renderer]) => {
 BOXES = """(renderer) => {
     const { ds, canvas, graph } = app.canvas;
     const origin = canvas.getBoundingClientRect();
-    return graph.nodes.map(({ id, title, pos, size, flags }) => {
-        if (renderer === "classic") return [`${id} ${title}`, pos[0], pos[1] - 30, pos[0] + size[0], pos[1] + size[1]];
+    return graph.nodes.map(({ id, title, boundingRect: [left, top, width, height] }) => {
+        if (renderer === "classic") return [`${id} ${title}`, left, top, left + width, top + height];
         const box = document.querySelector(`[data-node-id="${id}"]`).getBoundingClientRect();
         const x = (left) => (left - origin.left) / ds.scale - ds.offset[0];
         const y = (top) => (top - origin.top) / ds.scale - ds.offset[1];
@@ -193,7 +193,9 @@ class Page:
 
     def pictures(self):
         """Of every node whose run gave pictures: its kind, the files of these, and what it shows of them."""
-        self.frames(30)
+        loaded = f"(renderer) => ({PICTURES})(renderer).every(({{ made, shown }}) => shown.length === made.length)"
+        self.tab.wait_for_function(loaded, arg=self.renderer, timeout=20_000)
+        self.frames(10)
         return self.do(PICTURES, self.renderer)
 
     def widgets(self, kind):

@@ -17,7 +17,7 @@ def compare(object_info: dict, stamps: Stamps) -> dict:
         "Stop it: the finished cells stay, the next run does the rest.\n\nOther things to try as *x_parameter*: "
         "*autoguidance interval* with 0 to 0.5, 0.5 to 1, always; *steps* with 6, 12, 24; or *model*, with MODELs of "
         "your own connected to *models*.",
-        weak=True, size=(360, 280),
+        weak=True, high=364,
     )
     lane = scene.lane("The MODEL with the components to compare")
     cfg = scene.add("GuidanceCFG", lane, 1, model=scene.main["MODEL"], weight_from="node", weight=2.0)
@@ -26,14 +26,14 @@ def compare(object_info: dict, stamps: Stamps) -> dict:
     )
     lane = scene.lane("Nine cells of eight pictures")
     grid = scene.add(
-        "GuidanceCompare", lane, 1, size=(420, 700), model=guided["MODEL"], positive=scene.classes["CONDITIONING"],
+        "GuidanceCompare", lane, 1, size=(400, 700), model=guided["MODEL"], positive=scene.classes["CONDITIONING"],
         negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], vae=scene.main["VAE"],
         x_parameter="autoguidance weight", x_values="off, 2, 3", y_parameter="cfg weight", y_values="off, 2, 4",
         seed=SEED, steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="karras",
     )
     scene.add(
-        "SaveImage", lane, 2, title="The grid", size=(660, 520), images=grid["grid"],
+        "SaveImage", lane, 2, title="The grid", size=(560, 460), images=grid["grid"],
         filename_prefix="guidance/compare",
     )
-    scene.add("PreviewAny", lane, 2, title="The settings of every cell", size=(660, 240), source=grid["table"])
+    scene.add("PreviewAny", lane, 2, title="The settings of every cell", size=(560, 240), source=grid["table"])
     return scene.build()

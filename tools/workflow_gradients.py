@@ -28,7 +28,7 @@ def classifier(object_info: dict, stamps: Stamps) -> dict:
         ("shapes-classifier", "noisy input", "clean, noisy input: fails"),
     ):
         lane = scene.lane(title[0].upper() + title[1:])
-        guide = scene.add("GuidanceLoadGuide", lane, 1, name=name)
+        guide = scene.fold(scene.add("GuidanceLoadGuide", lane, 1, title=f"Guide: {name}", name=name))
         steered = scene.add(
             "GuidanceClassifier", lane, 1, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE, at=at,
         )

@@ -17,7 +17,10 @@ AUTOGROW = "COMFY_AUTOGROW_V3"
 TITLE, SLOT, WIDGET, FOOT = 30, 20, 24, 14  # heights of a node's parts on the page, in pixels
 CURVE = 136  # height of the curve of strength over noise, on nodes that have one
 CURVES = ("GuidanceSchedule", "GuidanceExpertSwitch", "GuidanceLossWeighting")
-GAP_X, GAP_Y, LANE_GAP, PAD = 70, 60, 70, 20
+PICTURE = 290  # and of the picture on nodes that show one
+PICTURES = ("GuidanceMakePictures", "GuidanceTrainExperts", "LossGraphNode")
+SHOWN_FOR = "guidance_shown_for"  # host/schema/visibility.py
+GAP_X, GAP_Y, GAP_FOLDED, LANE_GAP, PAD = 40, 50, 20, 40, 15
 GROUP_COLOR = "#3f789e"
 
 
@@ -97,9 +100,14 @@ class Workflow:
             "properties": self._stamp(kind, info),
             "widgets_values": widget_values(info, values),
         }
-        width, height = size_of(data)
-        size = size or (width, height + (CURVE if has_curve(kind, data) else 0))
-        return self._append(kind, lane, column, data, size)
+        width, height = size_of(data, hidden_of(info, data))
+        more = (CURVE if has_curve(kind, data) else 0) + (PICTURE if kind in PICTURES else 0)
+        return self._append(kind, lane, column, data, size or (width, height + more))
+
+    def fold(self, node: Node) -> Node:
+        """Let only the title of a node be seen."""
+        node.data["flags"] = {"collapsed": True}
+        return node
 
     def _append(self, kind: str, lane: int, column: int, data: dict, size: tuple[int, int]) -> Node:
         number = len(self.nodes) + 1
@@ -212,6 +220,10 @@ def is_widget(kind: str, options: dict) -> bool:
     return kind in WIDGETS and not options.get("forceInput")
 
 
+def _widgets(info: dict) -> list[tuple[str, dict]]:
+    return [(name, options) for name, kind, options in inputs_of(info) if is_widget(kind, options)]
+
+
 def widget_values(info: dict, values: dict) -> list:
     """The values of a node's widgets in their order; a seed is followed by what happens to it after a run."""
     found = []
@@ -232,8 +244,19 @@ def has_curve(kind: str, data: dict) -> bool:
     return kind.startswith("Guidance") and (kind in CURVES or {"unit", "start", "end"} <= names)
 
 
-def size_of(data: dict) -> tuple[int, int]:
-    """The width and height that the page would give a node."""
+def hidden_of(info: dict, data: dict) -> int:
+    """How many of a node's widgets the page does not show: js/guidance_nodes.js decides alike."""
+    values = dict(zip((name for name, _ in _widgets(info)), data["widgets_values"], strict=False))
+    linked = {socket["name"] for socket in data["inputs"] if socket["link"] is not None}
+    rules = {name: options[SHOWN_FOR] for name, options in _widgets(info) if SHOWN_FOR in options}
+    return sum(
+        name not in linked and not (rule["or_filled"] and values[name]) and values[rule["choice"]] not in rule["values"]
+        for name, rule in rules.items()
+    )
+
+
+def size_of(data: dict, hidden: int = 0) -> tuple[int, int]:
+    """The width and height that the page would give a node, so many of whose widgets are not shown."""
     sockets = sum("widget" not in socket for socket in data["inputs"])
-    widgets = len(data["widgets_values"])
-    return 270, max(sockets, len(data["outputs"])) * SLOT + widgets * WIDGET + FOOT
+    widgets = len(data["widgets_values"]) - hidden
+    return 240, max(sockets, len(data["outputs"])) * SLOT + widgets * WIDGET + FOOT

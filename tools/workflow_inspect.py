@@ -29,7 +29,7 @@ def inspector(object_info: dict, stamps: Stamps) -> dict:
         "GuidanceAutoguidance", lane, 1, model=cfg["MODEL"], guide_model=scene.weak["MODEL"], weight=1.8
     )
     seen = _inspected(scene, lane, guided, "CFG 2 + autoguidance 1.8")
-    scene.add("PreviewAny", lane, 5, title="The table", size=(560, 340), source=seen["table"])
+    scene.add("PreviewAny", lane, 4, title="The table", size=(340, 300), source=seen["table"])
     lane = scene.lane("A class that the model is not told")
     guide = scene.add("GuidanceLoadGuide", lane, 1, name="shapes-noisy-classifier")
     steered = scene.add(
@@ -40,9 +40,9 @@ def inspector(object_info: dict, stamps: Stamps) -> dict:
 
 
 def _inspected(scene: Scene, lane: int, steered: Node, title: str, unconditional: bool = False) -> Node:
-    watched = scene.add("GuidanceInspect", lane, 2, size=(340, 230), model=steered["MODEL"])
+    watched = scene.add("GuidanceInspect", lane, 2, size=(240, 160), model=steered["MODEL"])
     pictures = scene.picture(lane, watched["MODEL"], title, 3, unconditional)
     return scene.add(
-        "GuidanceInspection", lane, 4, title="Inspection: every step", size=(560, 960),
+        "GuidanceInspection", lane, 5, title="Inspection: every step", size=(480, 860),
         inspection=watched["inspection"], sampled=pictures,
     )

@@ -1,13 +1,15 @@
-"""Where lanes stand on the canvas so that a workflow opens large: the shared one on the left, the others in a grid."""
+"""Where lanes stand on the canvas so that a workflow opens large: the shared one on the left, the others in rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 
-from workflow_graph import GAP_X, GAP_Y, LANE_GAP, PAD, TITLE, Node
+from workflow_graph import GAP_FOLDED, GAP_X, GAP_Y, LANE_GAP, PAD, TITLE, Node
 
-PAGE = (1500, 900)  # pixels of the canvas that a page of 1600 x 1000 leaves
+PAGE = (1600, 1000)  # pixels
+SHARE = 0.75  # of the page that a workflow fills where it is shown whole
 
 
 @dataclass(frozen=True)
@@ -25,34 +27,57 @@ def block_of(nodes: Sequence[Node]) -> Block:
     for column in sorted({node.column for node in nodes}):
         lefts[column] = left
         left += GAP_X + max(node.data["size"][0] for node in nodes if node.column == column)
-    tops = dict.fromkeys(lefts, 0)
+    tops, bottom = dict.fromkeys(lefts, 0), 0
     corners = []
     for node in nodes:
         corners.append((lefts[node.column], tops[node.column] + TITLE))
-        tops[node.column] += TITLE + node.data["size"][1] + GAP_Y
-    return Block(tuple(nodes), tuple(corners), (left - GAP_X, max(tops.values()) - GAP_Y))
+        height, gap = (0, GAP_FOLDED) if node.data["flags"].get("collapsed") else (node.data["size"][1], GAP_Y)
+        bottom = max(bottom, tops[node.column] + TITLE + height)
+        tops[node.column] += TITLE + height + gap
+    return Block(tuple(nodes), tuple(corners), (left - GAP_X, bottom))
 
 
-def arrange(shared: Block, lanes: Sequence[Block]) -> list[tuple[int, int]]:
-    """The corner of every lane, the shared one first; the others in as many columns as show all of them largest."""
+@dataclass(frozen=True)
+class Arrangement:
+    """The corner of every lane, the shared one first, and how large the page shows all of them."""
+
+    corners: tuple[tuple[int, int], ...]
+    zoom: float
+
+
+def arrange(shared: Block, lanes: Sequence[Block]) -> Arrangement:
+    """The shared lane on the left, the others row by row, divided so that all show largest."""
     start = shared.size[0] + LANE_GAP + 2 * PAD
-    grids = [_grid(lanes, across, start) for across in range(1, min(3, len(lanes)) + 1)]
 
-    def zoom(corners: list[tuple[int, int]]) -> float:
-        right = max(x + lane.size[0] for (x, _), lane in zip(corners, lanes, strict=True))
-        bottom = max(y + lane.size[1] for (_, y), lane in zip(corners, lanes, strict=True))
-        return min(PAGE[0] / (right + 2 * PAD), PAGE[1] / (max(bottom, shared.size[1]) + TITLE + 2 * PAD))
+    def arrangement(ends: Sequence[int]) -> Arrangement:
+        corners = ((0, 0), *_rows(lanes, ends, start))
+        right = max(x + block.size[0] for (x, _), block in zip(corners, (shared, *lanes), strict=True))
+        bottom = max(y + block.size[1] for (_, y), block in zip(corners, (shared, *lanes), strict=True))
+        return Arrangement(corners, opening_zoom(right + 2 * PAD, bottom + TITLE + 2 * PAD))
 
-    return [(0, 0), *max(grids, key=zoom, default=[])]
+    return max((arrangement(ends) for ends in _divisions(len(lanes))), key=lambda made: made.zoom)
 
 
-def _grid(lanes: Sequence[Block], across: int, start: int) -> list[tuple[int, int]]:
-    """Lanes row by row, each row as high as its highest, each column as wide as its widest."""
-    widths = [max(lane.size[0] for lane in lanes[column::across]) for column in range(across)]
-    lefts = [start + sum(widths[:column]) + column * (LANE_GAP + 2 * PAD) for column in range(across)]
+def opening_zoom(width: float, height: float) -> float:
+    """How large the page shows a workflow of this size when it shows the whole of it."""
+    return SHARE * min(PAGE[0] / width, PAGE[1] / height)
+
+
+def _divisions(count: int) -> Iterator[tuple[int, ...]]:
+    """Where the rows may end, of so many lanes in their order."""
+    if not count:
+        yield ()
+    for inner in range(count):
+        yield from ((*ends, count) for ends in combinations(range(1, count), inner))
+
+
+def _rows(lanes: Sequence[Block], ends: Sequence[int], start: int) -> list[tuple[int, int]]:
+    """Lanes beside each other, each row as high as its highest."""
     corners, top = [], 0
-    for first in range(0, len(lanes), across):
-        row = lanes[first : first + across]
-        corners += [(lefts[column], top) for column in range(len(row))]
-        top += max(lane.size[1] for lane in row) + TITLE + 2 * PAD + LANE_GAP
+    for first, end in pairwise((0, *ends)):
+        left = start
+        for lane in lanes[first:end]:
+            corners.append((left, top))
+            left += lane.size[0] + LANE_GAP + 2 * PAD
+        top += max(lane.size[1] for lane in lanes[first:end]) + TITLE + 2 * PAD + LANE_GAP
     return corners

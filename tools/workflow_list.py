@@ -30,13 +30,13 @@ def first_steps(object_info: dict, stamps: Stamps) -> dict:
         "seed is one at which the unguided model errs often. Over 64 pictures the benchmarks' judge finds 84 % of its "
         "right, with CFG 2 97 %, with CFG 4 all.\n\nNext: change *weight* and *seed*, or take any model of yours in "
         "place of the tiny one.",
-        size=(360, 280),
+        high=364,
     )
     plain = scene.lane("Unguided")
     scene.picture(plain, scene.main["MODEL"], "unguided")
     lane = scene.lane("CFG")
     cfg = scene.add("GuidanceCFG", lane, 1, model=scene.main["MODEL"], weight_from="node", weight=4.0)
-    scene.picture(lane, cfg["MODEL"], "CFG 4")
+    scene.picture(lane, cfg["MODEL"], "CFG 4", unfolded=True)
     return scene.build()
 
 
@@ -51,7 +51,7 @@ def autoguidance(object_info: dict, stamps: Stamps) -> dict:
         "same size and a sixteenth of the training: it costs more, and guides better here.\n\nBoth see the same class, "
         "so unlike CFG it does not push towards the most typical picture.\n\nWeight 1 is off: then the guide is not "
         "even loaded.",
-        weak=True, early=True, size=(360, 300),
+        weak=True, early=True, high=390,
     )
     plain = scene.lane("Unguided")
     scene.picture(plain, scene.main["MODEL"], "unguided")
@@ -109,15 +109,14 @@ def interval(object_info: dict, stamps: Stamps) -> dict:
         "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, unit="sigma", start=NOISY, end=CLEAN
     )
     reported = scene.report(lane, 3, cfg["MODEL"], "interval")
-    scene.add("PreviewAny", lane, 3, title="The plan in words", size=(400, 340), source=reported["text"])
+    scene.add("PreviewAny", lane, 3, title="The plan in words", size=(340, 200), source=reported["text"])
     scene.picture(lane, reported["MODEL"], "CFG 4 in (0.15, 5]", 4)
     lane = scene.lane("CFG 4, falling to off")
     fall = scene.add("GuidanceSchedule", lane, 1, shape="cosine", start=0.1, end=0.9)
     cfg = scene.add(
         "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, schedule=fall["schedule"]
     )
-    reported = scene.report(lane, 3, cfg["MODEL"], "falling")
-    scene.picture(lane, reported["MODEL"], "CFG 4 falling", 4)
+    scene.picture(lane, cfg["MODEL"], "CFG 4 falling", 3)
     return scene.build()
 
 

@@ -6,6 +6,9 @@ the guidance differs. Each column of a sheet is one class; a network that steers
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from workflow_graph import GROUP_COLOR, PAD, TITLE, Node, Output, Workflow
 from workflow_layout import arrange, block_of
 
@@ -14,44 +17,54 @@ CLASSES = "star, heart, moon, arrow"
 JUDGE = "shapes-verdict"
 SEED, STEPS, BATCH = 6, 24, 8
 COLUMNS, CELL = 4, 128
-SHEET = (400, 520)
+SHEET = (340, 470)
+NOTE = 300  # its width
 
 
 class Scene(Workflow):
     """A workflow on the embedded model: the shared nodes first, then one lane per picture."""
 
     def shared(
-        self, note: str, weak: bool = False, early: bool = False, size: tuple[int, int] = (360, 200)
+        self, note: str, weak: bool = False, early: bool = False, high: int = 260
     ) -> None:
-        """The lane on the left: note, models, classes, empty latents."""
+        """The lane on the left: note (so many pixels high), models, classes, empty latents."""
         lane = self.lane("Model, classes, size")
-        self.note(lane, 0, note, size)
+        self.note(lane, 0, note, (NOTE, high))
         self.main = self.add("GuidanceTinyModel", lane, 0, title="Main model", name=MAIN)
         if weak:
             self.weak = self.add("GuidanceTinyModel", lane, 0, title="Weak model: the guide", name=WEAK)
         if early:
             self.early = self.add("GuidanceTinyModel", lane, 0, title="Early model: another guide", name=EARLY)
         model = self.main["MODEL"]
-        self.classes = self.add("GuidanceClassLabel", lane, 1, title="Classes (positive)", model=model, label=CLASSES)
-        self.no_class = self.add("GuidanceClassLabel", lane, 1, title="No class (negative)", model=model, label="")
-        self.judge = self.add("GuidanceLoadGuide", lane, 1, title="Judge: it steers nothing", name=JUDGE)["guide"]
-        self.latents = self.add("EmptyLatentImage", lane, 1, width=32, height=32, batch_size=BATCH)
+        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=CLASSES)
+        no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
+        judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=JUDGE)
+        self.no_class, self.judge = self.fold(no_class), self.fold(judge)["guide"]
+        self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
 
     def picture(
         self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False, seed: int = SEED,
-        judge: Output | None = None, target: Output | None = None,
+        judge: Output | None = None, target: Output | None = None, unfolded: bool = False,
     ) -> Output:
         """Sampler, decoder and the sheet with its verdict at the end of a lane; the pictures themselves come back.
 
         judge, target: for pictures that should agree with others; otherwise classes are what was asked for.
+        unfolded: the sampler shows its settings; else it is folded below the component, if the lane has one. They are
+            the same in all lanes.
         """
         positive = self.no_class if unconditional else self.classes
+        before = [node.column for node in self.nodes if node.lane == lane and node.column < column]
+        below = bool(before) and not unfolded
+        place = max(before) if below else column
         sampler = self.add(
-            "KSampler", lane, column, model=model, positive=positive["CONDITIONING"],
+            "KSampler", lane, place, model=model, positive=positive["CONDITIONING"],
             negative=self.no_class["CONDITIONING"], latent_image=self.latents["LATENT"],
             seed=seed, steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="karras",
         )
-        decoded = self.add("VAEDecode", lane, column, samples=sampler["LATENT"], vae=self.main["VAE"])["IMAGE"]
+        if below:
+            self.fold(sampler)
+        decoder = self.add("VAEDecode", lane, place, samples=sampler["LATENT"], vae=self.main["VAE"])
+        decoded = self.fold(decoder)["IMAGE"]
         asked = {"guide": judge, "target": target} if target else {"guide": self.judge, "label": CLASSES}
         self.add(
             "GuidanceScore", lane, column + 1, title=title, size=SHEET, images=decoded, columns=COLUMNS,
@@ -60,10 +73,12 @@ class Scene(Workflow):
         return decoded
 
     def _place(self) -> list[dict]:
-        """Lanes in as many columns as let the page show them largest."""
-        blocks = [block_of([node for node in self.nodes if node.lane == lane]) for lane in self.titles]
+        """Lanes, and the nodes of the shared one in one column or two, so that the page shows all of them largest."""
+        lanes = [block_of([node for node in self.nodes if node.lane == lane]) for lane in self.titles if lane]
+        ways = [block_of(nodes) for nodes in self._shared_ways()]
+        shared, made = max(((block, arrange(block, lanes)) for block in ways), key=lambda way: way[1].zoom)
         groups = []
-        for block, (left, top), title in zip(blocks, arrange(blocks[0], blocks[1:]), self.titles.values(), strict=True):
+        for block, (left, top), title in zip((shared, *lanes), made.corners, self.titles.values(), strict=True):
             for node, (x, y) in zip(block.nodes, block.corners, strict=True):
                 node.data["pos"] = [left + x, top + y]
             width, height = block.size
@@ -71,9 +86,16 @@ class Scene(Workflow):
             groups.append({"id": len(groups) + 1, "title": title, "bounding": box, "color": GROUP_COLOR, "flags": {}})
         return groups
 
+    def _shared_ways(self) -> Iterator[list[Node]]:
+        """The shared lane in one column, and with what follows the models in a second one."""
+        nodes = [node for node in self.nodes if node.lane == 0]
+        yield nodes
+        models = ("MarkdownNote", "GuidanceTinyModel")
+        yield [replace(node, column=0 if node.data["type"] in models else 1) for node in nodes]
+
     def report(self, lane: int, column: int, model: Output, title: str) -> Node:
         """The plan of a MODEL, for the sampler of `picture`."""
         return self.add(
-            "GuidanceReport", lane, column, title=f"Guidance Report: {title}", size=(400, 440), model=model, cfg=1.0,
+            "GuidanceReport", lane, column, title=f"Guidance Report: {title}", size=(340, 420), model=model, cfg=1.0,
             scheduler="karras", steps=STEPS,
         )

@@ -63,7 +63,7 @@ def lora_guide(object_info: dict, stamps: Stamps) -> dict:
 def _trained(scene: Scene, lane, model, lessons, positive, steps: int):
     """ComfyUI's own trainer: the same seed, so that fewer steps are an earlier snapshot."""
     return scene.add(
-        "TrainLoraNode", lane, 1, title=f"After {steps} steps", model=model, latents=lessons["LATENT"],
+        "TrainLoraNode", lane, 1, title=f"After {steps} steps", size=(240, 610), model=model, latents=lessons["LATENT"],
         positive=positive["CONDITIONING"], batch_size=1, grad_accumulation_steps=4, steps=steps, learning_rate=0.0005,
         rank=4, training_dtype="fp32", lora_dtype="fp32", gradient_checkpointing=False,
     )
