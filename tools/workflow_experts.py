@@ -103,7 +103,7 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
                     "GuidanceLoss", lane, 2, model=model, loss=task, guide=guide["guide"], target=reference,
                     at="noisy input", **strength,
                 )
-            seen = {} if task == "classifier" else {"judge": judges[task], "target": reference}
+            seen: dict[str, Any] = {} if task == "classifier" else {"judge": judges[task], "target": reference}
             scene.picture(lane, steered["MODEL"], f"{task}, {kind}", 3, True, SEED + 1, **seen)
     return scene.build()
 
