@@ -42,7 +42,7 @@ SHEETS = {
 }
 THUMBNAIL_BYTES = 60_000
 LARGE = [  # those that most people open first
-    "01-First-steps-CFG", "02-Autoguidance", "03-CFG-and-autoguidance", "05-Too-much-CFG-and-two-cures",
+    "01-First-steps-CFG", "02-Autoguidance", "03-CFG-and-autoguidance",
     "09-Guided-by-its-degraded-self", "10-Compare-settings",
 ]  # fmt: skip
 
