@@ -13,8 +13,8 @@ from .branch import NEGATIVE, POSITIVE
 from .objective import Objective
 from .step import Step
 
-HOST, TOTAL, COSINE = "host", "total", "cosine"
-UNGUIDED, OTHER, GAP = "unguided", "negative", "unguided - negative"
+HOST, TOTAL, COSINE, EFFECTIVE = "host", "total", "cosine", "effective weight"
+UNGUIDED, OTHER, GAP, REACH = "unguided", "negative", "unguided - negative", "guided - negative"
 SIDE = 128  # the longest side of a kept picture
 
 
@@ -67,7 +67,7 @@ class Watch:
         unguided = self.parts[UNGUIDED]
         moves = {name: part - unguided if name in (HOST, TOTAL) else part for name, part in self.parts.items()}
         if OTHER in moves:
-            moves[GAP] = unguided - moves[OTHER]
+            moves |= {GAP: unguided - moves[OTHER], REACH: self.guided - moves[OTHER]}
         lengths = {name: _length(move) for name, move in moves.items()}
         return Kept(lengths, {name: score.to(lengths[UNGUIDED]) for name, score in self.scores.items()})
 
@@ -85,10 +85,11 @@ class Kept:
     def shares(self, rows: Iterator[list[float]]) -> dict[Hashable, list[float]]:
         """The next rows, as plain numbers -> what `figures` gives."""
         lengths = {name: next(rows) for name in self.lengths}
-        unguided, other, gap = (lengths.pop(name, []) for name in (UNGUIDED, OTHER, GAP))
+        unguided, other, gap, reach = (lengths.pop(name, []) for name in (UNGUIDED, OTHER, GAP, REACH))
         found = {name: [*map(_ratio, length, unguided)] for name, length in lengths.items()}
         if other:
             found[COSINE] = [*map(_cosine, unguided, other, gap)]
+            found[EFFECTIVE] = [*map(_effective, lengths[TOTAL], reach, gap)]
         return found | {name: next(rows) for name in self.scores}
 
 
@@ -99,6 +100,8 @@ def figures(evaluations: list[Kept]) -> list[dict[Hashable, list[float]]]:
     A rule's place in the chain: |displacement| / |D_positive|, where it acted; of a transform, what it changed.
     TOTAL: |D' - D_positive| / |D_positive|.
     COSINE: between D_positive and D_negative, where both were evaluated.
+    EFFECTIVE: there, <D' - D_negative, Delta> / <Delta, Delta> with Delta = D_positive - D_negative: the weight at
+    which plain CFG goes as far that way (2602.22570, its effective scale).
     An objective: minus its loss; for a class its log-probability.
 
     Where a guider has no prompt named positive, the host's own D stands for D_positive. The device is waited for once,
@@ -130,6 +133,11 @@ def _length(move: Tensor) -> Tensor:
 
 def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else 0.0
+
+
+def _effective(beyond: float, reach: float, gap: float) -> float:
+    """By the three sides of the triangle D_negative, D_positive, D'. 1 where the prompts agree: nothing is guided."""
+    return (reach * reach + gap * gap - beyond * beyond) / (2.0 * gap * gap) if gap else 1.0
 
 
 def _cosine(a: float, b: float, gap: float) -> float:

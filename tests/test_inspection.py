@@ -65,7 +65,8 @@ def test_updates_are_lengths_relative_to_the_unguided_estimate():
     torch.testing.assert_close(seen[1], (V - 1) * length(positive - guide) / length(positive))
     torch.testing.assert_close(seen[2], length(out - before) / length(positive))
     torch.testing.assert_close(seen["total"], length(out - positive) / length(positive))
-    assert set(seen) == {"host", 1, 2, "total", "cosine"} and watch.step.branches.keys() == {POSITIVE, NEGATIVE, GUIDE}
+    assert set(seen) == {"host", 1, 2, "total", "cosine", "effective weight"}
+    assert watch.step.branches.keys() == {POSITIVE, NEGATIVE, GUIDE}
     assert torch.equal(watch.guided, out) and watch.step.cfg.tolist() == [W] * 3
 
 
@@ -102,6 +103,20 @@ def test_evaluations_that_saw_different_things_are_read_together():
     together = figures([watch.kept() for _, watch, _ in looks])
     assert together == [figures([watch.kept()])[0] for _, watch, _ in looks]
     assert len({frozenset(seen) for seen in together}) == len(guidances)
+
+
+@pytest.mark.parametrize(
+    "rules", [(CFG(7.5),), (CFG(0.4),), (CFG(5.0), Rescale(0.7)), (CFG(W), Autoguidance(V), APG(0.2))]
+)
+def test_the_effective_weight_is_how_far_guidance_goes_along_cfg_s_own_push(rules):
+    """<g - u, c - u> / <c - u, c - u> (2602.22570); of plain CFG its weight."""
+    found = predictions()
+    out, _, seen = look(Guidance(rules), found)
+    c, u = found[POSITIVE].flatten(1), found[NEGATIVE].flatten(1)
+    wanted = ((out.flatten(1) - u) * (c - u)).sum(1) / (c - u).square().sum(1)
+    torch.testing.assert_close(seen["effective weight"], wanted, rtol=1e-9, atol=1e-9)
+    if len(rules) == 1:
+        torch.testing.assert_close(wanted, torch.full_like(wanted, rules[0].weight), rtol=1e-9, atol=0)
 
 
 def test_the_cosine_of_prompts_that_almost_agree_is_exact():
@@ -167,6 +182,7 @@ def test_without_a_positive_prompt_the_hosts_own_estimate_is_what_is_pushed():
 def test_an_estimate_of_zero_divides_nothing():
     found = {branch: torch.zeros(1, 3, 4, 4) for branch in (POSITIVE, NEGATIVE, GUIDE)}
     _, _, seen = look(GUIDANCE, found, level(1))
+    assert seen.pop("effective weight").tolist() == [1.0]
     assert all(value.tolist() == [0.0] for value in seen.values())
 
 

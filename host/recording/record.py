@@ -39,6 +39,7 @@ class Evaluation:
     terms: tuple[TermRecord, ...]  # CFG first, then the chain
     total: list[float]  # the same of all updates together
     cosine: list[float] | None  # between D_positive and D_negative
+    effective: list[float] | None  # the weight at which plain CFG goes as far, where both prompts were evaluated
     scores: tuple[Score, ...]
     seconds: float
     memory: int  # bytes: see inspect_meter.py

@@ -12,7 +12,7 @@ from comfy_execution.utils import get_executing_context
 
 from ...guidance.branch import Branch
 from ...guidance.compose import Guidance
-from ...guidance.inspection import COSINE, HOST, TOTAL, Kept, Watch, figures, probability
+from ...guidance.inspection import COSINE, EFFECTIVE, HOST, TOTAL, Kept, Watch, figures, probability
 from ...guidance.losses.cross_entropy import CrossEntropy
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.objective import Objective
@@ -126,8 +126,8 @@ class Recorder:
         terms = [TermRecord(label, s, values.get(n, nothing)) for (label, n), s in zip(names, strengths, strict=True)]
         return Evaluation(
             seen.step, seen.sigma, tuple(sorted(seen.branches, key=_order)), tuple(terms), values[TOTAL],
-            values.get(COSINE), tuple(_score(name, values[name]) for name in seen.kept.scores), seen.meter.seconds(),
-            memory, None if seen.picture is None else seen.picture.cpu(),
+            values.get(COSINE), values.get(EFFECTIVE), tuple(_score(name, values[name]) for name in seen.kept.scores),
+            seen.meter.seconds(), memory, None if seen.picture is None else seen.picture.cpu(),
         )
 
     def _picture(self, step: int, denoised: torch.Tensor) -> torch.Tensor | None:

@@ -41,6 +41,7 @@ def as_data(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "push": _finite(evaluation.total),
         "cosine": None if evaluation.cosine is None else _finite(evaluation.cosine),
+        "effective_weight": None if evaluation.effective is None else _finite(evaluation.effective),
         "probability": probabilities,
         "loss": losses,
         "seconds": evaluation.seconds,
@@ -55,7 +56,7 @@ def to_table(record: Record) -> str:
     head = ["step", "sigma", "branches"]
     for label in terms:
         head += [label, "update"]
-    head += ["all updates", "cosine", *_answer_heads(scores), "ms", "MB"]
+    head += ["all updates", "effective weight", "cosine", *_answer_heads(scores), "ms", "MB"]
     rows = [_row(evaluation, terms, [label for label, _ in scores]) for evaluation in evaluations]
     lines = [_line(head), _line(["---"] * len(head)), *map(_line, rows)]
     return "\n".join([f"{record.model}: {summary(record)}", "", *lines])
@@ -70,6 +71,8 @@ def summary(record: Record) -> str:
     parts = [f"{record.levels} steps" + ("" if record.finished else ", stopped early"), counts]
     parts += [f"{gradients} gradients"] if gradients else []
     parts += [f"{sum(evaluation.seconds for evaluation in evaluations):.2f} s"]
+    weights = [abs(mean(e.effective)) for e in evaluations if e.effective is not None]
+    parts += [f"effective weight {mean(weights):.3g} on average"] if weights else []
     parts += [f"means over {record.samples} samples"] if record.samples > 1 else []
     return ", ".join(parts)
 
@@ -79,6 +82,8 @@ def in_words(evaluation: Evaluation, record: Record) -> str:
     parts = [f"step {evaluation.step} of {record.levels}, sigma {mean(evaluation.sigma):.3g}"]
     parts += [f"{term.label} {mean(term.strength):.3g}: update {percent(term.update)}" for term in evaluation.terms
               if any(term.update)]
+    if evaluation.effective is not None:
+        parts.append(f"effective weight {mean(evaluation.effective):.3g}")
     if evaluation.cosine is not None:
         parts.append(f"cosine {mean(evaluation.cosine):.3f}")
     parts += [_score(score) for score in evaluation.scores]
@@ -116,7 +121,8 @@ def _row(evaluation: Evaluation, terms: list[str], scores: list[str]) -> list[st
     for label in terms:
         term = term_of(evaluation, label)
         cells += [f"{mean(term.strength):.3g}", percent(term.update)]
-    cells += [percent(evaluation.total), "" if evaluation.cosine is None else f"{mean(evaluation.cosine):.4f}"]
+    cells += [percent(evaluation.total), "" if evaluation.effective is None else f"{mean(evaluation.effective):.3g}"]
+    cells += ["" if evaluation.cosine is None else f"{mean(evaluation.cosine):.4f}"]
     for label in scores:
         score = score_of(evaluation, label)
         cells.append("" if score is None else _number(score))

@@ -84,6 +84,9 @@ def _panels(evaluations: list[Evaluation]) -> list[Panel]:
         updates.append(Line("all together", tuple(100 * mean(e.total) for e in evaluations), INK))
     strengths = [Line(t[0].label, tuple(mean(term.strength) for term in t), colours[t[0].label]) for t in found]
     panels = [Panel("update, relative to the unguided estimate", 190, tuple(updates), least=(0.0, 1.0), scale=" %")]
+    if len(strengths) > 1 and any(e.effective for e in evaluations):
+        effective = tuple(None if e.effective is None else mean(e.effective) for e in evaluations)
+        strengths.append(Line("effective weight", effective, INK))
     if strengths:
         panels.append(Panel("weight (1 = off) or scale (0 = off)", 90, tuple(strengths), least=(0.0, 1.0), named=False))
     return [*panels, *_answers(evaluations, len(terms)), *_costs(evaluations)]
