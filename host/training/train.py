@@ -42,7 +42,7 @@ WEIGHTINGS: list[str] = [*_WEIGHTINGS]
 SCHEDULES = [ADM, "cosine", "stable diffusion"]
 CURVE_SECONDS = 2.0
 SAVE_SECONDS = 120.0
-Watch = Callable[[ExpertsTraining, ExpertReport], None]
+OnStep = Callable[[ExpertsTraining, ExpertReport], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Trained:
     curves: list[list[float]]
 
 
-def train_experts(request: Request, watch: Watch) -> Trained:
+def train_experts(request: Request, watch: OnStep) -> Trained:
     """Train, from where it was stopped, and save. watch: called after every step; it may raise to stop.
 
     Raises:
@@ -94,7 +94,7 @@ def train_experts(request: Request, watch: Watch) -> Trained:
     return Trained(load_bank(bank), files.bank, kept_curves(bank))
 
 
-def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: Watch) -> BankFile:
+def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: OnStep) -> BankFile:
     """Take the steps that are left and write the bank."""
     with torch.inference_mode(False), torch.enable_grad():
         network, spec = build(source)
