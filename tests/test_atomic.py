@@ -25,6 +25,7 @@ def header(path) -> dict:
         return file.metadata()
 
 
+@pytest.mark.slow
 def test_two_writers_and_a_reader_of_one_name_see_whole_files_alone(tmp_path):
     path = tmp_path / "team.safetensors"
     atomic_save(path, {"a": torch.full((9000,), 0.0)}, {"who": "0"})
@@ -53,6 +54,7 @@ def test_two_writers_and_a_reader_of_one_name_see_whole_files_alone(tmp_path):
     assert seen & {"1", "2"} and [entry.name for entry in tmp_path.iterdir()] == ["team.safetensors"]
 
 
+@pytest.mark.slow
 def test_of_two_that_publish_one_name_one_wins_and_the_other_is_told(tmp_path):
     path = tmp_path / "team.safetensors"
     code = """
@@ -73,6 +75,7 @@ def test_of_two_that_publish_one_name_one_wins_and_the_other_is_told(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["team.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_name_is_one_process_s_until_it_ends_or_dies(tmp_path):
     path = tmp_path / "folder" / "team.safetensors"
     other = begun("with name_lock(path):\n    print('mine', flush=True)\n    input()", path)
@@ -88,6 +91,7 @@ def test_a_name_is_one_process_s_until_it_ends_or_dies(tmp_path):
     assert list(path.parent.iterdir()) == [], "no lock is left behind"
 
 
+@pytest.mark.slow
 def test_many_that_want_one_name_have_it_one_after_another(tmp_path):
     path = tmp_path / "team"
     code = """

@@ -58,6 +58,7 @@ def test_a_weight_that_another_node_sets_too_is_refused(main):
         ))  # fmt: skip
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", [*CHOOSING, "Telling"])
 def test_other_guidance_is_added_to_the_guiders_own_step(kind, main, guide):
     for cfg in (False, None):  # without CFG Combine, and with one that leaves the weight alone

@@ -404,6 +404,7 @@ def broken_off(at: int, error: BaseException, **changed) -> dict[str, torch.Tens
     raise AssertionError(f"there is no operation {at}")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("changed", [{}, {"warm_start": False}, {"adaptation": Adaptation(efficient=False)}])
 def test_a_failure_in_any_operation_leaves_a_training_that_goes_on_as_if_it_had_not(changed):
     small_recipe = {"experts": 2, "iterations": 4, **changed}

@@ -79,6 +79,7 @@ def test_a_number_is_a_fault_and_every_scene_takes_its_turn():
     assert turns != [other.scene(number) for number in range(len(turns))]
 
 
+@pytest.mark.slow
 def test_a_sample_of_faults_leaves_nothing_behind(comfy):
     drawer = Drawer(3, {name: SCENES[name] for name in SAMPLE})
     records = [drawer.record(number) for number in range(len(SAMPLE))]

@@ -57,6 +57,7 @@ def test_limits_are_measured():
     assert run.stdout.split() == ["accepted", "memory", "slow"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", pool.KINDS)
 def test_a_short_run_finds_nothing(comfyui_root, tmp_path, kind):
     out = tmp_path / "records.jsonl"

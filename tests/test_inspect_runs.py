@@ -193,6 +193,7 @@ def test_the_page_hears_of_every_evaluation_while_the_run_goes_on(guided, page, 
     assert first[-1].startswith("positive, guide 1: ")
 
 
+@pytest.mark.slow
 def test_fast_evaluations_are_told_together(guided, page, monkeypatch):
     from comfy_execution.utils import CurrentNodeContext
 
@@ -233,6 +234,7 @@ def test_a_long_session_keeps_the_newest_runs(comfy):
     assert [record.levels for record in inspection.records] == list(range(3, MOST + 3))
 
 
+@pytest.mark.slow
 def test_the_place_in_the_chain_does_not_matter_and_several_may_look(main, guide):
     first, early = inspect(main)
     model, late = inspect(probe.guided(first, guide, weight=WEIGHT, cfg=CFG))

@@ -127,6 +127,7 @@ def test_what_the_host_cannot_run_is_no_fault_of_a_component(comfy):
     assert bench.judge(Cell("flux", "crash", "no such sampler", "cfg", 1)).kind == "host"
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_matrix_is_right(comfy):
     bench, found = functools.cache(lambda family: Bench(BUILT[family])), {}
     for cell in islice(ordered(QUICK, list(COMPONENTS), 5), SAMPLE):

@@ -157,6 +157,7 @@ def test_the_estimate_is_clamped_before_the_classifier_pushes_it(models, network
     assert float(wanted.abs().max()) > 1.1, "the push leads out of the range, and is not clamped again"
 
 
+@pytest.mark.slow
 def test_ddpm_with_the_mean_shift(models, networks, tmp_path, monkeypatch):
     """condition_mean, with the posterior variance, on a respacing of the whole range."""
     guide, gradient = classifier_and_gradient(monkeypatch, tmp_path)
@@ -198,6 +199,7 @@ def test_a_run_that_begins_elsewhere_is_the_hosts(models):
     torch.testing.assert_close(inpainted[..., SIDE // 2 :], latent[..., SIDE // 2 :].double())
 
 
+@pytest.mark.slow
 def test_another_respacing_replaces_the_first(models):
     twice, sigmas = on_paper(on_paper(models["cosine"], "ddim250")[0], "ddim25")
     assert torch.equal(sampled(twice, sigmas), sampled(on_paper(models["cosine"], "ddim25")[0], sigmas))

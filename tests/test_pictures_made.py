@@ -204,6 +204,7 @@ def test_a_set_that_was_drawn_as_asked_is_not_asked_for_again(output, tiny):
     assert set_fingerprint("a") == lost and set_fingerprint("b") == before
 
 
+@pytest.mark.slow
 def test_a_set_that_another_process_draws_is_refused(output, tiny):
     make(tiny, "a", 1)
     code = """with name_lock(path):

@@ -53,19 +53,23 @@ def test_the_exact_score_gives_the_data_back(rows):
     assert abs(rows["exact score"].trunk - rows["ground truth"].trunk) < 3.0
 
 
+@pytest.mark.slow
 def test_autoguidance_removes_outliers_and_keeps_the_trunk(rows):
     assert rows["autoguidance 3"].outliers < rows["unguided"].outliers
     assert abs(rows["autoguidance 3"].trunk - rows["ground truth"].trunk) < 10.0
 
 
+@pytest.mark.slow
 def test_cfg_empties_the_trunk(rows):
     assert rows["CFG 4"].trunk < rows["ground truth"].trunk / 4
 
 
+@pytest.mark.slow
 def test_naive_truncation_loses_the_leaves(rows):
     truncated = next(row for name, row in rows.items() if name.startswith("naive"))
     assert truncated.leaf == 0.0
 
 
+@pytest.mark.slow
 def test_the_guide_is_the_worse_network(rows):
     assert rows["guide alone"].outliers > rows["unguided"].outliers

@@ -217,6 +217,7 @@ def test_a_disk_that_is_too_small_is_found_before_the_first_step(scene, monkeypa
     assert not calls and not list(scene.waiting.rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_a_name_that_another_process_trains_under_is_refused(scene):
     code = """with name_lock(path):
         print("mine", flush=True)
@@ -246,6 +247,7 @@ def test_a_bank_that_came_meanwhile_is_not_overwritten_and_no_step_is_lost(scene
     assert not calls and path.read_bytes() != other
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("place", "words", "left"),
     [
@@ -359,6 +361,7 @@ def test_a_bank_without_its_base_says_what_is_missing(scene, monkeypatch):
         guides.load_guide("team.safetensors")
 
 
+@pytest.mark.slow
 def test_a_fault_in_any_operation_leaves_a_training_that_ends_the_same(comfy, tmp_path):
     """A seeded few of the operations from the guide's file to the bank's."""
     from comfy.model_management import InterruptProcessingException

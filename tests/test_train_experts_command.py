@@ -270,6 +270,7 @@ def test_guides_are_named_as_load_guide_names_them(tmp_path):
     assert name_of(tmp_path / "resnet50.safetensors") == "resnet50.safetensors"
 
 
+@pytest.mark.slow
 def test_two_commands_of_one_name_lose_no_bank(pictures, tmp_path):
     """Other settings under one name at the same time: one bank, and the other command is told why it has none."""
     out = tmp_path / "team.safetensors"
