@@ -1,11 +1,13 @@
 """The fuzz command: it judges rightly, and a short run of every kind finds nothing."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
-from fuzzing import pool, verdict
+from fuzzing import pool, spoil, verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = str(ROOT / "tests")
@@ -48,6 +50,15 @@ print(using(2**20), using(2**26))
 pool.MOST_SECONDS = -1.0
 print(using(1))
 """
+
+
+def test_an_input_is_decided_by_its_seed_alone():
+    """What is put into a file is a value of its own: changed further, it is changed there and nowhere else."""
+    text = json.dumps({"a": [1, {"b": 2}], "c": {"d": [3]}})
+    before = repr(spoil.LEAVES)
+    for seed in range(4000):
+        spoil.spoil_json(text, Random(seed))
+    assert repr(spoil.LEAVES) == before
 
 
 def test_limits_are_measured():

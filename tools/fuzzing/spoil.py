@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -72,7 +73,7 @@ def spoil_json(text: str, random: Random) -> tuple[str, str]:
 def _changed(value: Any, random: Random) -> tuple[str, Any]:
     holder, key = _place(value, random)
     if holder is None:
-        return "whole", random.choice(LEAVES)
+        return "whole", deepcopy(random.choice(LEAVES))
     kind = random.choice(("leaf", "leaf", "leaf", "drop", "deep", "twist"))
     if kind == "drop":
         del holder[key]
@@ -82,9 +83,11 @@ def _changed(value: Any, random: Random) -> tuple[str, Any]:
             inner = [inner]
         holder[key] = inner
     elif kind == "twist" and isinstance(holder[key], int | float):
-        holder[key] = holder[key] * random.choice((-1, 0, 2, 0.5, 1000, 10**9))
+        factor = random.choice((-1, 0, 2, 0.5, 1000, 10**9))
+        huge = isinstance(holder[key], int) and abs(holder[key]) > 2**1000  # no float can hold the half of it
+        holder[key] = holder[key] // 2 if huge and factor == 0.5 else holder[key] * factor
     else:
-        holder[key] = random.choice(LEAVES)
+        holder[key] = deepcopy(random.choice(LEAVES))  # the next change may be inside it
     return f"{kind} {str(key)[:40]}", value
 
 
