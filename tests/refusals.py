@@ -13,6 +13,7 @@ SENTENCES = (
     # What the network offers no place for.
     r"kind = [a-z ]+ cannot be used with this model \(\w+\); it supports [a-z, ]+\. .* works with ",
     r"This model's input is not a picture with noise, so kind = input noise cannot be used\.",
+    r"feedback judges a run by the noise in it, and this model's input is not a picture with noise\.",
     r"works on latents, and latents have no range as pictures do: Clamp would flatten them\. It is for models of",
     r"Hunyuan3D 2\.1 in this ComfyUI mixes the shapes of a batch up where it is asked for one prompt alone",
     # What a guide of pictures cannot see.

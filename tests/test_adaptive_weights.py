@@ -176,16 +176,16 @@ def test_between_two_evaluations_of_the_guide_the_weight_still_moves(start):
 
 
 def test_stop_is_the_papers_policy_for_each_sample(start):
-    """2312.12487: the first level at which the directions agree to gamma is the last with CFG, in each sample."""
-    gamma, (x, noises) = 0.97, start
+    """2312.12487: the first level at which both agree to gamma is the last with CFG, in each sample."""
+    gamma, (x, noises) = 0.9, start
     weights, _, asked = sampled(Guidance((AdaptiveStop(gamma),)), x, noises)
     stopped, expected = torch.zeros(3, dtype=torch.bool), []
     for now, then, noise in zip(SIGMAS[:-1], SIGMAS[1:], noises, strict=True):
         w = torch.where(stopped, 1.0, 5.0)
         expected.append(w)
         c, u = networks(x, now)
-        eps = [((x - d) / now).flatten(1) for d in (c, u)]
-        stopped = stopped | (torch.cosine_similarity(*eps, dim=1) >= gamma)
+        alike = torch.cosine_similarity(c.flatten(1), u.flatten(1), dim=1) >= gamma
+        stopped = stopped | (alike & (now <= 5))
         stay = then**2 / now**2
         guided = u + w[:, None, None, None] * (c - u)
         x = stay * x + (1 - stay) * guided + math.sqrt(now**2 - then**2) * then / now * noise
@@ -205,3 +205,14 @@ def test_stop_works_on_whatever_weight_there_is_and_autoguidance_goes_on():
     out = guidance.denoise(lambda b: asked.append(b) or other[b], x, levels(1.0, 1.0, 1.0), 8.0, memory)
     assert asked == [POSITIVE, GUIDE]
     torch.testing.assert_close(out, 2 * drawn(7) - drawn(8))
+
+
+def test_nothing_stops_where_all_prompts_give_the_same_grey():
+    x, alike, rule, memory = drawn(3), {POSITIVE: drawn(4), NEGATIVE: drawn(4)}, AdaptiveStop(0.9), Memory()
+    for position, sigma in enumerate((80.0, 5.1, 5.0), 1):
+        memory.move_to(position)
+        level = levels(*[sigma] * 3)
+        assert rule.choose(x, level, position, memory.before.get(0)).tolist() == [0.0] * 3
+        Guidance((rule,)).denoise(alike.__getitem__, x, level, 4.0, memory)
+    memory.move_to(4)
+    assert rule.choose(x, levels(3.0, 3.0, 3.0), 4, memory.before[0]).tolist() == [1.0] * 3

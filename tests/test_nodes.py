@@ -14,6 +14,7 @@ SEARCHED = {
     "GuidanceCFG": "negative, guidance limit, limited interval, dynamic cfg, cfg end, start percent, guidance scale, "
     "speed up, faster, variety, 다양성, 多样性, 负面提示词, 부정 프롬프트",
     "GuidanceAutoguidance": "flux cfg, diversity, 弱模型, 약한 모델",
+    "GuidanceAdaptiveWeight": "adaptive guidance, speed up, faster, skip negative, fbg, 加速, 속도",
     "GuidanceRescale": "overcooked, fried, washed out, 과포화, 过饱和",
     "GuidanceAPG": "overcooked, fried, 과포화, 过饱和",
     "GuidanceClamp": "dynamic thresholding",
@@ -128,7 +129,8 @@ def test_mix_is_the_two_nodes(nodes, model):
 )
 @pytest.mark.parametrize(
     "node_id",
-    ["GuidanceCFG", "GuidanceAutoguidance", "GuidanceMix", "GuidanceRescale", "GuidanceAPG", "GuidanceClamp"],
+    ["GuidanceCFG", "GuidanceAutoguidance", "GuidanceMix", "GuidanceRescale", "GuidanceAPG", "GuidanceClamp",
+     "GuidanceAdaptiveWeight"],
 )
 def test_wrong_intervals_are_answered_when_queued(nodes, node_id, changed, words):
     widgets = {"unit": "percent", "start": 0.0, "end": 1.0, **changed}

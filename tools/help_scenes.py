@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from help_steered import (
+    adaptive_weight,
     apg,
     autoguidance,
     cfg,
@@ -252,9 +253,10 @@ def inspection(strip: Strip) -> Panels:
 
 
 MADE = (
-    cfg, autoguidance, mix, degrade, schedule, rescale, clamp, apg, shape, classifier, loss, expert_switch,
-    train_experts, load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect, inspection,
-    compare, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts, export_experts,
+    cfg, autoguidance, mix, adaptive_weight, degrade, schedule, rescale, clamp, apg, shape, classifier, loss,
+    expert_switch, train_experts, load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect,
+    inspection, compare, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts,
+    export_experts,
     convert_checkpoint, post_hoc_ema,
 )  # fmt: skip
 PICTURES: dict[str, Callable[[Strip], Panels]] = {made.__name__: made for made in MADE}

@@ -112,6 +112,25 @@ def shape(strip: Strip) -> Panels:
     return [table(columns, DEALT, (2, 3, 9, 11))]
 
 
+def adaptive_weight(strip: Strip) -> Panels:
+    model = strip.begin(NAMES, 12, 0)
+    weak = strip.weak_model()
+    strip.shot("off", model)
+    strip.shot("cfg", strip.cfg(4.0))
+    made = {
+        "stop": {"model": strip.cfg(4.0), "similarity": 0.998},
+        "feedback": {"model": model, "method": "feedback"},
+        "guide": {"model": model, "method": "feedback", "guide_model": weak},
+    }
+    for title, given in made.items():
+        strip.shot(title, strip.put("GuidanceAdaptiveWeight", **given)["MODEL"])
+    columns = {
+        "no CFG": "off", "CFG 4": "cfg", "CFG 4\nthat stops": "stop", "feedback": "feedback",
+        "over a\nweak one": "guide",
+    }  # fmt: skip
+    return [table(columns, DEALT, (2, 3, 9, 11))]
+
+
 def classifier(strip: Strip) -> Panels:
     model = strip.begin("moon", 4, 8, 8)
     aware, clean = strip.guide("shapes-noisy-classifier"), strip.guide("shapes-classifier")

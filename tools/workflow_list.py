@@ -151,6 +151,32 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
     return scene.build()
 
 
+def adaptive(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "adaptive", "CFG, the same CFG that stops by itself, and a weight that follows how well the picture is met.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## A weight that chooses itself\nThree lanes: CFG 4, the same CFG that stops as soon as both prompts give the "
+        "same picture, and feedback.\n\n**Adaptive Weight** decides for every picture of the batch by itself. *Stop "
+        "when alike* keeps the picture nearly as it was and saves the negative prompt's evaluations at the end. "
+        "*Feedback* begins near 1, rises while a picture does not show what was asked for, and falls when it does; the "
+        "sampler's cfg is not used then.\n\nPut **Inspect Run** behind it to see the weights of a run.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("CFG 4")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0)
+    scene.picture(lane, cfg["MODEL"], "CFG 4", 3)
+    lane = scene.lane("CFG 4 that stops")
+    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0)
+    stops = scene.add("GuidanceAdaptiveWeight", lane, 2, model=cfg["MODEL"], similarity=0.998)
+    scene.picture(lane, stops["MODEL"], "CFG 4 that stops", 3)
+    lane = scene.lane("Feedback")
+    follows = scene.add("GuidanceAdaptiveWeight", lane, 2, model=model, method="feedback")
+    scene.picture(lane, follows["MODEL"], "feedback", 3)
+    return scene.build()
+
+
 # By the names of their files, which are the titles in the Templates dialog: first steps first, then what trains.
 WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "01-First-steps-CFG": first_steps,
@@ -165,6 +191,7 @@ WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "10-Compare-settings": compare,
     "11-Look-into-a-run": inspector,
     "12-Train-experts": train_experts,
+    "More-A-weight-that-chooses-itself": adaptive,
     "More-Two-classifiers-in-turn": experts,
     "More-Train-experts-of-maps": map_experts,
     "More-Train-a-LoRA-with-P2": p2_training,

@@ -9,13 +9,16 @@ from torch import Tensor
 from ..algebra import cosine
 from ..rule import NEGATIVE, POSITIVE, NoiseLevel, Schedule, Step, Weigher, param, rule, schedule_field
 
+NOISIEST = 5.0  # noise to signal above which nothing is judged: there all prompts give the same grey
+
 
 @rule("adaptive_stop")
 @dataclass(frozen=True)
 class AdaptiveStop(Weigher):
-    """w = 1 from the level on after cos(D_positive - x, D_negative - x) >= similarity      2312.12487 (AG policy)
+    """w = 1 from the level on after cos(D_positive, D_negative) >= similarity      2312.12487 (AG policy)
 
-    D - x is the way that a sampler goes: along the noise (eps, v, EDM) or the velocity (flow). Per sample, for good.
+    Per sample and for good, from sigma `NOISIEST` down. The paper compares estimates of the noise, which agree wherever
+    there is much of it; here it is the pictures.
     """
 
     title, paper = "Adaptive Weight", "2312.12487"
@@ -24,8 +27,9 @@ class AdaptiveStop(Weigher):
     strength = Weigher.switch
 
     similarity: float = param(
-        0.99, "How alike the positive and the negative prompt's directions must be (cosine) for CFG to stop. Lower = "
-        "earlier and faster, 1 = never.", low=0.0, high=1.0, step=0.001,
+        0.99, "How alike the pictures of both prompts must have become (their cosine, which Inspect Run shows) for CFG "
+        "to stop. Lower = earlier and faster, 1 = never. Not looked at in the noisiest part.", low=0.0, high=1.0,
+        step=0.001,
     )  # fmt: skip
     schedule: Schedule = schedule_field()
 
@@ -40,9 +44,9 @@ class AdaptiveStop(Weigher):
         return torch.where(chosen == 0.0, cfg, 1.0 + (cfg - 1.0) * (1.0 - chosen))
 
     def learn(self, step: Step, state: Tensor | None) -> Any:
-        ways = (step.branches[branch] - step.x for branch in (POSITIVE, NEGATIVE))
-        found = cosine(*ways).flatten()
-        alike = torch.where(found >= self.similarity, (self.strength(step.level) != 0.0).to(found), 0.0)
+        found = cosine(step.branches[POSITIVE], step.branches[NEGATIVE]).flatten()
+        looks = (self.strength(step.level) != 0.0) & (step.level.sigma <= NOISIEST)
+        alike = torch.where(found >= self.similarity, looks.to(found), 0.0)
         return alike if state is None else torch.maximum(alike, state)
 
     def explain(self) -> str:

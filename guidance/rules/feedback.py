@@ -12,9 +12,10 @@ from ..rule import NEGATIVE, POSITIVE, Step, Weigher, rule
 @rule("feedback")
 @dataclass(frozen=True)
 class Feedback(FeedbackRule, Weigher):
-    """w = 1 + (w_f - 1) + sum_i (w_i - 1),  w_f = p / (p - (1 - pi))      2506.06085 Eq. 10, p in `guidance.feedback`
+    """w = 1 + (w_f - 1) + sum_i (w_i - 1),  w_f = p / (p - (1 - pi))   2506.06085 (its code)
 
-    Alone it is the weight of CFG in place of the sampler's; with CFG Combine (w_i) beside it the paper's hybrid.
+    p as in `guidance.feedback`. Alone it is the weight of CFG in place of the sampler's; with CFG Combine (w_i) beside
+    it the paper's hybrid.
     """
 
     title = "Adaptive Weight"

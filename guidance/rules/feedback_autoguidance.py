@@ -11,7 +11,7 @@ from ..rule import POSITIVE, GuideTerm, Step, expand, reuse_param, rule
 @rule("feedback_autoguidance")
 @dataclass(frozen=True)
 class FeedbackAutoguidance(FeedbackRule, GuideTerm):
-    """D' = D + (w_f - 1) (D_main - D_guide)      2506.06085 Eq. 10 in 2406.02507 Eq. 3
+    """D' = D + (w_f - 1) (D_main - D_guide)      2506.06085 (its code) in 2406.02507 Eq. 3
 
     The guide stands where the paper has the unconditional network; w_f as in `guidance.feedback`.
     """

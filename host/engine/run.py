@@ -13,12 +13,13 @@ import torch
 from comfy.samplers import CFGGuider
 
 from ...guidance.compose import Acting, Guidance, Memory
+from ...guidance.feedback import FeedbackRule
 from ...guidance.inspection import Watch
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.sigma_list import SigmaList
 from ..common.compatibility import check_pair
 from ..common.keys import KEY
-from ..common.noise_levels import PICTURE_TO_PICTURE, ModelPositions, level_of
+from ..common.noise_levels import PICTURE_TO_PICTURE, ModelPositions, convertible, level_of
 from ..common.uncopied import Uncopied
 from ..lora import sharing
 from ..recording.inspection import inspections_of
@@ -134,7 +135,7 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     levels = SigmaList.of(sigmas.tolist())
     guidance = plan.guidance.resolve(positions).over(level_of(model_sampling, sigmas.cpu()))
     gradients = gradients_of(model)
-    check_gradients(gradients, model_sampling, latent_shapes)
+    check_input(guidance, gradients, model_sampling, latent_shapes)
     run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, stated_weights(guider), gradients)
     check_sight(run)
     run.recorder = Recorder(model, run, inspections) if inspections else None
@@ -148,6 +149,18 @@ def run_of(guider: CFGGuider) -> Run | None:
     """The open run of a guider."""
     options: dict[str, Any] = guider.model_options
     return options.get(KEY)
+
+
+def check_input(
+    guidance: Guidance, gradients: Gradients | None, model_sampling: Any, shapes: list | None
+) -> None:
+    """Raise ValueError where the model's x is not what a rule takes it for: a picture with noise."""
+    check_gradients(gradients, model_sampling, shapes)
+    if any(isinstance(rule, FeedbackRule) for rule in guidance.rules) and not convertible(model_sampling):
+        raise ValueError(
+            "Adaptive Weight with method = feedback judges a run by the noise in it, and this model's input is not a "
+            "picture with noise. Choose method = stop when alike, or remove the node."
+        )
 
 
 def check_gradients(gradients: Gradients | None, model_sampling: Any, shapes: list | None) -> None:

@@ -94,6 +94,11 @@ def steered(models: Models, weight: float, **more):
     return use("GuidanceAutoguidance", **{"model": models.main, "guide_model": models.guide, "weight": weight, **more})
 
 
+def followed(models: Models, max_weight: float):
+    given = {"model": models.main, "guide_model": models.guide, "method": "feedback", "max_weight": max_weight}
+    return use("GuidanceAdaptiveWeight", **given)
+
+
 def by_rule(models: Models, weight: float):
     """Autoguidance in the engine whatever its weight: the node leaves it out at weight 1."""
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
@@ -143,6 +148,11 @@ COMPONENTS: dict[str, Component] = {
     "autoguidance reuse": pair(steered, {"weight": 2.0, "reuse": 2}, {"weight": 1.0, "reuse": 2}),
     "autoguidance prompt": pair(prompted, {"weight": 2.0}, {"weight": 1.0}),
     "autoguidance schedule": pair(scheduled, {"weight": 2.0}, {"weight": 1.0}),
+    "adaptive stop": pair(
+        alone("GuidanceAdaptiveWeight"), {"similarity": 0.5}, {"similarity": 1.0}, frozenset()
+    ),
+    "feedback": pair(alone("GuidanceAdaptiveWeight"), {"method": "feedback"}, {"similarity": 1.0}, WITH_NEGATIVE),
+    "feedback guide": pair(followed, {"max_weight": 10.0}, {"max_weight": 1.0}),
     "mix": Component(functools.partial(mixed, total=3.0), functools.partial(by_rule, weight=1.0)),
     "classifier": pair(classified, ON, OFF),
     "classifier noisy": pair(classified, NOISY, OFF),
