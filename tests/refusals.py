@@ -21,6 +21,8 @@ SENTENCES = (
     r"makes sound, which a guide that looks at pictures cannot see\.",
     r"latents have no linear RGB factors in ComfyUI\. Choose decoder = vae and connect a VAE",
     r"makes several things at once \(such as a video and its sound\), which a guide that looks at pictures cannot",
+    # What a rule cannot see.
+    r"\(such as a video and its sound\), which lie in one row, so [\w ]+ finds no channels and places in it\. Choose",
     r"at = noisy input: the guide looks at pictures, and .* works on latents, .* Choose at = denoised",
 )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..algebra import norm, ratio
+from ..algebra import norm, shorten
 from ..rule import POSITIVE, Step, param, rule
 from ..shaping import EstimateShape
 
@@ -23,5 +23,4 @@ class Renorm(EstimateShape):
     )  # fmt: skip
 
     def shaped(self, denoised: Tensor, step: Step, state: Any) -> tuple[Tensor, Any]:
-        most = self.longest * norm(step.branches[POSITIVE])
-        return denoised * ratio(most, norm(denoised), at_zero=1.0).clamp(max=1.0), state
+        return shorten(denoised, self.longest * norm(step.branches[POSITIVE])), state

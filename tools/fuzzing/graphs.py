@@ -8,7 +8,7 @@ from typing import Any
 Prompt = dict[str, dict[str, Any]]
 COMPONENTS = (
     "GuidanceCFG", "GuidanceRescale", "GuidanceAPG", "GuidanceAutoguidance", "GuidanceMix", "GuidanceClassifier",
-    "GuidanceLoss", "GuidanceDegrade", "GuidanceInspect", "GuidanceLossWeighting",
+    "GuidanceLoss", "GuidanceDegrade", "GuidanceInspect", "GuidanceLossWeighting", "GuidanceShape",
 )  # fmt: skip
 # Numbers whose largest value is allowed and takes days.
 WORK = frozenset({"steps", "count", "iterations", "experts", "batch_size", "accumulate", "cutouts", "width", "height"})
@@ -18,6 +18,7 @@ SMALL = {
     "GuidanceMakePictures": {"count": 2, "batch_size": 2, "steps": 1, "width": 32, "height": 32},
     "GuidanceTrainExperts": {"iterations": 2, "experts": 2, "batch_size": 2, "rank": 2},
     "GuidanceClassifier": {"label": "star"},
+    "GuidanceShape": {"rule": "FDG", "rule.low": 0.4, "rule.high": 1.0},
     "GuidanceLoss": {"loss": "mse"},
     "GuidanceLoadGuide": {"name": "shapes-classifier"},
     "GuidanceReport": {"steps": 4},
@@ -48,7 +49,8 @@ class Graphs:
         for widget in node.GET_SCHEMA().inputs if node is not None else ():
             if widget.id == key:
                 ends = [getattr(widget, end, None) for end in (("min",) if key in WORK else ("min", "max"))]
-                return [end for end in ends if end is not None] or list(getattr(widget, "options", None) or ())
+                choices = (getattr(choice, "key", choice) for choice in getattr(widget, "options", None) or ())
+                return [end for end in ends if end is not None] or list(choices)
         return []
 
     def put(self, prompt: Prompt, name: str, kind: str, /, **inputs: Any) -> None:

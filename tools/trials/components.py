@@ -131,6 +131,14 @@ def chained(models: Models, weight: float, start: float, phi: float):
     return use("GuidanceInspect", model=use("GuidanceRescale", model=out, phi=phi))
 
 
+def shaped(models: Models, rules: dict[str, dict], amount: float):
+    """Several Shape CFG nodes, each a rule with its own numbers."""
+    out = models.main
+    for rule, own in rules.items():
+        out = use("GuidanceShape", model=out, rule={"rule": rule, **own}, amount=amount)
+    return out
+
+
 WHOLE = {"strength": 0.0, "weight": 1.0}
 ON, OFF = {"scale": 2.0}, {"scale": 0.0}
 NOISY = {**ON, "at": "noisy input", "guide": functools.partial(steering.loaded, 3, sees="timestep")}
@@ -138,11 +146,22 @@ THROUGH = {**ON, "at": "through denoiser"}
 APG, NO_APG = (
     {"eta": eta, "norm_threshold": most, "momentum": share} for eta, most, share in ((0.0, 2.0, -0.5), (1.0, 0.0, 0.0))
 )
+MIMIC = {"mimic": 2.0, "quantile": 0.99}
+SHAPES = {
+    "shape push": (WITH_NEGATIVE, {"CFG-Zero*": {"zero_steps": 0}, "TCFG": {}, "skimmed CFG": {"skim": 2.0}}),
+    "shape places": (WITH_NEGATIVE, {"FDG": {"low": 0.3, "high": 1.2}, "dynamic thresholding": MIMIC}),
+    "shape estimate": (EVERYWHERE, {"momentum guidance": {"push": 0.5, "memory": 0.6}, "TAG": {"eta": 1.2}}),
+    "shape weight": (WITH_NEGATIVE, {"CFG++": {"share": 0.6}}),
+}
 COMPONENTS: dict[str, Component] = {
     "cfg": pair(alone("GuidanceCFG"), {"weight_from": "node", "weight": 6.0}, {}),
     "cfg interval": pair(alone("GuidanceCFG"), {"start": 0.4, "end": 0.8}, {}, WITH_NEGATIVE),
     "rescale": pair(alone("GuidanceRescale"), {"phi": 0.7}, {"phi": 0.0}, WITH_NEGATIVE),
     "apg": pair(alone("GuidanceAPG"), APG, NO_APG, WITH_NEGATIVE),
+    **{
+        name: pair(functools.partial(shaped, rules=rules), {"amount": 1.0}, {"amount": 0.0}, guiders)
+        for name, (guiders, rules) in SHAPES.items()
+    },
     "clamp": pair(alone("GuidanceClamp"), {"limit": 0.5}, {"limit": 0.0}),
     "autoguidance": Component(functools.partial(steered, weight=2.0), functools.partial(by_rule, weight=1.0)),
     "autoguidance reuse": pair(steered, {"weight": 2.0, "reuse": 2}, {"weight": 1.0, "reuse": 2}),
