@@ -6,7 +6,7 @@ import { hasCurve } from "./curves/read.js";
 import { listen } from "./curves/runs.js";
 import { addStyle } from "./curves/style.js";
 
-const HEIGHT = 132; // with the widget's margins
+const HEIGHT = 148; // with the widget's margins
 const kinds = new Set();
 const plots = new Set();
 

@@ -87,6 +87,7 @@ CURVES = """() => {
             dots: element.querySelectorAll("circle.dot").length,
             far: Math.max(0, ...[...element.querySelectorAll("circle.dot")].map((dot) => away(dot, element))),
             words: words.hidden ? "" : words.textContent,
+            done: element.querySelector(".guidance-curve-done").textContent,
             axis: element.querySelector(".guidance-curve-axis").textContent,
             names: [...element.querySelectorAll(".guidance-curve-names span")].map((span) => span.textContent),
         };

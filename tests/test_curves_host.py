@@ -46,7 +46,7 @@ def test_a_run_names_the_same_lines_whatever_was_cloned(sd15):
     from guidance_pack.guidance.sigma_list import SigmaList
     from guidance_pack.host.common.noise_levels import ModelPositions, level_of
     from guidance_pack.host.engine.install import with_rule
-    from guidance_pack.host.engine.page_events import curve, steps_of
+    from guidance_pack.host.engine.page_events import curve, done_of, steps_of
     from guidance_pack.host.engine.plan import plan_of
 
     first = with_rule(sd15, CFG(None))
@@ -64,6 +64,9 @@ def test_a_run_names_the_same_lines_whatever_was_cloned(sd15):
     assert told["lines"][keys[0]] == [6.5] * STEPS  # the sampler's cfg, known in the run only
     assert told["lines"][keys[1]] == pytest.approx([0.7] * STEPS)
     assert shown(curve(sd15, first))["lines"][0]["relative"] is True
+    assert done_of(run, second.clone()) == {
+        "steps": STEPS, "evaluations": 2.0, "acted": {keys[0]: STEPS, keys[1]: STEPS},
+    }  # fmt: skip
 
 
 def test_two_nodes_with_different_guides_have_lines_of_their_own(sd15):

@@ -21,11 +21,13 @@ from ...guidance.training.weighting import LevelWeight, normalise_weight, on
 from ..common.noise_levels import ModelPositions, level_of
 from ..common.remarks import page_server, remark
 from ..models.guides import LoadedGuide
+from .forecast import forecasts
 from .guider_weights import numbers
 from .plan import plan_of
 from .run import Run
 
 EVENT = "guidance-components.run"
+DONE = "guidance-components.done"
 PIECES = 200  # of the training timesteps, each known by its middle
 
 
@@ -72,6 +74,33 @@ def announce(run: Run, model: ModelPatcher) -> None:
     server = page_server()
     if server is not None:
         server.send_sync(EVENT, steps_of(run, model), server.client_id)
+
+
+def announce_done(run: Run, model: ModelPatcher) -> None:
+    """Tell the page what a queued run did; nothing where no page has queued it, or rules chose weights in the run."""
+    server, done = page_server(), done_of(run, model)
+    if server is not None and done is not None:
+        server.send_sync(DONE, done, server.client_id)
+
+
+def done_of(run: Run, model: ModelPatcher) -> dict[str, Any] | None:
+    """At how many steps of a run each rule acted, and its evaluations as a multiple of an unguided run's.
+
+    None where that is not known: a rule chose its weight, or only the guider knows the sampler's.
+    """
+    known = numbers(run.host_weights[-1])
+    guidance, sigmas = run.guidance, run.sigmas
+    if len(known) != 1 or any(rule.adaptive for rule in guidance.rules) or min(sigmas.values[:-1], default=0.0) <= 0.0:
+        return None
+    level = run.level(torch.tensor(sigmas.values[:-1], dtype=torch.float64))
+    steps = list(forecasts(guidance, sigmas, level, guidance.cfg(level, known[0])))
+    acted = [
+        int((rule.weights(rule.schedule(level), known[0]) != 1.0).sum()) if isinstance(rule, CFG)
+        else sum(any(one.index == index for one in step.acting) for step in steps)
+        for index, rule in enumerate(guidance.rules)
+    ]
+    evaluations = sum(len(step.branches) for step in steps) / len(steps)
+    return {"steps": len(steps), "evaluations": evaluations, "acted": dict(zip(_keys(model), acted, strict=True))}
 
 
 def remark_on(run: Run) -> None:

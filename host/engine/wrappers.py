@@ -24,7 +24,7 @@ from .guider_weights import combining_with, weights_at
 from .memory import reserve_for
 from .observer import Observer
 from .one_call import riders_of
-from .page_events import announce, remark_on
+from .page_events import announce, announce_done, remark_on
 from .run import Run, open_run, run_of
 
 
@@ -45,6 +45,7 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
         finished = True
         run.skipped.check()
         _check_finite(run, result)
+        announce_done(run, guider.model_patcher)
         return result
     finally:
         for guide in run.guides.values():

@@ -90,6 +90,17 @@ class ValueAxis:
                 canvas.dot(x, y, radius, colour)
             points = []
 
+    def steps(
+        self, canvas: Canvas, xs: Sequence[float], values: Sequence[float], colour: str, radius: float, most: int
+    ) -> None:
+        """Values that hold for the width of their columns, with gaps where one is none; dots where there are few."""
+        half = (xs[1] - xs[0]) / 2 if len(xs) > 1 else 40.0
+        edges = [x for middle in xs for x in (middle - half, middle + half)]
+        self.curve(canvas, edges, [value for value in values for _ in range(2)], colour, radius, 0)
+        for x, value in zip(xs, values, strict=True) if len(xs) <= most else ():
+            if math.isfinite(value):
+                canvas.dot(x, self.height(value), radius, colour)
+
     def bars(
         self, canvas: Canvas, xs: list[float], stacks: Sequence[tuple[Sequence[float | None], str]], widest: float
     ) -> None:

@@ -75,7 +75,7 @@ def _curves(canvas: Canvas, series: tuple[Series, ...], sigmas: tuple[float, ...
     canvas.text(WIDTH - RIGHT, BOTTOM + 16, "sigma", INK, 13, "rm")
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(series))]
     for line, colour in zip(series, colours, strict=True):
-        axis.curve(canvas, xs, line.values, colour, 3.4, most=80)
+        axis.steps(canvas, xs, line.values, colour, 3.4, most=80)
     LEGEND.row(canvas, zip([s.label for s in series], colours, strict=True), 34)
     canvas.text(WIDTH - RIGHT, 34, words, QUIET, 14, "rm")
     return xs

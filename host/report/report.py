@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...guidance.branch import MAIN, NEGATIVE, POSITIVE
-from ...guidance.compose import Acting, Guidance, Memory, needs_of
-from ...guidance.noise_level import NoiseLevel
+from ...guidance.branch import MAIN
 from ...guidance.rule import Rule, Weigher
 from ...guidance.rules.cfg import CFG
 from ...guidance.rules.gradient import GradientGuidance
@@ -22,6 +19,7 @@ from ..common.compatibility import describe
 from ..common.decoders import LINEAR, VAE
 from ..common.noise_levels import ModelPositions, level_of
 from ..common.step_cache import describe_caches
+from ..engine.forecast import forecasts
 from ..engine.gradients import THROUGH
 from ..engine.plan import GradientRequest, guides_of, plan_of
 from ..lora.sharing import describe_sharing
@@ -68,27 +66,12 @@ def report(model: ModelPatcher, sigmas: torch.Tensor, sampler_cfg: float) -> Rep
     others = [rule for rule in guidance.rules if not isinstance(rule, CFG | Weigher)]
     series = [Series("CFG", tuple(cfg.tolist()))]
     series += [Series(rule.label, tuple(rule.strength(level).tolist())) for rule in others]
-    steps = list(_steps(guidance, SigmaList.of(sigmas.tolist()), level, cfg))
-    needs = [needs_of(acting) | {POSITIVE} | ({NEGATIVE} if w != 1.0 else set())
-             for acting, w in zip(steps, cfg.tolist(), strict=True)]
-    main = tuple(sum(branch.network == MAIN for branch in request) for request in needs)
-    guides = tuple(sum(branch.network != MAIN for branch in request) for request in needs)
-    gradients = tuple(sum(isinstance(one.rule, GradientGuidance) for one in acting) for acting in steps)
+    steps = list(forecasts(guidance, SigmaList.of(sigmas.tolist()), level, cfg))
+    main = tuple(sum(branch.network == MAIN for branch in step.branches) for step in steps)
+    guides = tuple(sum(branch.network != MAIN for branch in step.branches) for step in steps)
+    gradients = tuple(sum(isinstance(one.rule, GradientGuidance) for one in step.acting) for step in steps)
     text = _words(model, plan.guidance.rules, sampler_cfg, main, guides, gradients)
     return Report(tuple(grid.tolist()), tuple(series), main, guides, gradients, text)
-
-
-def _steps(
-    guidance: Guidance, sigmas: SigmaList, level: NoiseLevel, cfg: torch.Tensor
-) -> Iterator[tuple[Acting, ...]]:
-    """What acts in a run that evaluates every level but the last once. level, cfg: one of them in each row."""
-    memory = Memory()
-    for row, position in enumerate(sigmas.walk):
-        memory.move_to(position)
-        acting = guidance.acting(level[torch.tensor([row])], cfg[row : row + 1], memory)
-        for one in acting:
-            memory.keep(one.index, "a state")
-        yield acting
 
 
 def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, main, guides, gradients) -> str:

@@ -2,14 +2,14 @@
 
 import { inCharge } from "./maths.js";
 
-const LEFT = 28;
+const LEFT = 32;
 const RIGHT = 6;
-const TOP = 13;
-const BOTTOM = 15;
+const TOP = 15;
+const BOTTOM = 17;
 const STRIP = 4; // height of the experts' strip under a line
 // From and to which noise to signal: P2's SNR of 0.01 and 1 (2204.00227).
 const STAGES = [["coarse", Infinity, 10], ["content", 10, 1], ["clean-up", 1, 0]];
-const LETTER = 5.2; // width of a small letter
+const LETTER = 6.2; // width of a small letter
 
 /**
  * The drawing, width by height pixels.
@@ -100,7 +100,7 @@ function scale(low, high, y, off, { left, right }) {
   return marks.map((value) => {
     const kind = value === off ? "grid off" : "grid";
     const across = horizontal(kind, left, right, fixed(y(value)));
-    const crowded = value !== off && off !== null && Math.abs(y(value) - y(off)) < 9;
+    const crowded = value !== off && off !== null && Math.abs(y(value) - y(off)) < 11;
     return across + (crowded ? "" : text(left - 4, y(value) + 3, round(value), "value"));
   }).join("");
 }
@@ -118,7 +118,7 @@ function ticks(name, noise, x, { left, right, bottom }) {
     if (at < left || at > right || middle - half < free) return "";
     free = middle + half + 8;
     const mark = `<path class="tick" d="M${fixed(at)} ${bottom}v3"/>`;
-    return mark + text(middle, bottom + 12, word, "tick-name");
+    return mark + text(middle, bottom + 14, word, "tick-name");
   }).join("");
 }
 

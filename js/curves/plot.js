@@ -6,7 +6,7 @@ import { Unknown, downstream, noting } from "./graph.js";
 import { between } from "./maths.js";
 import { AXES, axisOf, noiseOf, reference } from "./noise.js";
 import { describe } from "./read.js";
-import { lastOf, runsHeard, stepsOf } from "./runs.js";
+import { doneOf, lastOf, runsHeard, stepsOf } from "./runs.js";
 
 const PROPERTY = "curve axis";
 const unseen = reference();
@@ -60,9 +60,10 @@ export class Plot {
     this.element.innerHTML =
       '<svg aria-hidden="true"></svg><div class="guidance-curve-words" hidden></div>' +
       '<div class="guidance-curve-foot"><div class="guidance-curve-names"></div>' +
-      '<button type="button" class="guidance-curve-axis"></button></div>';
-    [this.svg, this.words, this.foot] = this.element.children;
+      '<button type="button" class="guidance-curve-axis"></button></div><div class="guidance-curve-done"></div>';
+    [this.svg, this.words, this.foot, this.done] = this.element.children;
     [this.names, this.button] = this.foot.children;
+    this.done.title = "In the last run; cost: evaluations of all networks, as a multiple of an unguided run's.";
     this.button.onclick = () => this.turn();
     this.seen = [];
   }
@@ -92,6 +93,7 @@ export class Plot {
     const axis = { name: this.axis, ...axisOf(this.axis, noise) };
     this.svg.innerHTML = found.shown ? draw(found.shown, axis, noise, dots, width, height) : "";
     this.caption(found, noise);
+    this.done.textContent = (last?.lines ?? []).map(({ key }) => doneOf(key)).find(Boolean) ?? "";
   }
 
   /** Say that this node cannot be drawn, and to the console why; once for each reason. */

@@ -4,8 +4,10 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 
 const EVENT = "guidance-components.run"; // host/engine/page_events.py
+const DONE = "guidance-components.done";
 const MOST = 500; // lines whose steps are kept
 const steps = new Map(); // a line's key -> { sigmas, values }
+const done = new Map(); // a line's key -> what it did in the last run, in words
 const read = new Map(); // a message's text -> the message
 let heard = 0;
 
@@ -14,6 +16,13 @@ export function listen() {
   api.addEventListener(EVENT, ({ detail }) => {
     heard += 1;
     for (const [key, values] of Object.entries(detail.lines)) remember(steps, key, { sigmas: detail.sigmas, values });
+  });
+  api.addEventListener(DONE, ({ detail }) => {
+    heard += 1;
+    const cost = `cost × ${Number(detail.evaluations.toFixed(2))}`;
+    for (const [key, acted] of Object.entries(detail.acted)) {
+      remember(done, key, `acted at ${acted} of ${detail.steps} steps, ${cost}`);
+    }
   });
 }
 
@@ -34,6 +43,11 @@ export function runsHeard() {
 /** The steps of the last run on a line. */
 export function stepsOf(key) {
   return steps.get(key);
+}
+
+/** What a line did in the last run, in words; undefined before one, and where only the run itself knew. */
+export function doneOf(key) {
+  return done.get(key);
 }
 
 function remember(map, key, value) {
