@@ -127,7 +127,7 @@ def weakened(models: Models, kind: str, strength: float, weight: float):
 
 def chained(models: Models, weight: float, start: float, phi: float):
     """Autoguidance, CFG Combine, Guidance Rescale and Inspect."""
-    out = use("GuidanceCFG", model=steered(models, weight), start=start)
+    out = use("GuidanceCFG", model=steered(models, weight), weight_from="sampler", start=start)
     return use("GuidanceInspect", model=use("GuidanceRescale", model=out, phi=phi))
 
 
