@@ -3,6 +3,7 @@
 import pytest
 import torch
 from engine_probe import cfg_guider, far_apart, recorded, setting_of
+from host_families import BUILT
 from host_models import MODELS, count_forwards, sample, tensors
 
 SD15 = MODELS["sd15"]
@@ -144,6 +145,15 @@ def test_a_guider_without_a_negative_is_refused_in_words(main, method):
     guider.inner_set_conds({"positive": SD15.conditioning(1)})
     with count_forwards(main) as count, pytest.raises(ValueError, match="Adaptive Weight.*takes no negative prompt"):
         setting_of(main, SD15, steps=2).run(guider)
+    assert count.forwards == 0
+
+
+def test_feedback_is_refused_where_there_is_no_noise_to_judge_by(comfy):
+    spec = BUILT["lotus"]
+    main = spec.build(0)
+    given = spec.conditioning(1), spec.conditioning(2), spec.latent()
+    with count_forwards(main) as count, pytest.raises(ValueError, match="picture with noise. Choose method"):
+        sample(adapted(main, "feedback"), *given, steps=2)
     assert count.forwards == 0
 
 

@@ -65,6 +65,17 @@ def test_a_degraded_model_in_a_sampler_gets_a_word_and_as_a_guide_none(tiny, sai
     assert said == ["This draws with a Degraded Model. It is meant for guide_model of Autoguidance."]
 
 
+def test_a_stop_of_no_cfg_gets_a_word(tiny, said):
+    from guidance_pack.guidance.rules.adaptive_stop import AdaptiveStop
+    from guidance_pack.host.engine.install import with_rule
+
+    model, positive = tiny
+    drawn(with_rule(model, AdaptiveStop()), positive, cfg=2.0)
+    assert said == []
+    drawn(with_rule(model, AdaptiveStop()), positive)
+    assert said == ["Adaptive Weight stops CFG, and the sampler's cfg is 1, so there is none to stop. Raise cfg."]
+
+
 def test_the_samplers_cfg_of_1_gets_a_word(tiny, said):
     model, positive = tiny
     drawn(cfg_combine(model), positive, cfg=2.0)
