@@ -169,7 +169,8 @@ def adaptive(object_info: dict, stamps: Stamps) -> dict:
     scene.picture(lane, cfg["MODEL"], "CFG 4", 3)
     lane = scene.lane("CFG 4 that stops")
     cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0)
-    stops = scene.add("GuidanceAdaptiveWeight", lane, 2, model=cfg["MODEL"], similarity=0.998)
+    # Nodes 2.0 has a row for more inputs under the curve, also where this method has none.
+    stops = scene.add("GuidanceAdaptiveWeight", lane, 2, model=cfg["MODEL"], similarity=0.998, size=(240, 410))
     scene.picture(lane, stops["MODEL"], "CFG 4 that stops", 3)
     lane = scene.lane("Feedback")
     follows = scene.add("GuidanceAdaptiveWeight", lane, 2, model=model, method="feedback")

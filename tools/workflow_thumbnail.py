@@ -30,7 +30,7 @@ def card(name: str, says: str, components: list[str], pictures: list[list]) -> I
     """A dark square with the name and, below it, the pictures with their titles, or the sentence and the components."""
     made = Image.new("RGB", (SIDE, SIDE), PAPER)
     pen = ImageDraw.Draw(made)
-    title = re.sub(r"^\d+-", "", name).replace("-", " ")
+    title = re.sub(r"^(\d+|More)-", "", name).replace("-", " ")
     pen.text((MARGIN, HEAD / 2), title, INK, _fitting(title, 27), anchor="lm")
     if pictures:
         _rows(made, pen, pictures[-MOST_PICTURES:])

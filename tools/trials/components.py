@@ -154,8 +154,9 @@ SHAPES = {
     "shape weight": (WITH_NEGATIVE, {"CFG++": {"share": 0.6}}),
 }
 COMPONENTS: dict[str, Component] = {
-    "cfg": pair(alone("GuidanceCFG"), {"weight_from": "node", "weight": 6.0}, {}),
-    "cfg interval": pair(alone("GuidanceCFG"), {"start": 0.4, "end": 0.8}, {}, WITH_NEGATIVE),
+    "cfg": pair(alone("GuidanceCFG"), {"weight_from": "node", "weight": 6.0}, {"weight_from": "sampler"}),
+    "cfg interval": pair(alone("GuidanceCFG"), {"weight_from": "sampler", "start": 0.4, "end": 0.8},
+                         {"weight_from": "sampler"}, WITH_NEGATIVE),
     "rescale": pair(alone("GuidanceRescale"), {"phi": 0.7}, {"phi": 0.0}, WITH_NEGATIVE),
     "apg": pair(alone("GuidanceAPG"), APG, NO_APG, WITH_NEGATIVE),
     **{
