@@ -7,7 +7,7 @@ import re
 
 SENTENCES = (
     # What the guider has not.
-    r"CFG Combine \(or CFG \+ Autoguidance\) needs a negative prompt, and \w+ takes none\. Use CFGGuider or KSampler",
+    r"CFG Combine \(or CFG \+ Autoguidance\) needs a negative prompt, and \w+ takes none\. Use KSampler or CFGGuider",
     r"\w+ mixes two prompts with two weights of its own, so CFG Combine cannot set one weight\. Choose weight_from",
     r"works on the difference between one positive and one negative prompt, and \w+ (combines|takes|has|evaluates) ",
     # What the network offers no place for.
@@ -18,7 +18,8 @@ SENTENCES = (
     r"Hunyuan3D 2\.1 in this ComfyUI mixes the shapes of a batch up where it is asked for one prompt alone",
     # What a guide of pictures cannot see.
     r"This model turns one picture into another instead of removing noise, and a gradient is weighed by the noise\.",
-    r"makes sound, which a guide that looks at pictures cannot see\.",
+    r"makes no pictures: its latents are a row of numbers, as of sound or of shapes\. A guide looks at pictures; use a",
+    r"noisy input is not a picture plus noise, so a signal-to-noise ratio means nothing for it\. Train it without Loss",
     r"latents have no linear RGB factors in ComfyUI\. Choose decoder = vae and connect a VAE",
     r"makes several things at once \(such as a video and its sound\), which a guide that looks at pictures cannot",
     # What a rule cannot see.

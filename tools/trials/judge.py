@@ -21,6 +21,7 @@ CFG = 3.0
 APART = 1e-3  # how far a picture of a batch may be from the same picture alone, relative to its largest value
 DRAWING = ("dpmpp_2m_sde", "lcm", "ddpm")  # samplers that add noise of their own
 FINE = ("right", "refused", "host")
+NO_NUMBERS = "values that are no numbers"  # of what the engine says when a run ends in NaN
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class Bench:
             return self._judged(cell)
         except (Exception, SystemExit) as error:
             found = refusal(error)
-            if found.outcome == "refused":
+            numbers = NO_NUMBERS in found.words
+            if found.outcome == "refused" and not numbers:
                 return Outcome("refused", found.words)
             plain = self._plain(cell)
-            return plain if isinstance(plain, Outcome) else Outcome("crash", found.words)
+            return plain if isinstance(plain, Outcome) else Outcome("numbers" if numbers else "crash", found.words)
 
     def _judged(self, cell: Cell) -> Outcome:
         component = self.components[cell.component]
