@@ -161,7 +161,7 @@ def test_the_guide_is_loaded_only_for_feedback(comfy):
     from guidance_pack.nodes.adaptive_weight import GuidanceAdaptiveWeight as Node
 
     given = {"max_weight": 10.0, "guide_model": None}
-    assert Node.check_lazy_status("feedback", **given) == ["guide_model"]
-    assert Node.check_lazy_status(STOP, **given) == []
-    assert Node.check_lazy_status("feedback", 1.0, guide_model=None) == []
-    assert Node.check_lazy_status("feedback", 10.0) == []
+    assert Node.check_lazy_status(method="feedback", **given) == ["guide_model"]
+    assert Node.check_lazy_status(method=STOP, **given) == []
+    assert Node.check_lazy_status(method="feedback", max_weight=1.0, guide_model=None) == []
+    assert Node.check_lazy_status(method="feedback", max_weight=10.0) == []

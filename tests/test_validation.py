@@ -196,6 +196,24 @@ def test_wires_of_no_kind_are_judged_when_the_node_runs(nodes):
         )
 
 
+@pytest.mark.parametrize("value", ["abc", None, [1.0], {}, True, math.nan])
+def test_nothing_is_loaded_for_numbers_that_are_none(nodes, value):
+    """The host asks which sockets are wanted before it runs a node, with whatever has come by its wires."""
+    asked = 0
+    for node_id, node in nodes.items():
+        if "check_lazy_status" not in vars(node):
+            continue
+        inputs = prompt_of(node_id, node)["node"]["inputs"]
+        given = {key: None if isinstance(v, list) else v for key, v in inputs.items()} | {"model": Model()}
+        wanted = node.check_lazy_status(**given)
+        assert "guide_model" in wanted or "guide" in wanted or node_id == "GuidanceAdaptiveWeight"  # stops by itself
+        for name, (kind, _) in _inputs(node).items():
+            if kind in NUMBERS:
+                assert node.check_lazy_status(**{**given, name: value}) == [], (node_id, name)
+                asked += 1
+    assert asked > 20
+
+
 class Model:
     """What a MODEL has."""
 

@@ -53,9 +53,22 @@ def validation(judge: Judge | None = None, *names: str) -> Callable[[Node], Node
 
         made: Any = node
         made.validate_inputs, made.execute = classmethod(validate_inputs), classmethod(checked_execute)
+        if "check_lazy_status" in vars(node):
+            made.check_lazy_status = _checked_lazily(node, problem)
         return node
 
     return decorate
+
+
+def _checked_lazily(node: Node, problem: Callable[[Mapping[str, Any], bool], str | None]) -> Any:
+    """`check_lazy_status` of a node, which has nothing loaded for values that `execute` will refuse in words."""
+    ask = vars(node)["check_lazy_status"].__func__
+
+    @wraps(ask)
+    def checked(cls, **inputs):
+        return [] if problem(inputs, True) is not None else ask(cls, **inputs)
+
+    return classmethod(checked)
 
 
 class Refusal:
