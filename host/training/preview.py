@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-import comfy.model_management
 import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -19,6 +18,7 @@ from ...guidance.training.experts import ExpertsTraining
 from ..common.compatibility import describe
 from ..common.decoders import LINEAR, is_pixels, latents_of
 from ..common.labels import class_conditioning
+from ..common.unloading import unload_everything
 from ..engine.steer import AUTO, steer_to_class, steer_to_target
 from ..engine.targets import REFERENCE
 from ..models.guides import LoadedGuide, manage
@@ -52,7 +52,7 @@ def guided_pictures(
         samples = comfy.sample.sample(
             steered, noise, STEPS, 1.0, "euler", "karras", nothing, nothing, latent, disable_pbar=True, seed=SEED
         )
-    comfy.model_management.unload_all_models()
+    unload_everything()
     row = torch.cat(list(samples.clone().float().clamp(-1, 1).cpu()), dim=2)
     return ((row + 1) / 2).movedim(0, -1)[None]
 

@@ -29,6 +29,7 @@ from ...guidance.training.recipe import PRECISIONS as _PRECISIONS
 from ...guidance.training.recipe import WEIGHTINGS as _WEIGHTINGS
 from ...guidance.training.recipe import ExpertRecipe
 from ..common.unfinished import show_unfinished
+from ..common.unloading import unload_everything
 from ..models.expert_switch import ADM
 from ..models.guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
 from ..report.plot import draw_losses
@@ -113,7 +114,7 @@ def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: O
 def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -> ExpertsTraining:
     """On the device, which everything else has left."""
     device = comfy.model_management.get_torch_device()
-    comfy.model_management.unload_all_models()
+    unload_everything()
     comfy.model_management.soft_empty_cache()
     return ExpertsTraining(network.to(device), spec, recipe, device)
 
