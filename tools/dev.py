@@ -155,9 +155,10 @@ def test(options: argparse.Namespace) -> int:
     prepared = prepare(options.comfyui)
     say(f"Testing on ComfyUI {prepared.comfyui.version} ...")
     chosen = any((ROOT / argument.split("::")[0]).exists() for argument in options.rest)
-    workers = 1 if chosen else min(MOST_WORKERS, os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = 1 if chosen else min(MOST_WORKERS, cores)
     # Threads that wait for each other sleep: where they spin, ComfyUI and a browser on two cores hinder each other.
-    threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, cores // workers))}
     surroundings = threads | clean_environment() | {"GUIDANCE_COMFYUI": str(prepared.comfyui.root)}
     if options.device != "auto" and on_cpu(options.device, prepared):
         surroundings["CUDA_VISIBLE_DEVICES"] = ""
