@@ -4,6 +4,7 @@ import engine_probe as probe
 import pytest
 import test_degrade
 import torch
+from host_families import BUILT
 from host_models import MODELS, count_forwards, sample, tensors
 from host_scenes import SCENES
 from test_degrade import ATTENTION, BLOCKS, KINDS, assert_same, degraded
@@ -16,12 +17,12 @@ BESIDE = [
 ]  # fmt: skip
 
 
-def steered(model, weak, spec, cfg=3.0, steps=2, conds=None):
+def steered(model, weak, spec, cfg=3.0, steps=2, conds=None, batch=2):
     """The latents of a sampled pair, how often the network was called, and with how many rows."""
     guided = probe.guided(model, weak, weight=2.0, cfg=False)
     positive, negative = conds or (spec.conditioning(1), spec.conditioning(2))
     with count_forwards(model) as count:
-        found = sample(guided, positive, negative, spec.latent(2), steps=steps, cfg=cfg)
+        found = sample(guided, positive, negative, spec.latent(batch), steps=steps, cfg=cfg)
     return found, count.forwards, count.rows
 
 
@@ -50,6 +51,21 @@ def test_one_call_gives_what_two_give(scene, by_itself, name, kind):
         assert_same(one, other, tolerance)
     assert rows == same_rows
     assert more_calls - calls == (0 if kind == "input noise" else 2)
+
+
+@pytest.mark.parametrize(("name", "kind", "saved"), [
+    ("svd", "identity attention", 2), ("svd", "random blocks", 2), ("minimax_h3", "skipped layers", 0),
+])  # fmt: skip
+def test_frames_and_places_as_rows_and_a_network_of_one_latent(comfy, by_itself, name, kind, saved):
+    """SVD's attention over time has a row for every place of the picture; MiniMax H3 takes no batch."""
+    spec = BUILT[name]
+    model = spec.build(0)
+    weak = degraded(model, kind)
+    together, calls, _ = steered(model, weak, spec, batch=1 if name == "minimax_h3" else 2)
+    apart, more_calls, _ = by_itself(model, weak, spec, batch=1 if name == "minimax_h3" else 2)
+    for one, other in zip(tensors(together), tensors(apart), strict=True):
+        assert_same(one, other, 1e-4)
+    assert more_calls - calls == saved
 
 
 def test_the_other_rows_are_those_of_a_run_without_the_guide(scene):

@@ -39,13 +39,19 @@ class Draws:
         return next(iter(drawn.values()))[None] if len(drawn) == 1 else torch.stack([drawn[s] for s in sigmas])
 
     def _of(self, rows: int) -> list[float]:
-        """The noise level of each row; a network may take several rows for one of the batch (video frames)."""
-        return [self.sigmas[row * len(self.sigmas) // rows] for row in range(rows)]
+        """The noise level of each row."""
+        return [self.sigmas[place] for place in places(len(self.sigmas), rows)]
+
+
+def places(batch: int, rows: int) -> list[int]:
+    """Where in the batch each of a network's own rows belongs: it may take the frames of a video for rows, or, for
+    attention over time, the places of its picture."""
+    return [row * batch // rows for row in range(rows)]
 
 
 def spread_over(chosen: torch.Tensor, rows: int) -> torch.Tensor:
-    """bool [batch] for a network's own rows [rows], which may be several for one of the batch (video frames)."""
-    return chosen.repeat_interleave(rows // len(chosen))
+    """bool [batch] for a network's own rows [rows]."""
+    return chosen[places(len(chosen), rows)]
 
 
 def on_rows(chosen: torch.Tensor | None, perturbed: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:

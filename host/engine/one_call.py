@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from comfy.ldm.minimax.model import MiniMaxH3Model
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
@@ -21,6 +22,9 @@ from ..degrade.degrade import Perturbation
 from ..degrade.entries import PerturbedEntries, fits_beside, perturbation_of
 from ..lora.sharing import conflict
 from .guide_model import GuideModel
+
+# These take one latent alone. The host keeps their prompts apart because no two are equal; a prompt is equal to itself.
+ONE_AT_A_TIME = (MiniMaxH3Model,)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def beside_main(main: ModelPatcher, guide: ModelPatcher) -> Perturbation | None:
     if perturbation is None or not fits_beside(perturbation) or perturbation_of(main) is not None:
         return None
     if guide.model is not main.model or conflict(main, guide):
+        return None
+    if isinstance(main.get_model_object("diffusion_model"), ONE_AT_A_TIME):
         return None
     same = alike(_without_perturbation(main.model_options), _without_perturbation(guide.model_options))
     return perturbation if same else None
