@@ -70,13 +70,14 @@ def test_frames_and_places_as_rows_and_a_network_of_one_latent(comfy, by_itself,
 
 def test_the_other_rows_are_those_of_a_run_without_the_guide(scene):
     """Bit for bit: the perturbation touches no row but the guide's. The call is as large in both runs."""
-    from guidance_pack.host.degrade.entries import PerturbedEntries, perturbation_of
+    from guidance_pack.host.degrade.degrade import perturbations_in
+    from guidance_pack.host.degrade.entries import PerturbedEntries
 
     model = scene("sd15")[0]
     x, t, text = probe.noise_like((6, 4, 8, 8)), torch.full((6,), 2.0), torch.ones(6, 8, 768)
     for kind in KINDS.keys() - {"input noise"}:
         weak = degraded(model, kind)
-        wrapper = PerturbedEntries({2: perturbation_of(weak)})
+        wrapper = PerturbedEntries({2: perturbations_in(weak.model_options)})
         found = {}
         for name, around in (("plain", {}), ("perturbed", {"apply_model": {"ours": [wrapper]}})):
             options = {"cond_or_uncond": [1, 2, 0], "sigmas": t[:1], "wrappers": around}
@@ -116,6 +117,17 @@ def test_prompts_of_every_kind(scene, by_itself, conds):
     apart, more_calls, _ = by_itself(model, weak, SD15, conds=prompts)
     assert_same(together, apart)
     assert calls < more_calls
+
+
+@pytest.mark.parametrize("kinds", [("identity attention", "skipped layers"), ("dropout", "blurred attention")])
+def test_all_of_several_perturbations_ride_along(scene, by_itself, kinds):
+    model = scene("sd15")[0]
+    weak = degraded(degraded(model, kinds[0]), kinds[1])
+    together, calls, _ = steered(model, weak, SD15)
+    apart, more_calls, _ = by_itself(model, weak, SD15)
+    assert_same(together, apart)
+    assert (calls, more_calls) == (2, 4)
+    assert probe.far_apart(together, steered(model, degraded(model, kinds[0]), SD15)[0]) > 1e-4
 
 
 def test_at_cfg_1_the_guide_rides_with_the_positive_prompt_alone(scene, by_itself):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
-
 
 def alike(first: Any, second: Any) -> bool:
     """Equal nesting with the very same leaves: options are copied on every clone, the functions in them are not."""
@@ -22,10 +20,10 @@ def wrapping(model_options: dict, kind: str) -> dict[str, list]:
     return {key: wrappers for key, wrappers in found.items() if wrappers}
 
 
-def changed_calls(model_options: dict, ours: frozenset[str]) -> bool:
-    """Whether another than `ours` (keys) may change what an evaluation gives, divide it, or keep it."""
-    around = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
-    named = ("model_function_wrapper", "context_handler", "multigpu_clones")
-    return any(name in model_options for name in named) or any(
-        wrapping(model_options, kind).keys() - ours for kind in around
-    )
+def without_wrappers(model_options: dict, *keys: str) -> dict:
+    """A copy of the options without the wrappers under these keys."""
+    transformer = model_options.get("transformer_options", {}).copy()
+    kept = {kind: wrapping(model_options, kind) for kind in transformer.get("wrappers", {})}
+    kept = {kind: {key: each for key, each in keyed.items() if key not in keys} for kind, keyed in kept.items()}
+    transformer["wrappers"] = {kind: keyed for kind, keyed in kept.items() if keyed}
+    return {**model_options, "transformer_options": transformer}

@@ -13,6 +13,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
+from .model_options import without_wrappers
+
 EASYCACHE = "easycache"  # its wrappers' key
 IN_WORDS = {  # what the host's caches do to the evaluations that a report counts, by their wrappers' key
     EASYCACHE: "EasyCache on this MODEL skips evaluations of the main network; guides are evaluated all the same.",
@@ -28,12 +30,7 @@ def describe_caches(model: ModelPatcher) -> list[str]:
 
 def without_step_cache(model_options: dict) -> dict:
     """A copy of the options of an evaluation, in which the step cache is not asked."""
-    transformer = model_options.get("transformer_options", {}).copy()
-    transformer["wrappers"] = {
-        kind: {key: found for key, found in keyed.items() if key != EASYCACHE}
-        for kind, keyed in transformer.get("wrappers", {}).items()
-    }
-    return {**model_options, "transformer_options": transformer}
+    return without_wrappers(model_options, EASYCACHE)
 
 
 def kept_on(network: torch.nn.Module) -> list[str]:

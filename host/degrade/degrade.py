@@ -15,6 +15,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...guidance.perturbation import as_flow, noisier, with_noise
 from ..common.keys import DEGRADED
+from ..common.model_options import wrapping
 from ..common.noise_levels import convertible, level_of
 from ..common.remarks import remark
 from .attention import ATTENTION_KINDS, DegradedAttention
@@ -85,10 +86,14 @@ def degrade(
     return out
 
 
+def perturbations_in(model_options: dict) -> list[Perturbation]:
+    """What Degraded Models have put into the options of a MODEL, outermost first."""
+    return wrapping(model_options, WrappersMP.APPLY_MODEL).get(DEGRADED, [])
+
+
 def _as_main(executor, *args, **kwargs):
     """Around a run of a sampler whose own MODEL, not its guide, is degraded."""
-    carried = executor.class_obj.model_options["transformer_options"].get("wrappers", {})
-    if DEGRADED in carried.get(WrappersMP.APPLY_MODEL, {}):
+    if perturbations_in(executor.class_obj.model_options):
         remark("This draws with a Degraded Model. It is meant for guide_model of Autoguidance.")
     return executor(*args, **kwargs)
 

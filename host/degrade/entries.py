@@ -7,37 +7,23 @@ more entry of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 
-from ..common.keys import DEGRADED
 from ..common.uncopied import Uncopied
-from .degrade import INPUT_NOISE, Perturbation
+from .degrade import Perturbation
 
 POSITIVE = 0  # the entry that a perturbed one is for other packs' patches: it has a positive prompt
 
 
-def perturbation_of(model: ModelPatcher) -> Perturbation | None:
-    """The perturbation that a MODEL carries."""
-    carried = model.model_options.get("transformer_options", {}).get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
-    return next(iter(carried.get(DEGRADED, [])), None)
-
-
-def fits_beside(perturbation: Perturbation) -> bool:
-    """Whether it acts inside the network alone, so that other rows of its batch can stay as they are."""
-    return perturbation.kind != INPUT_NOISE
-
-
 @dataclass(frozen=True, eq=False)
 class PerturbedEntries(Uncopied):
-    """An APPLY_MODEL wrapper. perturbations: by the number of the entry that each is for."""
+    """An APPLY_MODEL wrapper. perturbations: those of an entry, outermost first, by its number."""
 
-    perturbations: Mapping[int, Perturbation]
+    perturbations: Mapping[int, Sequence[Perturbation]]
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more
@@ -47,8 +33,8 @@ class PerturbedEntries(Uncopied):
         entries = options["cond_or_uncond"]
         options["cond_or_uncond"] = [POSITIVE if entry in self.perturbations else entry for entry in entries]
         call = executor
-        for entry, perturbation in self.perturbations.items():
-            if entry in entries:
-                mine = torch.tensor([each == entry for each in entries]).repeat_interleave(len(x) // len(entries))
+        for entry in self.perturbations.keys() & {*entries}:
+            mine = torch.tensor([each == entry for each in entries]).repeat_interleave(len(x) // len(entries))
+            for perturbation in reversed(self.perturbations[entry]):
                 call = partial(replace(perturbation, rows=None if bool(mine.all()) else mine), call)
         return call(x, t, c_concat, c_crossattn, control, options, **more)

@@ -7,6 +7,7 @@ gets the same with its own options, hooks and conditioning, never the main model
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ from ..common.compatibility import check_batch, check_conditioning
 from ..common.keys import KEY
 from ..common.noise_levels import carry, same_coordinates
 from ..common.step_cache import kept_on, without_step_cache
+from ..degrade.degrade import Perturbation
 from ..lora.adapter_switch import AdapterSwitch
 
 
@@ -39,6 +41,7 @@ class GuideModel:
     conds: dict[str, list[dict]] = field(default_factory=dict)
     beside: bool = False  # over the main model's network, and behind the same wrapper of another pack
     main_sampling: Any = None  # the main model's model_sampling: the coordinates in which x and sigma arrive
+    perturbations: Sequence[Perturbation] = ()  # all that makes it another network than the main one, if that is so
     opened: bool = False
 
     def prepare(self, main: ModelPatcher, main_options: dict, sigmas, noise, latent_image, denoise_mask, seed, shapes):

@@ -7,7 +7,7 @@ else stands between main model and guide, or around the network, the guide is ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from comfy.ldm.minimax.model import MiniMaxH3Model
@@ -17,14 +17,16 @@ from comfy.samplers import CFGGuider
 
 from ...guidance.branch import MAIN, Branch
 from ..common.keys import DEGRADED, KEY
-from ..common.model_options import alike, changed_calls
-from ..degrade.degrade import Perturbation
-from ..degrade.entries import PerturbedEntries, fits_beside, perturbation_of
+from ..common.model_options import alike, without_wrappers, wrapping
+from ..degrade.degrade import INPUT_NOISE, Perturbation, perturbations_in
+from ..degrade.entries import PerturbedEntries
 from ..lora.sharing import conflict
 from .guide_model import GuideModel
 
 # These take one latent alone. The host keeps their prompts apart because no two are equal; a prompt is equal to itself.
 ONE_AT_A_TIME = (MiniMaxH3Model,)
+AROUND = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+NAMED = ("model_function_wrapper", "context_handler", "multigpu_clones")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Rider:
 
     branch: Branch
     conds: list[dict]
-    perturbation: Perturbation
+    perturbations: Sequence[Perturbation]
 
 
 def riders_of(
@@ -43,47 +45,41 @@ def riders_of(
     found = []
     for branch in sorted((b for b in branches if b.network != MAIN), key=lambda b: b.network):
         guide = guides[branch.network]
-        perturbation = beside_main(guider.model_patcher, guide.patcher)
-        if perturbation is not None:
+        if guide.perturbations:
             conds = guider.conds if guide.follows(guider) else guide.conds
-            found.append(Rider(branch, conds[branch.condition], perturbation))
+            found.append(Rider(branch, conds[branch.condition], guide.perturbations))
     return tuple(found)
 
 
-def beside_main(main: ModelPatcher, guide: ModelPatcher) -> Perturbation | None:
-    """All that makes the guide another network than the main one; None if there is more, or may be."""
-    perturbation = perturbation_of(guide)
-    if perturbation is None or not fits_beside(perturbation) or perturbation_of(main) is not None:
-        return None
-    if guide.model is not main.model or conflict(main, guide):
-        return None
+def beside_main(main: ModelPatcher, guide: ModelPatcher) -> Sequence[Perturbation]:
+    """All that makes the guide another network than the main one; nothing if there is more, or may be."""
+    perturbations = perturbations_in(guide.model_options)
+    if guide.model is not main.model or perturbations_in(main.model_options) or conflict(main, guide):
+        return ()
+    if any(each.kind == INPUT_NOISE for each in perturbations):  # outside the network
+        return ()
     if isinstance(main.get_model_object("diffusion_model"), ONE_AT_A_TIME):
-        return None
-    same = alike(_without_perturbation(main.model_options), _without_perturbation(guide.model_options))
-    return perturbation if same else None
+        return ()
+    return perturbations if alike(*map(_acting_options, (main, guide))) else ()
 
 
 def ride_along(riders: tuple[Rider, ...], conds: list, model_options: dict) -> tuple[list, dict]:
     """The conds of the host's call with the riders' behind them, and its options."""
     first = len(conds)
-    perturbed = PerturbedEntries({first + index: rider.perturbation for index, rider in enumerate(riders)})
+    perturbed = PerturbedEntries({first + index: rider.perturbations for index, rider in enumerate(riders)})
     transformer = {**model_options.get("transformer_options", {})}
     transformer["wrappers"] = {**transformer.get("wrappers", {}), WrappersMP.APPLY_MODEL: {DEGRADED: [perturbed]}}
     return [*conds, *(rider.conds for rider in riders)], {**model_options, "transformer_options": transformer}
 
 
 def may_ride(conds: Iterable, riders: tuple[Rider, ...], model_options: dict) -> bool:
-    """Whether this call of the host is one that riders can be put into."""
+    """Whether this call of the host is one that riders can be put into: nobody else changes, divides or keeps it."""
     entries = [cond for each in (*conds, *(rider.conds for rider in riders)) for cond in each or ()]
-    return not changed_calls(model_options, frozenset({KEY})) and not any("hooks" in cond for cond in entries)
+    others = {key for kind in AROUND for key in wrapping(model_options, kind)} - {KEY}
+    return not others and not any(name in model_options for name in NAMED) and not any("hooks" in c for c in entries)
 
 
-def _without_perturbation(model_options: dict) -> dict:
-    """What of a MODEL's options acts in a guide's evaluation."""
-    transformer = model_options.get("transformer_options", {})
-    wrappers = {
-        kind: {key: found for key, found in keyed.items() if key not in (DEGRADED, KEY) and found}
-        for kind, keyed in transformer.get("wrappers", {}).items()
-    }
-    kept = {name: value for name, value in transformer.items() if name not in ("wrappers", "callbacks")}
-    return {"options": kept, "wrappers": {kind: keyed for kind, keyed in wrappers.items() if keyed}}
+def _acting_options(model: ModelPatcher) -> dict:
+    """What of a MODEL's options, but for its perturbations, acts in a guide's evaluation."""
+    transformer = without_wrappers(model.model_options, DEGRADED, KEY)["transformer_options"]
+    return {name: value for name, value in transformer.items() if name != "callbacks"}

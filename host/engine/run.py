@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import nan
 from typing import Any
 
@@ -69,7 +70,7 @@ class Run(Uncopied):
             or any(bool((self.guidance.cfg(levels, number) != number).any()) for number in own)
         )
 
-    @property
+    @cached_property
     def may_act(self) -> tuple[Acting, ...]:
         """The rules beside CFG that do something at some noise level of the run, whatever the weight of CFG."""
         return self.guidance.acting(self._levels, torch.full_like(self._levels.b, nan), Memory())

@@ -23,7 +23,7 @@ from .guider_checks import check_step
 from .guider_weights import combining_with, weights_at
 from .memory import reserve_for
 from .observer import Observer
-from .one_call import riders_of
+from .one_call import beside_main, riders_of
 from .page_events import announce, announce_done, remark_on
 from .run import Run, open_run, run_of
 
@@ -91,6 +91,7 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
             guider.model_patcher, extra_args["model_options"], sigmas, noise, latent_image, denoise_mask,
             extra_args.get("seed"), run.latent_shapes,
         )
+        guide.perturbations = beside_main(guider.model_patcher, guide.patcher)
     if run.gradients is not None:
         run.gradients.prepare(guider, noise.shape)
     watched = run.skipped.calc_cond_batch
