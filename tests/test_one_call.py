@@ -26,6 +26,19 @@ def steered(model, weak, spec, cfg=3.0, steps=2, conds=None, batch=2):
     return found, count.forwards, count.rows
 
 
+def divided_apart(model, spec, monkeypatch):
+    """How far the host alone is from itself when it divides its call: what rounding makes of another batch."""
+    from comfy.model_patcher import ModelPatcher
+
+    def plain():
+        return sample(model, spec.conditioning(1), spec.conditioning(2), spec.latent(2), steps=2, cfg=3.0)
+
+    whole = plain()
+    with monkeypatch.context() as short:
+        short.setattr(ModelPatcher, "get_free_memory", lambda *_: 0)
+        return probe.far_apart(plain(), whole)
+
+
 @pytest.fixture
 def by_itself(monkeypatch):
     """Guides are evaluated in calls of their own."""
@@ -41,12 +54,14 @@ def by_itself(monkeypatch):
 
 @pytest.mark.many
 @pytest.mark.parametrize(("name", "kind"), dict.fromkeys(BESIDE))
-def test_one_call_gives_what_two_give(scene, by_itself, name, kind):
+def test_one_call_gives_what_two_give(scene, by_itself, monkeypatch, name, kind):
     model, spec = scene(name)[0], MODELS[name]
     weak = degraded(model, kind, 0.5 if "attention" in kind else None)
     together, calls, rows = steered(model, weak, spec)
     apart, more_calls, same_rows = by_itself(model, weak, spec)
-    tolerance = 1e-4 if name == "sdxl_zsnr" else probe.TOLERANCE  # v times its sigma of 4,518 at the first step
+    tolerance = probe.TOLERANCE
+    if name == "sdxl_zsnr":  # v, with its rounding, times the sigma of its first step, 4,518
+        tolerance += 4 * divided_apart(model, spec, monkeypatch)
     for one, other in zip(tensors(together), tensors(apart), strict=True):
         assert_same(one, other, tolerance)
     assert rows == same_rows
