@@ -59,6 +59,7 @@ class Rule:
     neutral: ClassVar[float] = 0.0  # the strength that is off: 0 of a scale, 1 of a weight
     sees: ClassVar[Sees] = "sample"
     compares: ClassVar[bool] = True  # whether it moves an estimate only by how branches differ
+    with_cfg: ClassVar[bool] = False  # whether it does nothing where there is no CFG (weight 1)
     adaptive: ClassVar[bool] = False  # whether it chooses its strength by itself, from its state
 
     def __post_init__(self) -> None:
@@ -88,7 +89,8 @@ class Rule:
 
     def acts(self, strength: Tensor, cfg: Tensor) -> bool:
         """Whether the rule does anything for any sample. strength: its own [B]. cfg: the weight of CFG, [B]."""
-        return bool((strength != self.neutral).any())
+        active = strength != self.neutral
+        return bool((active & (cfg != 1.0) if self.with_cfg else active).any())
 
     def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
         """The branches that must be evaluated where the rule acts.

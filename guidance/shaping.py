@@ -28,9 +28,7 @@ class UpdateShape(Shape, Term):
     """A shape of CFG's update: D' = D + amount (D_shaped - D_cfg). Without CFG (w = 1) it does nothing."""
 
     uses = frozenset({POSITIVE, NEGATIVE})
-
-    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
-        return bool(((cfg != 1.0) & (strength != 0.0)).any())
+    with_cfg = True
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         return expand(step.strength, step.x) * self.change(step).to(step.x.dtype), state

@@ -24,6 +24,7 @@ class AdaptiveStop(Weigher):
     title, paper = "Adaptive Weight", "2312.12487"
     off = {"similarity": 1.0}
     uses = frozenset({POSITIVE, NEGATIVE})
+    with_cfg = True
     strength = Weigher.switch
 
     similarity: float = param(
@@ -32,9 +33,6 @@ class AdaptiveStop(Weigher):
         step=0.001,
     )  # fmt: skip
     schedule: Schedule = schedule_field()
-
-    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
-        return bool(((cfg != 1.0) & (strength != 0.0)).any())
 
     def choose(self, x: Tensor, level: NoiseLevel, position: int, state: Tensor | None) -> Tensor:
         """0 = not stopped, 1 = stopped. [B]"""

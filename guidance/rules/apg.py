@@ -21,6 +21,7 @@ class APG(Term):
     title, paper = "APG", "2410.02416"
     off = {"eta": 1.0, "norm_threshold": 0.0, "momentum": 0.0}
     uses = frozenset({POSITIVE, NEGATIVE})
+    with_cfg = True
 
     eta: float = param(
         0.0, "How much of the update's part along the prediction stays. 0 removes what burns colours; 1 = all of it.",
@@ -34,9 +35,6 @@ class APG(Term):
         low=-1.0, high=0.99,
     )
     schedule: Schedule = schedule_field()
-
-    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
-        return bool(((cfg != 1.0) & (strength != 0.0)).any())
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         positive = step.branches[POSITIVE]

@@ -20,14 +20,12 @@ class CFGPlusPlus(UpdateShape):
     """
 
     title, paper = "CFG++", "2406.08070"
+    with_cfg = False
 
     share: float = param(
         0.6, "How far the estimate goes from the negative prompt's to the positive prompt's; it takes the place of the "
         "sampler's cfg. The paper uses 0.4 to 1.", low=0.0, high=2.0,
     )  # fmt: skip
-
-    def acts(self, strength: Tensor, cfg: Tensor) -> bool:
-        return bool((strength != 0.0).any())
 
     def change(self, step: Step) -> Tensor:
         sigma, after = step.level.sigma, 0.0 if step.following is None else step.following.sigma
