@@ -1,4 +1,4 @@
-"""What this pack takes from ComfyUI, and what of it is missing or called otherwise in another version: in a second.
+"""What this pack takes from ComfyUI, and what of it is missing or called otherwise in another version: in two seconds.
 
     python tools/host_names.py --comfyui FOLDER      say what differs there from the recorded names
     python tools/host_names.py --comfyui FOLDER --record    record the names as they are there
@@ -16,6 +16,7 @@ import ast
 import json
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,8 +48,12 @@ def used() -> set[str]:
 
 def trees() -> list[ast.Module]:
     """The sources of what meets ComfyUI."""
-    files = [path for folder in ("host", "nodes") for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [ast.parse(path.read_text("utf-8")) for path in files]
+    return [parsed(path) for folder in ("host", "nodes") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
 
 
 def methods(folder: Path) -> set[str]:
@@ -58,7 +63,7 @@ def methods(folder: Path) -> set[str]:
     found = set()
     for kind in MET:
         module, _, name = kind.partition(":")
-        tree = ast.parse(folder.joinpath(*module.split(".")).with_suffix(".py").read_text("utf-8"))
+        tree = parsed(folder.joinpath(*module.split(".")).with_suffix(".py"))
         inside = defined(defined(tree)[name])
         own = {at for at, node in inside.items() if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
         found |= {f"{kind}.{at}" for at in own & called}
@@ -122,7 +127,7 @@ def shape_of(folder: Path, module: str, path: list[str]) -> str | None:
     file = next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
     if file is None:
         return None
-    node = defined(ast.parse(file.read_text("utf-8"))).get(path[0])
+    node = defined(parsed(file)).get(path[0])
     if len(path) > 1 and isinstance(node, ast.ClassDef):
         inside = defined(node)
         return shape(inside[path[1]]) if path[1] in inside else UNKNOWN if node.bases else None

@@ -132,20 +132,15 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
         "takes the largest weight that keeps the estimate's length. None costs an evaluation. "
         "Choose another rule and queue again.",
     )
-    model = scene.main["MODEL"]
-    lane = scene.lane("CFG 8")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    lane, cfg = scene.cfg_lane("CFG 8", 8.0)
     scene.picture(lane, cfg["MODEL"], "CFG 8", 3)
-    lane = scene.lane("CFG 8 + Rescale")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    lane, cfg = scene.cfg_lane("CFG 8 + Rescale", 8.0)
     rescaled = scene.add("GuidanceRescale", lane, 2, model=cfg["MODEL"], phi=0.7)
     scene.picture(lane, rescaled["MODEL"], "CFG 8 + rescale 0.7", 3)
-    lane = scene.lane("CFG 8 + APG")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    lane, cfg = scene.cfg_lane("CFG 8 + APG", 8.0)
     projected = scene.add("GuidanceAPG", lane, 2, model=cfg["MODEL"])
     scene.picture(lane, projected["MODEL"], "CFG 8 + APG", 3)
-    lane = scene.lane("CFG 8 + PMC-CFG")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=8.0)
+    lane, cfg = scene.cfg_lane("CFG 8 + PMC-CFG", 8.0)
     shaped = scene.add("GuidanceShape", lane, 2, model=cfg["MODEL"], rule="PMC-CFG", **{"rule.limit": 1.05})
     scene.picture(lane, shaped["MODEL"], "CFG 8 + PMC-CFG", 3)
     return scene.build()
@@ -164,11 +159,9 @@ def adaptive(object_info: dict, stamps: Stamps) -> dict:
         "sampler's cfg is not used then.\n\nPut **Inspect Run** behind it to see the weights of a run.",
     )
     model = scene.main["MODEL"]
-    lane = scene.lane("CFG 4")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0)
+    lane, cfg = scene.cfg_lane("CFG 4", 4.0)
     scene.picture(lane, cfg["MODEL"], "CFG 4", 3)
-    lane = scene.lane("CFG 4 that stops")
-    cfg = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0)
+    lane, cfg = scene.cfg_lane("CFG 4 that stops", 4.0)
     # Nodes 2.0 has a row for more inputs under the curve, also where this method has none.
     stops = scene.add("GuidanceAdaptiveWeight", lane, 2, model=cfg["MODEL"], similarity=0.998, size=(240, 410))
     scene.picture(lane, stops["MODEL"], "CFG 4 that stops", 3)

@@ -93,6 +93,13 @@ class Scene(Workflow):
         models = ("MarkdownNote", "GuidanceTinyModel")
         yield [replace(node, column=0 if node.data["type"] in models else 1) for node in nodes]
 
+    def cfg_lane(self, title: str, weight: float) -> tuple[int, Node]:
+        """A new lane that begins with CFG of the main model at this weight: the lane and that node."""
+        lane = self.lane(title)
+        return lane, self.add(
+            "GuidanceCFG", lane, 1, model=self.main["MODEL"], weight_from="node", weight=weight
+        )
+
     def report(self, lane: int, column: int, model: Output, title: str) -> Node:
         """The plan of a MODEL, for the sampler of `picture`."""
         return self.add(
