@@ -208,6 +208,7 @@ def server(comfyui_root, tmp_path_factory):
         base=base,
         port=free_port(),
         cpu=not torch.cuda.is_available(),
+        page=Path(page) if (page := os.environ.get("GUIDANCE_PAGE")) else None,
     )
     with running:
         yield running

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from devtools import comfyui, environment, gallery, server, terminal
+from devtools import comfyui, environment, frontend, gallery, server, terminal
 from devtools.terminal import DevError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,12 +146,75 @@ def test_a_finished_environment_is_reused(monkeypatch, tmp_path):
     source = comfyui.Source(tmp_path, "0.30.0", pinned=True)
     runs = []
     monkeypatch.setattr(environment, "run_logged", lambda command, *_: runs.append(command))
+    monkeypatch.setattr(environment, "require_torch", lambda *_: None)
     for _ in range(2):
         environment.fill(tmp_path, source, [tmp_path / "ours.txt"], tmp_path / "log")
     assert len(runs) == 1 and "torch==2.11.0" in runs[0]
     (tmp_path / "ours.txt").write_text("peft>=0.19.0\n")
     environment.fill(tmp_path, source, [tmp_path / "ours.txt"], tmp_path / "log")
     assert len(runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("requirements", "wants"),
+    [
+        ("torch\ntorchsde\ntorchvision\ntorchaudio\nnumpy>=1.25.0\n", False),
+        ("# torch==2.9\ntorch # any\ntorchsde>=0.2\npytorch-lightning==2\ntorch; python_version < '3.14'\n", False),
+        ("torch==2.13.0\n", True),
+        ("numpy\ntorchaudio >= 2.10\n", True),
+        ("torch @ https://example.org/torch.whl\n", True),
+        ("--extra-index-url https://example.org/whl/cu130\ntorch\n", True),
+    ],
+)
+def test_ones_own_comfyui_gets_the_pinned_torch_unless_it_says_which(monkeypatch, tmp_path, requirements, wants):
+    (tmp_path / "requirements.txt").write_text(requirements)
+    runs = []
+    monkeypatch.setattr(environment, "run_logged", lambda command, *_: runs.append(command))
+    monkeypatch.setattr(environment, "require_torch", lambda *_: None)
+    environment.fill(tmp_path, comfyui.Source(tmp_path, "0.33.0", pinned=False), [], tmp_path / "log")
+    assert [package in runs[0] for package in environment.PINNED_TORCH] == [not wants] * 3
+
+
+def test_torch_packages_that_do_not_fit_are_one_sentence_and_no_finished_environment(monkeypatch, tmp_path):
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0\n")
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "torchvision.py").touch()
+    (tmp_path / "torchaudio.py").write_text("raise OSError('libtorchaudio.so: undefined symbol')")
+    monkeypatch.setattr(environment, "run_logged", lambda *_: None)
+    monkeypatch.setattr(environment, "clean_environment", lambda: {"PYTHONPATH": str(tmp_path)})
+    monkeypatch.setattr(environment, "interpreter", lambda _: Path(sys.executable))
+    with pytest.raises(DevError, match=r"do not load together as .*requirements.txt .*\(OSError: libtorchaudio.*2.11"):
+        environment.fill(tmp_path, comfyui.Source(tmp_path, "0.33.0", pinned=False), [], tmp_path / "log")
+    assert environment.read_stamp(tmp_path) is None
+
+
+def install_page(version):
+    def run(command, *_):
+        folder = Path(command[command.index("--target") + 1])
+        (folder / f"comfyui_frontend_package-{version}.dist-info").mkdir(parents=True)
+        (folder / "comfyui_frontend_package" / "static").mkdir(parents=True)
+        (folder / "comfyui_frontend_package" / "static" / "index.html").touch()
+
+    return run
+
+
+def test_another_page_is_fetched_once_and_the_newest_asked_for_each_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(frontend, "run_logged", install_page("1.58.1"))
+    newest = frontend.locate_page(frontend.NEWEST, tmp_path / "page", Path("python"), tmp_path / "log")
+    assert newest == tmp_path / "page" / "1.58.1" / "comfyui_frontend_package" / "static"
+    monkeypatch.setattr(frontend, "run_logged", lambda *_: pytest.fail("it was there"))
+    assert frontend.locate_page("1.58.1", tmp_path / "page", Path("python"), tmp_path / "log") == newest
+    monkeypatch.setattr(frontend, "run_logged", install_page("1.59.0"))
+    newer = frontend.locate_page(frontend.NEWEST, tmp_path / "page", Path("python"), tmp_path / "log")
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["1.58.1", "1.59.0"]
+    shown = server.Server(Path("python"), tmp_path, tmp_path, 8188, cpu=True, page=newer)
+    assert shown.command()[-2:] == ["--front-end-root", str(newer)]
+
+
+def test_a_page_that_is_no_version_is_one_line():
+    command = [sys.executable, str(ROOT / "tools" / "dev.py"), "serve", "--frontend", "../1.58"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "give one such as 1.58.1, or newest" in done.stderr
 
 
 def test_linking_replaces_an_old_link(tmp_path):
@@ -169,10 +232,12 @@ def fake_comfyui(folder, body):
     return server.Server(Path(sys.executable), folder, folder / "base", server.free_port(), cpu=True)
 
 
-def test_a_server_that_dies_shows_its_last_words(tmp_path):
-    dying = fake_comfyui(tmp_path / "comfyui", "raise SystemExit('no luck today')\n")
-    with pytest.raises(DevError, match="stopped with code 1.*\n.*no luck today"), dying:
+def test_a_server_that_does_not_start_is_one_sentence(tmp_path):
+    dying = fake_comfyui(tmp_path / "comfyui", "raise OSError('no luck today')\n")
+    with pytest.raises(DevError) as said, dying:
         pass
+    assert "does not start" in str(said.value) and "(code 1): OSError: no luck today; its whole log" in str(said.value)
+    assert "\n" not in str(said.value)
 
 
 ANSWERING = """
@@ -192,6 +257,8 @@ def test_a_server_is_stopped_on_leaving(tmp_path):
         assert running.get("/system_stats") == {}
     assert running.process.poll() is not None
     server.require_free(running.port)
+    with pytest.raises(DevError, match="stopped with code .*last words:\n.*0.0 seconds: /base"):
+        running.get("/system_stats")
 
 
 def test_a_pack_that_does_not_import_is_noticed(tmp_path):

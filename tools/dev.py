@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from devtools import browser, checks, environment, gallery
+from devtools import browser, checks, environment, frontend, gallery
 from devtools.comfyui import DEFAULT_VERSION, RELEASES, Source, locate
 from devtools.server import ROOT, Server, free_port, link_pack, require_free
 from devtools.terminal import DevError, clean_environment, say
@@ -44,22 +44,29 @@ class Prepared:
 
     environment: Path
     comfyui: Source
+    page: Path | None = None  # another web page than ComfyUI's own
 
     @property
     def python(self) -> Path:
         return environment.interpreter(self.environment)
 
+    @property
+    def page_words(self) -> str:
+        return "" if self.page is None else f" with the page {self.page.parent.parent.name}"
 
-def prepare(version: str | None) -> Prepared:
+
+def prepare(version: str | None, page: str | None = None) -> Prepared:
     """Make or reuse the environment and ComfyUI; another ComfyUI than the default gets an environment of its own."""
-    folder = ROOT / ".venv" if version in (None, DEFAULT_VERSION) else CACHE / f"venv-{version}"
+    own = "own" if version is None and os.environ.get("COMFYUI_PATH") else version
+    folder = ROOT / ".venv" if own in (None, DEFAULT_VERSION) else CACHE / f"venv-{own}"
     with environment.only_one(CACHE / "lock"):
         environment.create(folder, LOGS / "environment.log")
         python = environment.interpreter(folder)
         source = locate(version, CACHE / "comfyui", python, LOGS / "download.log")
         requirements = [ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"]
         environment.fill(folder, source, requirements, LOGS / "install.log")
-    return Prepared(folder, source)
+        shown = None if page is None else frontend.locate_page(page, CACHE / "page", python, LOGS / "page.log")
+    return Prepared(folder, source, shown)
 
 
 def on_cpu(device: str, prepared: Prepared) -> bool:
@@ -75,7 +82,7 @@ def on_cpu(device: str, prepared: Prepared) -> bool:
 def start(prepared: Prepared, base: Path, port: int, device: str) -> Server:
     """A server that is ready to be entered."""
     link_pack(base)
-    return Server(prepared.python, prepared.comfyui.root, base, port, on_cpu(device, prepared))
+    return Server(prepared.python, prepared.comfyui.root, base, port, on_cpu(device, prepared), prepared.page)
 
 
 def stop_servers_on_sigterm() -> None:
@@ -141,9 +148,9 @@ def serve(options: argparse.Namespace) -> int:
     """Leave the server running in the foreground until Ctrl-C."""
     port = options.port or SERVE_PORT
     require_free(port)
-    prepared = prepare(options.comfyui)
+    prepared = prepare(options.comfyui, options.frontend)
     with start(prepared, CACHE / "base", port, options.device) as server:
-        print(f"\nComfyUI {prepared.comfyui.version} with Guidance Components: {server.address}")
+        print(f"\nComfyUI {prepared.comfyui.version}{prepared.page_words} with Guidance Components: {server.address}")
         print("The pack's workflows are under Templates. Ctrl-C stops the server.", flush=True)
         while True:
             server.require_alive()
@@ -152,14 +159,15 @@ def serve(options: argparse.Namespace) -> int:
 
 def test(options: argparse.Namespace) -> int:
     """The whole suite on the real host; pytest's last line is the last line."""
-    prepared = prepare(options.comfyui)
-    say(f"Testing on ComfyUI {prepared.comfyui.version} ...")
+    prepared = prepare(options.comfyui, options.frontend)
+    say(f"Testing on ComfyUI {prepared.comfyui.version}{prepared.page_words} ...")
     chosen = any((ROOT / argument.split("::")[0]).exists() for argument in options.rest)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = 1 if chosen else min(MOST_WORKERS, cores)
     # Threads that wait for each other sleep: where they spin, ComfyUI and a browser on two cores hinder each other.
     threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(max(1, cores // workers))}
     surroundings = threads | clean_environment() | {"GUIDANCE_COMFYUI": str(prepared.comfyui.root)}
+    surroundings["GUIDANCE_PAGE"] = "" if prepared.page is None else str(prepared.page)
     if options.device != "auto" and on_cpu(options.device, prepared):
         surroundings["CUDA_VISIBLE_DEVICES"] = ""
     # -I keeps the working directory off sys.path: the pack's nodes/ would shadow ComfyUI's nodes.py.
@@ -194,6 +202,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where ComfyUI computes")
     parser.add_argument("--port", type=int, help=f"of the server (serve: {SERVE_PORT}, demo: any free one)")
     parser.add_argument("--comfyui", choices=list(RELEASES), help=f"its version (default {DEFAULT_VERSION})")
+    parser.add_argument("--frontend", type=frontend.page_version, metavar="VERSION",
+                        help=f"serve, test: with another version of the page, or the {frontend.NEWEST} one")
     parser.add_argument("--fast", action="store_true", help="test: without the server, the browser and what is slow")
     options = parser.parse_args(arguments)
     options.rest = rest

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from comfy.ldm.minimax.model import MiniMaxH3Model
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
@@ -24,7 +23,7 @@ from ..lora.sharing import conflict
 from .guide_model import GuideModel
 
 # These take one latent alone. The host keeps their prompts apart because no two are equal; a prompt is equal to itself.
-ONE_AT_A_TIME = (MiniMaxH3Model,)
+ONE_AT_A_TIME = ("minimax_h3",)  # the host's names of these networks
 AROUND = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 NAMED = ("model_function_wrapper", "context_handler", "multigpu_clones")
 
@@ -58,7 +57,7 @@ def beside_main(main: ModelPatcher, guide: ModelPatcher) -> Sequence[Perturbatio
         return ()
     if any(each.kind == INPUT_NOISE for each in perturbations):  # outside the network
         return ()
-    if isinstance(main.get_model_object("diffusion_model"), ONE_AT_A_TIME):
+    if main.model.model_config.unet_config.get("image_model") in ONE_AT_A_TIME:
         return ()
     return perturbations if alike(*map(_acting_options, (main, guide))) else ()
 

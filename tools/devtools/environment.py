@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from collections.abc import Generator
 from pathlib import Path
 
 from .comfyui import Source
-from .terminal import DevError, clean_environment, run_logged, say
+from .terminal import DevError, clean_environment, last_line, run_logged, say
 
-PINNED_TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
+PINNED_TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")  # these load each other
 MARKER = "guidance-components.json"
 NEEDED_BYTES = 9 * 2**30
 
@@ -70,10 +71,11 @@ def create(environment: Path, log: Path) -> None:
 def fill(environment: Path, source: Source, requirements: list[Path], log: Path) -> None:
     """Install ComfyUI's requirements and ours unless the stamp says that exactly these are installed.
 
-    A pinned ComfyUI gets the pinned torch; the user's own ComfyUI gets what its requirements resolve to.
+    ComfyUI gets the pinned torch, unless its requirements say which torch they want.
+    Raises DevError, also where the three torch packages that were installed do not load together.
     """
     files = [source.root / "requirements.txt", *requirements]
-    extra = list(PINNED_TORCH) if source.pinned else []
+    extra = [] if wants_its_torch(files[0].read_text(encoding="utf-8")) else list(PINNED_TORCH)
     stamp = hash_inputs(files, extra)
     if read_stamp(environment) == stamp:
         return
@@ -83,7 +85,27 @@ def fill(environment: Path, source: Source, requirements: list[Path], log: Path)
     for file in files:
         command += ["-r", str(file)]
     run_logged(command, log, "Installing PyTorch, ComfyUI's requirements and ours", "1-5 minutes, 6 GB")
+    require_torch(environment, files[0])
     write_stamp(environment, stamp)
+
+
+def wants_its_torch(requirements: str) -> bool:
+    """Whether a requirements.txt says more of a torch package than its name: a version, an address, an index."""
+    lines = [line.partition(" #")[0].partition(";")[0].strip() for line in requirements.splitlines()]
+    said = any(re.match(r"(torch|torchvision|torchaudio)\s*(\[.*\])?\s*[=<>~!@(]", line, re.I) for line in lines)
+    return said or any(re.match(r"(--(extra-)?index-url|-i)\b", line) for line in lines)
+
+
+def require_torch(environment: Path, requirements: Path) -> None:
+    """DevError where torch, torchvision and torchaudio, as `requirements` had them installed, do not load together."""
+    command = [str(interpreter(environment)), "-c", "import torch, torchvision, torchaudio"]
+    answer = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise DevError(
+            f"torch, torchvision and torchaudio do not load together as {requirements} asks for them "
+            f"({last_line(answer.stderr)}): name versions there that fit, such as {', '.join(PINNED_TORCH)}, and run "
+            "the same command again"
+        )
 
 
 def hash_inputs(files: list[Path], extra: list[str]) -> str:
@@ -99,7 +121,7 @@ def has_accelerator(environment: Path) -> bool:
     answer = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise DevError(
-            f"PyTorch in {environment} does not start ({answer.stderr.strip().splitlines()[-1:]}): "
+            f"PyTorch in {environment} does not start ({last_line(answer.stderr)}): "
             f"remove {environment} and run the same command again"
         )
     return answer.stdout.strip() == "True"

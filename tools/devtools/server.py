@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from .terminal import HEARTBEAT_SECONDS, DevError, clean_environment, say, tail
+from .terminal import HEARTBEAT_SECONDS, DevError, clean_environment, last_line, say, tail
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACK = "guidance-components"
@@ -74,10 +74,13 @@ class Server:
     fails to import. Leaving stops the whole process group.
     """
 
-    def __init__(self, python: Path, comfyui: Path, base: Path, port: int, cpu: bool):
+    def __init__(self, python: Path, comfyui: Path, base: Path, port: int, cpu: bool, page: Path | None = None):
+        """page: the folder of another web page than ComfyUI's own."""
         self.python, self.comfyui, self.base, self.port, self.cpu = python, comfyui, base, port, cpu
+        self.page = page
         self.log = base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.ready = False
 
     @property
     def address(self) -> str:
@@ -89,6 +92,7 @@ class Server:
         options = ["--base-directory", str(self.base), "--port", str(self.port), "--listen", HOST]
         options += ["--disable-api-nodes", "--disable-auto-launch", "--database-url", database]
         options += ["--cpu"] if self.cpu else []
+        options += [] if self.page is None else ["--front-end-root", str(self.page)]
         return [str(self.python), str(self.comfyui / "main.py"), *options]
 
     def __enter__(self) -> Server:
@@ -122,10 +126,16 @@ class Server:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def require_alive(self) -> None:
-        """DevError with the end of the log when the process has died."""
-        if self.process is not None and self.process.poll() is not None:
-            code = self.process.returncode
+        """DevError when the process has died: one sentence before its first answer, then with the end of the log."""
+        if self.process is None or self.process.poll() is None:
+            return
+        code = self.process.returncode
+        if self.ready:
             raise DevError(f"ComfyUI stopped with code {code}; its last words:\n{tail(self.log_text())}")
+        raise DevError(
+            f"ComfyUI in {self.comfyui} does not start with {self.python} (code {code}): "
+            f"{last_line(self.log_text())}; its whole log is {self.log}"
+        )
 
     def _wait_until_ready(self, started: float) -> None:
         said = started
@@ -133,6 +143,7 @@ class Server:
             self.require_alive()
             with contextlib.suppress(OSError):
                 self.get("/system_stats")
+                self.ready = True
                 return
             now = time.monotonic()
             if now - started > START_SECONDS:

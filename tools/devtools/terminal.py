@@ -84,8 +84,13 @@ def explain_failure(doing: str, output: str, log: Path) -> str:
             f"{doing} failed: the package registry could not be reached or does not have it; check the network "
             f"(and any proxy or mirror settings of pip and uv) and run the same command again; details in {log}"
         )
+    return f"{doing} failed: {last_line(output)}; details in {log}"
+
+
+def last_line(output: str) -> str:
+    """The last words of a program: of one that Python ended, the error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return f"{doing} failed: {lines[-1] if lines else 'it said nothing'}; details in {log}"
+    return lines[-1] if lines else "it said nothing"
 
 
 def tail(text: str, lines: int = 25) -> str:
