@@ -94,6 +94,19 @@ CURVES = """() => {
     });
 }"""
 
+# Where on the screen a handle (by its number) or a place of a plot is, and how large the plot is there.
+PLACE = """([kind, handle]) => {
+    const node = app.rootGraph.nodes.filter((n) => n.comfyClass === kind).sort((a, b) => a.id - b.id)[0];
+    const svg = node.widgets.find((w) => w.name === "curve").element.querySelector("svg");
+    const plot = svg.getBoundingClientRect();
+    if (Array.isArray(handle)) {
+        const [x, y] = handle;
+        return [plot.left + x * plot.width, plot.top + y * plot.height, plot.width, plot.height];
+    }
+    const box = svg.querySelectorAll(".handle, .grip")[handle].getBoundingClientRect();
+    return [box.left + box.width / 2, box.top + box.height / 2, plot.width, plot.height];
+}"""
+
 
 @contextlib.contextmanager
 def chromium():
@@ -169,6 +182,26 @@ class Page:
 
     def curve(self, kind):
         return next(curve for curve in self.curves() if curve["kind"] == kind)
+
+    def drag(self, kind, handle, by, button="left"):
+        """Press a handle of the first plot of a kind of node, or a place [x, y] in parts of the plot, and let go `by`
+        parts of the plot further."""
+        x, y, width, height = self.do(PLACE, [kind, handle])
+        self.tab.mouse.move(x, y)
+        self.tab.mouse.down(button=button)
+        for part in (0.5, 1.0):
+            self.tab.mouse.move(x + part * by[0] * width, y + part * by[1] * height)
+            self.frames(2)
+        self.tab.mouse.up(button=button)
+        self.frames(5)
+
+    def value(self, kind, name):
+        """A widget's value of the first node of a kind."""
+        return self.do(
+            """([kind, name]) => app.rootGraph.nodes.filter((n) => n.comfyClass === kind)
+                .sort((a, b) => a.id - b.id)[0].widgets.find((w) => w.name === name).value""",
+            [kind, name],
+        )
 
     def set(self, kind, name, value):
         """Set a widget of the first node of a kind, or of a node by its number, as when a person edits it."""

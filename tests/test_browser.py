@@ -79,6 +79,43 @@ def test_a_curve_follows_edits_at_once(page):
     assert page.curve("GuidanceCFG")["lines"] == after["lines"]
 
 
+def test_the_ends_of_an_interval_are_dragged(page):
+    page.open(INTERVAL)
+    page.set("GuidanceCFG", "unit", "percent")
+    page.set("GuidanceCFG", "start", 0.0)
+    page.set("GuidanceCFG", "end", 1.0)
+    page.frames(5)
+    before = page.saved()
+    page.drag("GuidanceCFG", 1, [-0.3, 0.0])
+    end = page.value("GuidanceCFG", "end")
+    assert 0.6 < end < 0.75 and page.value("GuidanceCFG", "start") == 0
+    assert [node["pos"] for node in page.saved()["nodes"]] == [node["pos"] for node in before["nodes"]]
+    page.drag("GuidanceCFG", 0, [0.2, 0.3])
+    assert 0.15 < page.value("GuidanceCFG", "start") < 0.3 and page.value("GuidanceCFG", "end") == end
+    page.command("Comfy.Undo")
+    page.frames(10)
+    assert (page.value("GuidanceCFG", "start"), page.value("GuidanceCFG", "end")) == (0, end)
+
+
+def test_points_are_drawn_with_the_pointer(page):
+    """A drag moves a point, a click beside the points adds one, a right click takes one away."""
+    page.open(INTERVAL)
+    page.set("GuidanceSchedule", "shape", "points")
+    page.set("GuidanceSchedule", "unit", "percent")
+    page.set("GuidanceSchedule", "points", "0: 0, 0.3: 1, 1: 0")
+    page.frames(5)
+    page.drag("GuidanceSchedule", 1, [0.2, 0.2])
+    moved = page.value("GuidanceSchedule", "points").split(", ")
+    position, strength = map(float, moved[1].split(": "))
+    assert (moved[0], moved[2]) == ("0: 0", "1: 0") and 0.45 < position < 0.6 and 0.5 < strength < 0.9, moved
+    page.drag("GuidanceSchedule", [0.85, 0.3], [0.0, 0.0])
+    added = page.value("GuidanceSchedule", "points").split(", ")
+    assert added[:2] == moved[:2] and added[3] == moved[2] and 0.75 < float(added[2].split(":")[0]) < 0.95, added
+    page.drag("GuidanceSchedule", 1, [0.0, 0.0], button="right")
+    assert page.value("GuidanceSchedule", "points").split(", ") == [added[0], *added[2:]]
+    assert page.do("() => document.querySelectorAll('.litecontextmenu, .p-contextmenu').length") == 0
+
+
 def test_a_node_that_cannot_be_read_blanks_no_other_curve(page):
     page.open(INTERVAL)
     page.set("GuidanceSchedule", "shape", "points")

@@ -20,14 +20,15 @@ FAMILIES = ("discrete", "karras", "flow")
 SETTINGS = 60
 PIECES = 1000  # of the table that the page gets here
 SCRIPT = """
-const names = ["maths", "noise", "draw", "read"];
-const [maths, noises, drawing, reading] = await Promise.all(names.map((name) => import(`${FOLDER}/${name}.js`)));
+const names = ["maths", "noise", "draw", "read", "handles"];
+const modules = await Promise.all(names.map((name) => import(`${FOLDER}/${name}.js`)));
+const page = Object.assign({}, ...modules);
 const input = JSON.parse(await new Promise((resolve) => {
   let text = ""; process.stdin.on("data", (part) => (text += part)).on("end", () => resolve(text));
 }));
 const answer = ({ table, percents, make, args }) => {
-  const noise = table && noises.noiseOf(table);
-  const made = MAKE[make]({ ...maths, ...noises, ...drawing, ...reading }, noise, ...args);
+  const noise = table && page.noiseOf(table);
+  const made = MAKE[make](page, noise, ...args);
   return percents ? percents.map((percent) => made(noise.level(percent))) : made;
 };
 console.log(JSON.stringify(input.map(answer)));
@@ -43,6 +44,16 @@ const MAKE = {
   equalEdges: (js, noise, ...args) => js.equalEdges(...args),
   marks: (js, noise, ...args) => js.marksBetween(...args),
   points: (js, noise, ...args) => orWords(() => js.pointsOf(...args)),
+  drag: (js, noise, values, moves) => {
+    const widgets = Object.entries(values).map(([name, value]) => ({ name, value }));
+    const node = { comfyClass: "GuidanceSchedule", widgets, inputs: [] };
+    for (const [index, percent, value] of moves) {
+      if (index === "add") js.addPoint(node, noise, noise.level(percent), value);
+      else if (index < 0) js.handlesOf(node, noise).at(index).remove?.();
+      else js.handlesOf(node, noise)[index].put(noise.level(percent), value);
+    }
+    return Object.fromEntries(widgets.map(({ name, value }) => [name, value]));
+  },
   timesteps: (js, noise, name) => js.timesteps(name),
   split: (js, noise, ...args) => js.split(...args),
   axis: (js, noise, name, percents) => percents.map((p) => {
@@ -234,6 +245,37 @@ def test_lines_across_are_few_whatever_the_strengths():
     spans = [(0.0, 1.06), (-10.6, 10.6), (0.0, 100.0), (0.0, 1e9), (-1e5, 1e5), (0.0, 1e300), (-3e-3, 1.0)]
     for (low, high), marks in zip(spans, in_the_page([{"make": "marks", "args": span} for span in spans]), strict=True):
         assert 2 <= len(marks) <= 5 and low <= marks[0] < marks[-1] <= high, (low, high, marks)
+
+
+SCHEDULE = {"shape": "points", "unit": "percent", "start": 0.0, "end": 1.0, "points": "0: 0, 0.3: 1, 1: 0"}
+
+
+@pytest.mark.parametrize(("moves", "points"), [
+    ([[1, 0.5, 2.0]], "0: 0, 0.5: 2, 1: 0"),
+    ([[1, 1.2, 20.0]], "0: 0, 1: 10, 1: 0"),  # not past its neighbour, nor past the largest strength
+    ([[0, 0.4, 0.123]], "0.3: 0.12, 0.3: 1, 1: 0"),
+    ([["add", 0.62, 0.5], [2, 0.7, 0.5]], "0: 0, 0.3: 1, 0.7: 0.5, 1: 0"),
+    ([[-2, 0, 0], [-1, 0, 0]], "0: 0, 1: 0"),  # two points stay
+])  # fmt: skip
+def test_points_are_dragged_added_and_removed(models, moves, points, monkeypatch):
+    table = table_of(models["discrete"], monkeypatch)
+    (moved,) = in_the_page([{"table": table, "make": "drag", "args": [SCHEDULE, moves]}])
+    assert moved == SCHEDULE | {"points": points}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dragged_ends_keep_their_order_and_reach_all_of_the_noise(models, family, monkeypatch):
+    """Sigma: the noisy end lies at the highest sigma or above it, the clean one at 0; percent: 0 and 1."""
+    table = table_of(models[family], monkeypatch)
+    whole = {"shape": "interval", "start": 1.0, "end": 0.5}
+    sigma = whole | {"unit": "sigma"}
+    percent = whole | {"unit": "percent", "start": 0.2}
+    outwards, crossed = [[0, 0.0, None], [1, 1.0, None]], [[1, 0.05, None]]
+    asked = [(sigma, outwards), (percent, outwards), (percent, crossed), (percent, [[0, 0.9, None]])]
+    made = in_the_page([{"table": table, "make": "drag", "args": list(args)} for args in asked])
+    assert made[0]["start"] >= float(models[family].sigma_max) and made[0]["end"] == 0
+    assert made[0]["start"] <= 1.01 * float(models[family].sigma_max)
+    assert [(one["start"], one["end"]) for one in made[1:]] == [(0, 1), (0.2, 0.2), (0.5, 0.5)]
 
 
 @pytest.mark.parametrize("unit", ["percent", "sigma"])

@@ -12,27 +12,39 @@ const STAGES = [["coarse", Infinity, 10], ["content", 10, 1], ["clean-up", 1, 0]
 const LETTER = 6.2; // width of a small letter
 
 /**
- * The drawing, width by height pixels.
+ * Where everything of a drawing of width by height pixels is: x(level), y(value) and back, at(x, y).
  *
  * shown: read.js's description. axis: noise.js's and its name. dots: per line, [{ level, value }] of the last run.
+ * handles: handles.js's. held: the values [low, high] to keep, while one of the handles is dragged.
  */
-export function draw(shown, axis, noise, dots, width, height) {
-  const right = width - RIGHT;
-  const bottom = height - BOTTOM;
-  const x = (level) => LEFT + Math.min(Math.max(axis.x(level), 0), 1) * (right - LEFT);
-  const columns = range(LEFT, right).map((px) => [px, axis.level((px - LEFT) / (right - LEFT))]);
+export function layout(shown, axis, dots, handles, [width, height], held) {
+  const frame = { left: LEFT, right: width - RIGHT, top: TOP, bottom: height - BOTTOM };
+  const { left, right, top, bottom } = frame;
+  const columns = range(left, right).map((px) => [px, axis.level((px - left) / (right - left))]);
   const lines = shown.lines.map((line) => columns.map(([px, level]) => [px, line.strength(level)]));
-  const values = [...lines.flat().map(([, value]) => value), ...dots.flat().map(({ value }) => value)];
-  const [low, high] = rangeOf(values, shown.off);
-  const y = (value) => bottom - ((value - low) / (high - low)) * (bottom - TOP);
-  const frame = { left: LEFT, right, top: TOP, bottom };
+  const values = [...lines.flat().map(([, value]) => value), ...[...dots.flat(), ...handles].map(({ value }) => value)];
+  const [low, high] = held ?? rangeOf(values, shown.off);
+  return {
+    frame, columns, lines, values: [low, high],
+    x: (level) => left + Math.min(Math.max(axis.x(level), 0), 1) * (right - left),
+    y: (value) => bottom - ((value - low) / (high - low)) * (bottom - top),
+    at: (px, py) => ({
+      level: axis.level(Math.min(Math.max((px - left) / (right - left), 0), 1)),
+      value: low + ((bottom - py) / (bottom - top)) * (high - low),
+    }),
+  };
+}
+
+/** The drawing by its layout. */
+export function draw(shown, axis, noise, dots, handles, { frame, columns, lines, values, x, y }) {
   return [
     stages(noise, x, frame),
-    experts(shown.experts, columns, shown.lines.length ? { ...frame, top: bottom - STRIP } : frame),
-    shown.lines.length ? scale(low, high, y, shown.off, frame) : "",
+    experts(shown.experts, columns, shown.lines.length ? { ...frame, top: frame.bottom - STRIP } : frame),
+    shown.lines.length ? scale(...values, y, shown.off, frame) : "",
     ticks(axis.name, noise, x, frame),
     ...lines.map((points, i) => path(points, y, `line line-${i}${shown.lines[i].quiet ? " quiet" : ""}`)).reverse(),
     ...dots.map((line, i) => line.map(({ level, value }) => dot(x(level), y(value), i)).join("")),
+    ...handles.map(({ level, value }) => (value === null ? grip(x(level), frame) : handle(x(level), y(value)))),
   ].join("");
 }
 
@@ -44,6 +56,15 @@ const box = (x0, y0, x1, y1, kind) => {
   return `<rect class="${kind}" x="${fixed(x0)}" y="${fixed(y0)}" width="${width}" height="${height}"/>`;
 };
 const dot = (x, y, i) => `<circle class="dot line-${i}" cx="${fixed(x)}" cy="${fixed(y)}" r="2.2"/>`;
+
+/** A bar to take an end by, and the strip in which the pointer takes it. */
+function grip(x, { top, bottom }) {
+  const middle = (top + bottom) / 2;
+  const parts = [box(x - 5, top, x + 5, bottom, "reach"), box(x - 1.5, middle - 9, x + 1.5, middle + 9, "bar")];
+  return `<g class="grip">${parts.join("")}</g>`;
+}
+
+const handle = (x, y) => `<circle class="handle" cx="${fixed(x)}" cy="${fixed(y)}" r="4.5"/>`;
 
 /** Lowest and highest value of the plot; `off` and some air are always in it. */
 function rangeOf(values, off) {

@@ -1,8 +1,10 @@
 /** One node's plot: looks at the node before every frame, and draws when something has changed. */
 
 import { app } from "../../../scripts/app.js";
-import { draw } from "./draw.js";
+import { draw, layout } from "./draw.js";
+import { listenTo } from "./edit.js";
 import { Unknown, downstream, noting } from "./graph.js";
+import { handlesOf, takesPoints } from "./handles.js";
 import { between } from "./maths.js";
 import { AXES, axisOf, noiseOf, reference } from "./noise.js";
 import { describe } from "./read.js";
@@ -26,7 +28,7 @@ function noiseFor(node) {
 /** What to draw, or the sentence to show instead: { shown } or { words, wrong }. */
 function read(node, noise, last) {
   try {
-    return { shown: describe(node, noise, last) };
+    return { shown: describe(node, noise, last), handles: handlesOf(node, noise), takes: takesPoints(node) };
   } catch (error) {
     if (error instanceof Unknown && last?.lines?.length) return { shown: remembered(last, noise) };
     if (!(error instanceof Unknown) && error.constructor !== Error) throw error;
@@ -66,6 +68,10 @@ export class Plot {
     this.done.title = "In the last run; cost: evaluations of all networks, as a multiple of an unguided run's.";
     this.button.onclick = () => this.turn();
     this.seen = [];
+    this.handles = [];
+    this.taken = null; // the index of the handle that the pointer drags
+    this.plan = null; // the layout of what is drawn
+    listenTo(this);
   }
 
   get axis() {
@@ -89,11 +95,21 @@ export class Plot {
     const seen = [width, height, this.axis, last, noise, runsHeard(), facts, found.words];
     if (seen.every((one, i) => one === this.seen[i])) return;
     [this.seen, this.failed] = [seen, null];
-    const dots = found.shown ? dotsOf(last, noise).slice(0, found.shown.lines.length) : [];
-    const axis = { name: this.axis, ...axisOf(this.axis, noise) };
-    this.svg.innerHTML = found.shown ? draw(found.shown, axis, noise, dots, width, height) : "";
+    this.noise = noise;
+    this.handles = found.handles ?? [];
+    this.svg.classList.toggle("takes", Boolean(found.takes));
+    if (!found.shown) this.plan = null;
+    this.svg.innerHTML = found.shown ? this.drawing(found.shown, last, [width, height]) : "";
     this.caption(found, noise);
     this.done.textContent = (last?.lines ?? []).map(({ key }) => doneOf(key)).find(Boolean) ?? "";
+  }
+
+  /** The drawing as SVG text; the scale stays while a handle is dragged. */
+  drawing(shown, last, size) {
+    const dots = dotsOf(last, this.noise).slice(0, shown.lines.length);
+    const axis = { name: this.axis, ...axisOf(this.axis, this.noise) };
+    this.plan = layout(shown, axis, dots, this.handles, size, this.taken === null ? null : this.plan?.values);
+    return draw(shown, axis, this.noise, dots, this.handles, this.plan);
   }
 
   /** Say that this node cannot be drawn, and to the console why; once for each reason. */
@@ -101,7 +117,7 @@ export class Plot {
     if (this.failed === error.message) return;
     this.failed = error.message;
     console.error("Guidance Components:", this.node.type, error);
-    this.seen = [];
+    [this.seen, this.plan, this.handles] = [[], null, []];
     this.svg.innerHTML = "";
     this.words.hidden = false;
     this.words.textContent = "cannot be drawn";

@@ -4,8 +4,8 @@ import { Unknown, downstream, note, socketOf, sourceOf, valueOf } from "./graph.
 import * as maths from "./maths.js";
 import { below, equalEdges, timesteps } from "./noise.js";
 
-const LARGEST_STRENGTH = 10; // host/schema/schedules.py
-const LARGEST_SIGMA = 100000; // host/schema/inputs.py
+export const LARGEST_STRENGTH = 10; // host/schema/schedules.py
+export const LARGEST_SIGMA = 100000; // host/schema/inputs.py
 const HAS_CURVE = ["GuidanceSchedule", "GuidanceExpertSwitch", "GuidanceLossWeighting"];
 
 /** Whether a kind of node has something to plot: any of ours with an interval, and the three above. */

@@ -33,6 +33,13 @@ const CSS = `
 .guidance-curve .line { fill: none; stroke: var(--own); stroke-width: 1.8; stroke-linejoin: round; }
 .guidance-curve .quiet { stroke-width: 1.2; opacity: 0.75; }
 .guidance-curve .dot { fill: var(--comfy-input-bg, #222); stroke: var(--own); stroke-width: 1.3; }
+.guidance-curve svg.takes { pointer-events: auto; cursor: crosshair; }
+.guidance-curve .handle { pointer-events: all; cursor: grab; fill: #4c8dff; stroke-width: 1.5;
+  stroke: var(--comfy-input-bg, #222); }
+.guidance-curve .handle:hover { stroke: var(--input-text, #ddd); }
+.guidance-curve .reach { fill: none; pointer-events: all; cursor: ew-resize; }
+.guidance-curve .bar { fill: var(--descrip-text, #999); opacity: 0.7; }
+.guidance-curve .grip:hover .bar { fill: var(--input-text, #ddd); opacity: 1; }
 .guidance-curve-names span { color: var(--own); }
 .guidance-curve .line-0 { --own: #4c8dff; }
 .guidance-curve .line-1 { --own: #e8833a; }
