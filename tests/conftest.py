@@ -212,3 +212,9 @@ def server(comfyui_root, tmp_path_factory):
     )
     with running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def object_info(server):
+    """What the server tells the page of every kind of node."""
+    return server.get("/object_info")

@@ -46,11 +46,6 @@ EVALUATIONS = {
 OF_THE_PACK = ("seed", "noise_seed", "filename_prefix", "text")  # what a workflow may choose for itself
 
 
-@pytest.fixture(scope="module")
-def object_info(server):
-    return server.get("/object_info")
-
-
 @pytest.fixture(params=BIG)
 def name(request):
     return request.param

@@ -1,14 +1,38 @@
 """The pack in the real page, in both renderers: workflows open and run, curves live, help and languages work."""
 
 import copy
+import io
 import json
+import re
 
 import browser
+import numpy as np
 import pytest
+from PIL import Image
 
 from devtools import gallery
+from devtools.prompt import to_prompt
 
 WORKFLOWS = sorted(file.stem for file in (browser.ROOT / "workflows").glob("*.json"))
+SHEETS = {
+    "01-First-steps-CFG": 2,
+    "02-Autoguidance": 3,
+    "03-CFG-and-autoguidance": 4,
+    "04-CFG-in-an-interval": 3,
+    "05-Too-much-CFG-and-its-cures": 4,
+    "06-Classifier-guidance": 4,
+    "More-A-weight-that-chooses-itself": 3,
+    "More-Two-classifiers-in-turn": 2,
+    "07-Follow-depth-or-segmentation": 3,
+    "More-Train-a-LoRA-with-P2": 2,
+    "09-Guided-by-its-degraded-self": 3,
+    "More-A-LoRA-guided-by-its-past": 2,
+    "11-Look-into-a-run": 2,
+    "10-Compare-settings": 1,
+    "12-Train-experts": 3,
+    "More-Train-experts-of-maps": 5,
+    "08-Experts-PPAP": 7,
+}
 INTERVAL, CURES = "04-CFG-in-an-interval", "05-Too-much-CFG-and-its-cures"
 # By id: a click brings a node to the end of the page's list.
 FIRST = "() => app.rootGraph.nodes.filter((n) => n.comfyClass === 'GuidanceCFG').sort((a, b) => a.id - b.id)[0]"
@@ -42,6 +66,10 @@ def no_complaints(page):
     assert page.complaints == []
 
 
+def test_every_workflow_that_needs_no_file_is_run():
+    assert set(SHEETS) == {name for name in WORKFLOWS if not gallery.files_of(workflow(name))}
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_every_workflow_opens_with_all_its_nodes_and_curves(page, name):
     page.open(name)
@@ -51,15 +79,41 @@ def test_every_workflow_opens_with_all_its_nodes_and_curves(page, name):
         assert curve["lines"] or curve["bands"] or "after a run" in curve["words"], curve
 
 
-@pytest.mark.parametrize("name", [name for name in WORKFLOWS if not gallery.files_of(workflow(name))])
-def test_workflows_run_to_success(page, name):
+@pytest.mark.parametrize("name", SHEETS)
+def test_workflows_run_and_show_what_they_are_for(page, name, server, object_info):
     """A node shows its result once, alone, and has room for it: no node lies on another, before the run and after."""
     page.open(name)
     assert page.overlaps() == []
+    asked = {number: node["inputs"] for number, node in page.prompt().items()}
+    assert asked == {number: node["inputs"] for number, node in to_prompt(workflow(name), object_info).items()}
     assert page.run() == "success"
     for node in page.pictures():
         assert node["shown"] == node["made"] and not node["made"][0].endswith(".jpg"), node
     assert page.overlaps() == []
+    check_results(server, name)
+
+
+def check_results(server, name):
+    """As many sheets as lanes, each with its verdict, none blank and no two alike."""
+    (run,) = server.get("/history?max_items=1").values()
+    kinds = {str(node["id"]): node["type"] for node in workflow(name)["nodes"]}
+    sheets = [entry for number, entry in run["outputs"].items() if kinds[number] == "GuidanceScore"]
+    shown = [image for entry in sheets or run["outputs"].values() for image in entry.get("images", ())]
+    shown = shown if sheets else [image for image in shown if image["type"] == "output"]
+    assert len(shown) == SHEETS[name]
+    assert all(re.match(r"\d+ of \d+ are as asked|\d+% of the pixels|[01]\.\d\d is the", e["text"][0]) for e in sheets)
+    pixels = [pixels_of(server, image) for image in shown]
+    assert all(picture.std() > 0.02 for picture in pixels)
+    assert all(differ(first, second) for i, first in enumerate(pixels) for second in pixels[:i])
+
+
+def differ(first, second):
+    return first.shape != second.shape or bool((first != second).any())
+
+
+def pixels_of(server, image):
+    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
+    return np.asarray(Image.open(io.BytesIO(server.fetch(f"/view?{query}"))), dtype=np.float32) / 255.0
 
 
 def test_a_curve_follows_edits_at_once(page):
