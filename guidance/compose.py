@@ -15,7 +15,7 @@ from torch import Tensor
 from .branch import NEGATIVE, POSITIVE, Branch
 from .noise_level import NoiseLevel, expand
 from .objective import GradientContext
-from .rule import Rule, Term, Transform, Weigher, exactly_one
+from .rule import Rule, Term, Transform, Weigher, Within, exactly_one
 from .rules.cfg import CFG
 from .schedule import Positions
 from .step import Step, StepWatch
@@ -149,7 +149,7 @@ class Guidance:
         total, watch = denoised, step.watch
         if watch is not None:
             watch.combined(denoised, step)
-        for one in acting:
+        for one in (one for one in acting if not isinstance(one.rule, Within)):
             before, kept, change = total, memory.before.get(one.index), None
             if isinstance(one.rule, Weigher):
                 state = one.rule.learn(one.sees(step), kept)
@@ -157,7 +157,7 @@ class Guidance:
                 change, state = one.rule.displacement(one.sees(step), kept)
                 total = before + change
             else:
-                assert isinstance(one.rule, Transform), "a rule is one of three"
+                assert isinstance(one.rule, Transform), "a rule is one of four"
                 total, state = one.rule.transform(before, one.sees(step), kept)
             memory.keep(one.index, state)
             if watch is not None and one.rule.adaptive:

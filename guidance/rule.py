@@ -6,7 +6,8 @@ displacement, so terms commute and add. A transform changes the estimate as a wh
     D' = D + sum_i displacement_i of the networks' own estimates     then bounds (Clamp)
            + sum_j displacement_j of gradients                       then the other transforms, in chain order
 
-A weigher changes the weight of CFG, with which D is combined, from what the run has shown so far.
+A weigher changes the weight of CFG, with which D is combined, from what the run has shown so far. What acts within
+the network changes what its estimates are.
 
 A rule is one frozen dataclass in one file of `rules/`: its equation in the docstring with the paper's number, its
 fields with their words beside the default, the branches it needs, and one method. All that such a file usually names
@@ -31,8 +32,8 @@ from .step import Step
 
 __all__ = [
     "NEGATIVE", "POSITIVE", "Branch", "GuideTerm", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term",
-    "Transform", "Weigher", "exactly_one", "expand", "flag", "is_one", "param", "reuse_param", "rule", "rules",
-    "schedule_field",
+    "Transform", "Weigher", "Within", "exactly_one", "expand", "flag", "is_one", "param", "reuse_param", "rule",
+    "rules", "schedule_field",
 ]  # fmt: skip
 
 Sees = Literal["sample", "channels", "space"]  # numbers in any order; also which is of which channel; where they lie
@@ -49,7 +50,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """What every rule has. Subclass `Term`, `Transform` or `Weigher`, not this."""
+    """What every rule has. Subclass `Term`, `Transform`, `Weigher` or `Within`, not this."""
 
     name: ClassVar[str]
     stage: ClassVar[Stage]
@@ -203,6 +204,16 @@ class Weigher(Rule):
     def learn(self, step: Step, state: Any) -> Any:
         """The state after an evaluation. `state` is that before it, None at the start of a run."""
         raise NotImplementedError
+
+
+class Within(Rule):
+    """A rule that acts within the main network, while it is evaluated: the law finds D as the rule has made it.
+
+    No file of `rules/` has one: each needs a way of its own into the networks (host/negative).
+    """
+
+    stage = Stage.NETWORKS
+    uses = frozenset()
 
 
 def is_one(weight: float) -> bool:

@@ -43,14 +43,15 @@ ARROWS = {
     "host/common": {CORE},
     "host/lora": {"host/common", "guidance/networks"},
     "host/degrade": {"host/common", CORE},
+    "host/negative": {"host/common", "host/degrade", CORE},
     "host/models": {
         "host/common", CORE, "guidance/networks/adm", "guidance/networks/edm2", "guidance/networks/tiny",
         "guidance/experts", "guidance/checkpoints", "guidance/training",
     },
     "host/recording": {"host/common", CORE},
     "host/engine": {
-        "host/common", "host/degrade", "host/lora", "host/models", "host/recording", CORE, "guidance/experts",
-        "guidance/training",
+        "host/common", "host/degrade", "host/lora", "host/models", "host/negative", "host/recording", CORE,
+        "guidance/experts", "guidance/training",
     },
     "host/report": {"host/common", "host/lora", "host/recording", "host/engine", CORE},
     "host/schema": {"host/common", "host/engine", CORE},

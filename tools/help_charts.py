@@ -187,4 +187,25 @@ def pushes(panel: dict, shown: dict, paper: str) -> Image.Image:
     return chart.finish(ticks, [(0.0, "first step", "l"), (1.0, "last step", "r")])
 
 
-CHARTS = {"strengths": strengths, "turns": turns, "profiles": profiles, "pushes": pushes, "visits": visits}
+def limits(panel: dict, shown: dict, paper: str) -> Image.Image:
+    """How many times larger an attention becomes by a negative one that shares nothing with it, over the weight."""
+    sys.path.append(str(ROOT))  # the rule's own mathematics
+    import torch
+
+    from guidance.negative_attention import NegativeAttention
+
+    most, positive, negative = panel["most"], torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
+    chart = Chart(0.9, panel["high"], paper, [f"tau {tau:g}, alpha {alpha:g}" for tau, alpha in panel["of"]])
+    for value in panel["ticks"]:
+        chart.line([(0, value), (1, value)], RULE, 1)
+    for i, (tau, alpha) in enumerate(panel["of"]):
+        weights = [1 + (most - 1) * j / 200 for j in range(201)]
+        rules = [NegativeAttention(weight, tau, alpha) for weight in weights]
+        sizes = [float(rule.steer(positive, negative, torch.tensor([rule.weight])).abs().sum()) for rule in rules]
+        chart.line([(j / 200, size) for j, size in enumerate(sizes)], COLOURS[i])
+    return chart.finish(panel["ticks"], [(0.0, "weight 1", "l"), (1.0, f"weight {most:g}", "r")])
+
+
+CHARTS = {
+    "limits": limits, "strengths": strengths, "turns": turns, "profiles": profiles, "pushes": pushes, "visits": visits,
+}  # fmt: skip

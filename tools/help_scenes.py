@@ -146,6 +146,16 @@ def loss_weighting(strip: Strip) -> Panels:
     return [words("How much each noise level counts,\nfrom pure noise to clean"), drawn]
 
 
+def negative_attention(strip: Strip) -> Panels:
+    strip.begin(FOUR, 1)
+    strip.tell("nothing", strip.none)  # the embedded models read no prompt
+    drawn = {
+        "kind": "chart", "draws": "limits", "of": [(2.5, 0.25), (5.0, 0.25), (2.5, 0.5)], "most": 6, "high": 2.05,
+        "ticks": [1, 1.5, 2],
+    }  # fmt: skip
+    return [words("How many times larger an attention\nbecomes, at most, by the weight"), drawn]
+
+
 def load_pictures(strip: Strip) -> Panels:
     strip.begin(FOUR, 1)
     for title, width, height in (("as they are", 32, 32), ("wide", 32, 16), ("high", 16, 32)):
@@ -256,8 +266,7 @@ MADE = (
     cfg, autoguidance, mix, adaptive_weight, degrade, schedule, rescale, clamp, apg, shape, classifier, loss,
     expert_switch, train_experts, load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect,
     inspection, compare, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts,
-    export_experts,
-    convert_checkpoint, post_hoc_ema,
+    export_experts, convert_checkpoint, post_hoc_ema, negative_attention,
 )  # fmt: skip
 PICTURES: dict[str, Callable[[Strip], Panels]] = {made.__name__: made for made in MADE}
 # What must have run before, on the same ComfyUI.

@@ -93,6 +93,28 @@ def flux_autoguidance(object_info: dict, stamps: Stamps) -> dict:
     return made.picture(latent, decoder)
 
 
+def flux_negative(object_info: dict, stamps: Stamps) -> dict:
+    made = Large(
+        "flux_negative", "Flux.1 schnell in four steps at cfg 1, with a negative prompt in its attention.",
+        object_info, stamps,
+    )
+    file = File("flux1-schnell-fp8.safetensors", "Comfy-Org/flux1-schnell/resolve/main", "checkpoints")
+    made.begin(
+        "## Flux.1 schnell: a negative prompt\nA model of few steps takes cfg 1, at which a negative prompt is not "
+        "read. **Negative in Attention (NAG)** puts it into the network's attention instead.\n\nOn Flux every block "
+        "works for both prompts: as dear as 8 evaluations in place of 4. On SDXL Turbo and Wan it is nearly free.",
+        "licence: Apache-2.0", file, height=290,
+    )
+    main = made.checkpoint(file)
+    guided = made.component(1, "GuidanceNegativeAttention", main["MODEL"], weight=5.0, tau=2.5, alpha=0.25)
+    prompts = made.prompts(main["CLIP"], PLACE, "sea spray, clouds")
+    latent = made.sample(
+        model=guided, **prompts, latent_image=made.empty("EmptySD3LatentImage", 1024, 1024), seed=SEED, steps=4,
+        cfg=1.0, sampler_name="euler", scheduler="simple",
+    )
+    return made.picture(latent, main["VAE"])
+
+
 def sd35_schedule(object_info: dict, stamps: Stamps) -> dict:
     made = Large(
         "sd35_schedule", "SD 3.5 Large with CFG that grows over the run.", object_info, stamps,
@@ -210,6 +232,7 @@ BIG = {
     "SD15-Guided-by-itself": sd15_autoguidance,
     "SDXL-CFG-in-an-interval": sdxl_interval,
     "Flux-Guided-by-itself": flux_autoguidance,
+    "Flux-Schnell-Negative-prompt": flux_negative,
     "SD35-CFG-that-grows": sd35_schedule,
     "Qwen-Image-CFG-rescaled": qwen_image_rescale,
     "Wan21-CFG-in-an-interval": wan_interval,

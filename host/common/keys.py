@@ -5,3 +5,4 @@ INSPECTIONS = f"{KEY}/inspections"
 LOSS_WEIGHTING = f"{KEY}/loss-weighting"
 WEIGHTS = f"{KEY}/weights"  # those that a guide over a resident network shall have
 DEGRADED = f"{KEY}/degraded"
+NEGATIVE_ATTENTION = f"{KEY}/negative-attention"  # the wrappers of a run, and which prompt is the negative

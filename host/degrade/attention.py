@@ -11,16 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from einops import rearrange
 
 from ...guidance.perturbation import Grid, blend, blur, identity_attention, pool
 from .draws import on_rows
 from .layers import Layer, Layout
+from .one_attention import Attend, additive, overriding, split, unet_attention
 
 ATTENTION_KINDS = ("identity attention", "blurred attention", "pooled attention")
 ELSE = "Make the guide of the MODEL before that node, or use kind = skipped layers."
-Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
 @dataclass
@@ -67,7 +66,7 @@ class DegradedAttention:
         self._check_alike(q, k)
         if self.kind == "identity attention":
             whole = plain(q, k, v, mask)
-            picture = identity_attention(*(_split(part, heads) for part in (q, k, v)), text, mask)
+            picture = identity_attention(*(split(part, heads) for part in (q, k, v)), text, mask)
             picture = rearrange(picture, "b heads n c -> b n (heads c)")
             found = blend(whole[..., text:, :], picture, self.strength)
             return torch.cat([whole[..., :text, :], on_rows(self.rows, found, whole[..., text:, :])], -2)
@@ -115,19 +114,10 @@ class DegradedAttention:
 
     def _unet(self, inner: Callable | None) -> Callable:
         def replaced(q, k, v, extra, mask=None):
-            heads = extra["n_heads"]
-
-            def plain(q, k, v, mask):
-                if inner is not None:
-                    return inner(q, k, v, extra) if mask is None else inner(q, k, v, extra, mask=mask)
-                precision = extra.get("attn_precision")
-                return optimized_attention(
-                    q, k, v, heads, mask=mask, attn_precision=precision, transformer_options=extra
-                )
-
+            plain, heads = unet_attention(inner, extra), extra["n_heads"]
             shape = extra.get("activations_shape")  # of the layer's input, [B, C, H, W]
             size = (shape[-2], shape[-1]) if shape is not None and len(shape) == 4 else None
-            return self.attend(q, k, v, _additive(mask, q), 0, heads, plain, size)
+            return self.attend(q, k, v, additive(mask, q), 0, heads, plain, size)
 
         return replaced
 
@@ -145,44 +135,17 @@ class DegradedAttention:
             if joint:  # one stream: what comes first in it is text
                 text = args["txt"].shape[1] if "txt" in args else options["img_slice"][0]
                 picture -= 0 if "txt" in args else text
-            override = self._override(text, picture, options.get("optimized_attention_override"))
+
+            def attend(q, k, v, mask, heads, plain):
+                return self.attend(q, k, v, mask, text, heads, plain)
+
+            # The first attention of a block in which the picture asks itself; the others stay as they are.
+            override = overriding(
+                options.get("optimized_attention_override"),
+                lambda asking, asked: asking == asked == text + picture,
+                attend,
+            )
             args = {**args, "transformer_options": {**options, "optimized_attention_override": override}}
             return extra["original_block"](args) if inner is None else inner(args, extra)
 
         return replaced
-
-    def _override(self, text: int, picture: int, before: Callable | None) -> Callable:
-        """For the first attention of a block in which the picture asks itself; the others stay as they are."""
-        done = False
-
-        def override(func, q, k, v, heads, mask=None, *args, skip_reshape=False, skip_output_reshape=False, **more):
-            nonlocal done
-            call = func if before is None else (lambda *given, **named: before(func, *given, **named))
-            at = 2 if skip_reshape else 1  # [B, heads, tokens, channels]; or [B, tokens, ...], heads flat or apart
-            if done or not q.shape[at] == k.shape[at] == text + picture:
-                return call(q, k, v, heads, mask, *args, skip_reshape=skip_reshape,
-                            skip_output_reshape=skip_output_reshape, **more)
-            done = True
-            q, k, v = ((part.transpose(1, 2) if skip_reshape else part).flatten(2) for part in (q, k, v))
-
-            def plain(q, k, v, mask):
-                return call(q, k, v, heads, mask, *args, **more)
-
-            out = self.attend(q, k, v, _additive(mask, q), text, heads, plain)
-            return _split(out, heads) if skip_output_reshape else out
-
-        return override
-
-
-def _split(tokens: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, tokens, heads * channels] -> [B, heads, tokens, channels]."""
-    return rearrange(tokens, "b n (heads c) -> b heads n c", heads=heads)
-
-
-def _additive(mask: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-    """A mask as a number to add to the scores, [B or 1, heads or 1, tokens or 1, tokens]; a bool means "may see"."""
-    if mask is None:
-        return None
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=like.dtype).masked_fill_(~mask, -torch.finfo(like.dtype).max)
-    return mask.reshape(-1, 1, *mask.shape[-2:]) if mask.ndim < 4 else mask

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import cast
 
@@ -32,12 +32,14 @@ class Layout:
         attention: those whose self-attention can be replaced.
         joint: text and picture share one attention, the text first.
         unet: patched at a U-Net's points; else at a transformer's blocks.
+        prompted: the layers of `attention` read a prompt.
     """
 
     blocks: tuple[Layer, ...] = ()
     attention: tuple[Layer, ...] = ()
     joint: bool = False
     unet: bool = False
+    prompted: bool = False
 
 
 # Transformers whose self-attention is known: the parts that have one, and whether text and picture share it.
@@ -49,7 +51,8 @@ ATTENTION = {
     "comfy.ldm.wan.model.WanModel": (("double",), False),
 }
 TINY = ".networks.tiny.unet.TinyUNet"  # the pack's own
-SUPPORTED = "Stable Diffusion U-Nets, SD3, Flux, Chroma, Qwen-Image, Wan and the embedded tiny models"
+PROMPTED = "Stable Diffusion U-Nets, SD3, Flux, Chroma, Qwen-Image and Wan"
+SUPPORTED = f"{PROMPTED.replace(' and', ',')} and the embedded tiny models"
 BLOCKS_ALONE = "every transformer whose blocks ComfyUI lets others replace"
 
 
@@ -63,7 +66,7 @@ def layout_of(model: ModelPatcher) -> Layout:
         lists = {part: cast(nn.ModuleList, network.get_submodule(part)) for part in ("down", "deep", "up")}
         return _transformer(lists, ("deep",), False, reshaping=(("up", 0),))
     parts, joint = next((ATTENTION[name] for name in names if name in ATTENTION), ((), False))
-    return _transformer(block_lists(network), parts, joint)
+    return replace(_transformer(block_lists(network), parts, joint), prompted=bool(parts))
 
 
 def _transformer(
@@ -92,7 +95,7 @@ def _unet(network: UNetModel) -> Layout:
             if any(isinstance(layer, SpatialTransformer) for layer in block):
                 attention.append((part, index))
             width = out if index or part != "input" else network.model_channels
-    return Layout(tuple(blocks), tuple(attention), unet=True)
+    return Layout(tuple(blocks), tuple(attention), unet=True, prompted=True)
 
 
 def chosen(text: str, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:

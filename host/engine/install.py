@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
+from comfy.sampler_helpers import convert_cond
 
 from ...guidance.compose import Guidance
+from ...guidance.negative_attention import NegativeAttention
 from ...guidance.rule import Rule
 from ...guidance.rules.autoguidance import Autoguidance
 from ...guidance.rules.cfg import CFG
@@ -16,6 +18,7 @@ from ..common.keys import INSPECTIONS, KEY
 from ..common.model_options import alike
 from ..common.noise_levels import ModelPositions
 from ..lora import adapter_switch, sharing
+from ..negative.reading import check_prompt, prompted_layout
 from ..recording.inspection import Inspection, inspections_of
 from .plan import Plan, PlannedGuide, check_combines, plan_of
 from .wrappers import WRAPPERS
@@ -62,6 +65,26 @@ def with_autoguidance(
     out = with_plan(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
     out.set_additional_models(added.key, [guide])
     return out
+
+
+def with_negative_attention(
+    model: ModelPatcher, rule: NegativeAttention, negative: list | None = None
+) -> ModelPatcher:
+    """A clone of the MODEL with a negative prompt in its attention. negative: CONDITIONING; None = the sampler's.
+
+    Raises ValueError for a network that does not offer it, a second one, and a prompt that is for a part alone.
+    """
+    plan = plan_of(model)
+    if any(isinstance(known, NegativeAttention) for known in plan.guidance.rules):
+        raise ValueError(
+            "This MODEL has a Negative in Attention already, and attention has room for one. Write both negative "
+            "prompts into one, or remove a node."
+        )
+    prompted_layout(model)
+    if negative is not None:
+        check_prompt(convert_cond(negative))
+    out = with_rule(model, rule)
+    return with_plan(out, replace(plan_of(out), negative=negative))
 
 
 def with_inspection(model: ModelPatcher, inspection: Inspection) -> ModelPatcher:

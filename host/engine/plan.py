@@ -53,6 +53,7 @@ class Plan:
     guidance: Guidance = field(default_factory=Guidance)
     guides: tuple[PlannedGuide, ...] = ()
     gradients: tuple[GradientRequest, ...] = ()
+    negative: list | None = None  # CONDITIONING of Negative in Attention's own; None = the sampler's negative
 
 
 def plan_of(model: ModelPatcher) -> Plan:

@@ -29,6 +29,7 @@ from .gradients import Gradients, gradients_of
 from .guide_model import GuideModel
 from .guider_checks import SkippedSteps, check_guider
 from .guider_weights import numbers, stated_weights
+from .negative import check_negative
 from .plan import check_combines, guides_of, plan_of
 
 
@@ -120,6 +121,7 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     positions = ModelPositions(model_sampling)
     check_combines(plan.guidance.combines, positions)
     check_guider(guider, plan.guidance)
+    check_negative(guider, plan)
     patchers = guides_of(model)
     for planned, patcher in patchers.items():
         sharing.follow_reading(model, patcher, planned.alike)
@@ -127,12 +129,8 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     others = [o for o in (getattr(guider, "uncond_model_patcher", None),) if o is not None]
     over = sharing.check_at_run(model, {guide.name: patcher for guide, patcher in patchers.items()}, others)
     own = {g.key: comfy.sampler_helpers.convert_cond(g.positive) for g in patchers if g.positive is not None}
-    guides = {
-        g.name: GuideModel(
-            g.name, patcher, {"positive": own[g.key]} if g.key in own else guider.original_conds, over.get(g.name)
-        )
-        for g, patcher in patchers.items()
-    }
+    raw = {g.name: {"positive": own[g.key]} if g.key in own else guider.original_conds for g in patchers}
+    guides = {g.name: GuideModel(g.name, patcher, raw[g.name], over.get(g.name)) for g, patcher in patchers.items()}
     levels = SigmaList.of(sigmas.tolist())
     guidance = plan.guidance.resolve(positions).over(level_of(model_sampling, sigmas.cpu()))
     gradients = gradients_of(model)

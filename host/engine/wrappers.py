@@ -22,6 +22,7 @@ from .gradients import StepGradientContext
 from .guider_checks import check_step
 from .guider_weights import combining_with, weights_at
 from .memory import reserve_for
+from .negative import put_negative
 from .observer import Observer
 from .one_call import beside_main, riders_of
 from .page_events import announce, announce_done, remark_on
@@ -94,6 +95,7 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
         guide.perturbations = beside_main(guider.model_patcher, guide.patcher)
     if run.gradients is not None:
         run.gradients.prepare(guider, noise.shape)
+    put_negative(run.guidance, guider, extra_args, noise, latent_image, denoise_mask, run.latent_shapes)
     watched = run.skipped.calc_cond_batch
     add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, watched, extra_args["model_options"], is_model_options=True)
     with combining_with(guider, run.host_weights):
