@@ -111,6 +111,12 @@ def prompted(models: Models, weight: float):
     return steered(models, weight, guide_positive=models.spec.conditioning(5))
 
 
+def kept_away(models: Models, weight: float):
+    return use(
+        "GuidanceNegativeAttention", model=models.main, weight=weight, negative=models.spec.conditioning(5)
+    )
+
+
 def scheduled(models: Models, weight: float):
     ramp = use("GuidanceSchedule", shape="linear", start_strength=0.2, end_strength=1.0)
     return steered(models, weight, schedule=ramp)
@@ -163,6 +169,7 @@ COMPONENTS: dict[str, Component] = {
         name: pair(functools.partial(shaped, rules=rules), {"amount": 1.0}, {"amount": 0.0}, guiders)
         for name, (guiders, rules) in SHAPES.items()
     },
+    "negative attention": pair(kept_away, {"weight": 5.0}, {"weight": 1.0}),
     "clamp": pair(alone("GuidanceClamp"), {"limit": 0.5}, {"limit": 0.0}),
     "autoguidance": Component(functools.partial(steered, weight=2.0), functools.partial(by_rule, weight=1.0)),
     "autoguidance reuse": pair(steered, {"weight": 2.0, "reuse": 2}, {"weight": 1.0, "reuse": 2}),
