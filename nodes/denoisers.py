@@ -1,4 +1,4 @@
-"""The papers' own denoisers: ADM, P2 and EDM2 checkpoints as ordinary MODELs, and the steps of their samplers."""
+"""The papers' own denoisers: ADM, P2, EDM2 and GLIDE as ordinary MODELs, what they are told, their samplers' steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ..guidance.respacing import respacing_problem
 from ..host.common.errors import user_error
 from ..host.models.adm import with_low_resolution
 from ..host.models.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
+from ..host.models.glide_prompt import NONE, prompt_conditioning, prompt_problem, vocabularies
 from ..host.models.paper_sigmas import with_paper_sigmas
 from ..host.schema.validation import validation
 
@@ -20,18 +21,21 @@ class GuidanceLoadDenoiser(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidanceLoadDenoiser",
-            display_name="Load Denoiser (ADM, P2, EDM2)",
+            display_name="Load Denoiser (ADM, P2, EDM2, GLIDE)",
             category="guidance/papers",
             description="Loads the networks that the guidance papers published, as ordinary MODELs: ADM "
-            "(guided-diffusion, 2105.05233), P2-weighting (2204.00227), EDM2 (2312.02696). Nothing that a file "
-            "carries is run. The weights have their own licences: see the help page.",
-            search_aliases=["adm", "guided diffusion", "p2", "edm2", "imagenet", "load checkpoint", "pixel model"],
+            "(guided-diffusion, 2105.05233), P2-weighting (2204.00227), EDM2 (2312.02696), GLIDE (2112.10741). Nothing "
+            "that a file carries is run. The weights have their own licences: see the help page.",
+            search_aliases=[
+                "adm", "guided diffusion", "p2", "edm2", "imagenet", "load checkpoint", "pixel model", "glide",
+            ],
             inputs=[
                 io.Combo.Input(
                     "name", options=denoiser_names(),
                     tooltip="A .safetensors, .pt or EDM2 .pkl file in models/diffusion_models or models/checkpoints. "
                     "ADM: openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion.pt (the help page "
-                    "lists all). EDM2: nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/.",
+                    "lists all). EDM2: nvlabs-fi-cdn.nvidia.com/edm2/posthoc-reconstructions/. GLIDE: "
+                    "openaipublic.blob.core.windows.net/diffusion/dec-2021/base.pt.",
                 ),
                 io.Vae.Input(
                     "vae", optional=True,
@@ -66,13 +70,14 @@ class GuidanceLowResolution(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="GuidanceLowResolution",
-            display_name="Low Resolution (ADM upsampler)",
+            display_name="Low Resolution (ADM and GLIDE upsamplers)",
             category="guidance/papers",
-            description="Gives ADM's upsamplers the small picture that they enlarge: 64x64 for 64_256_upsampler, "
-            "128x128 for 128_512_upsampler.",
+            description="Gives ADM's and GLIDE's upsamplers the small picture that they enlarge: 64x64 for "
+            "64_256_upsampler and GLIDE's upsample, 128x128 for 128_512_upsampler.",
             search_aliases=["upsampler", "super resolution", "upscale", "low res"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The class of the picture (Class Label)."),
+                io.Conditioning.Input("conditioning", tooltip="The class of the picture (Class Label), or its text (GLIDE "
+                                      "Prompt)."),
                 io.Image.Input("image", tooltip="The small picture, one for all or one for each of the batch."),
             ],
             outputs=[io.Conditioning.Output(tooltip="For the sampler's positive, and negative if it is used.")],
@@ -81,6 +86,39 @@ class GuidanceLowResolution(io.ComfyNode):
     @classmethod
     def execute(cls, conditioning, image) -> io.NodeOutput:
         return io.NodeOutput(with_low_resolution(conditioning, image))
+
+
+@validation(prompt_problem, "text", "vocabulary")
+class GuidanceGlidePrompt(io.ComfyNode):
+    """A text for GLIDE."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GuidanceGlidePrompt",
+            display_name="GLIDE Prompt",
+            category="guidance/papers",
+            description="A text for GLIDE's networks, which read GPT-2's tokens with a transformer of their own. "
+            "Empty means no text: the negative of CFG, or unconditional pictures.",
+            search_aliases=["glide", "text encode", "prompt", "gpt2", "bpe"],
+            inputs=[
+                io.String.Input(
+                    "text", default="", multiline=True,
+                    tooltip="What the picture shows, up to 128 tokens, about 100 words. Capitals and spaces around it "
+                    "do not count. Empty = no text.",
+                ),
+                io.Combo.Input(
+                    "vocabulary", options=vocabularies(),
+                    tooltip="GPT-2's vocab.json and merges.txt, from huggingface.co/openai-community/gpt2, in a folder "
+                    f"of models/text_encoders, such as gpt2. An empty text needs none: {NONE}.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output(tooltip="For positive or negative, of the upsampler too (Low Resolution).")],
+        )
+
+    @classmethod
+    def execute(cls, text, vocabulary) -> io.NodeOutput:
+        return io.NodeOutput(prompt_conditioning(text, vocabulary))
 
 
 def sigmas_problem(respacing: str) -> str | None:
@@ -102,7 +140,8 @@ class GuidancePaperSigmas(io.ComfyNode):
             "PPAP's respacing of timesteps, or EDM2's steps. The MODEL then starts from their noise.",
             search_aliases=["timestep respacing", "ddim25", "fast27", "sigmas", "scheduler", "edm schedule"],
             inputs=[
-                io.Model.Input("model", tooltip="ADM, P2, EDM2, or any MODEL on timesteps such as Stable Diffusion."),
+                io.Model.Input("model", tooltip="ADM, P2, EDM2, GLIDE, or any MODEL on timesteps such as Stable "
+                               "Diffusion."),
                 io.String.Input(
                     "respacing", default="ddim25",
                     tooltip="As in the papers' code. ddim25: 25 steps at a whole stride, with sampler euler. 250: so "
@@ -121,4 +160,6 @@ class GuidancePaperSigmas(io.ComfyNode):
         return io.NodeOutput(*with_paper_sigmas(model, respacing.strip()))
 
 
-NODES: list[type[io.ComfyNode]] = [GuidanceLoadDenoiser, GuidanceLowResolution, GuidancePaperSigmas]
+NODES: list[type[io.ComfyNode]] = [
+    GuidanceLoadDenoiser, GuidanceLowResolution, GuidancePaperSigmas, GuidanceGlidePrompt
+]

@@ -1,4 +1,4 @@
-"""ADM's networks a second time: plain functions of a state dict, written from the formulas, one picture at a time.
+"""ADM's and GLIDE's networks a second time: plain functions of a state dict, written from the formulas, one picture at a time.
 
 No module of the pack is used. The way through the network is found from the names in the state dict, group
 normalisation and attention are sums written out, convolution is a matrix product of patches.
@@ -83,10 +83,14 @@ def heads_of(qkv, heads, order):
         yield [qkv[start : start + depth] for start in starts]
 
 
-def attention(qkv, heads, order):
-    """[3 C, L] -> [C, L]."""
+def attention(qkv, heads, order, beside=None):
+    """[3 C, L] -> [C, L]. beside: [2 C, T], k and v of a text's places, head by head."""
     mixed = []
-    for q, k, v in heads_of(qkv, heads, order):
+    for head, (q, k, v) in enumerate(heads_of(qkv, heads, order)):
+        if beside is not None:
+            depth, start = len(q), 2 * len(q) * head
+            k = torch.cat([beside[start : start + depth], k], 1)
+            v = torch.cat([beside[start + depth : start + 2 * depth], v], 1)
         scale = 1 / math.sqrt(math.sqrt(len(q)))
         scores = (q * scale).T @ (k * scale)
         weights = torch.exp(scores - scores.max(1, keepdim=True).values)
@@ -94,10 +98,11 @@ def attention(qkv, heads, order):
     return torch.cat(mixed)
 
 
-def attended(x, at, heads, order):
+def attended(x, at, heads, order, text=None):
     places = x.reshape(len(x), -1)
     qkv = per_place(group_norm(places, at("norm.weight"), at("norm.bias")), at("qkv.weight"), at("qkv.bias"))
-    mixed = per_place(attention(qkv, heads, order), at("proj_out.weight"), at("proj_out.bias"))
+    beside = None if text is None else per_place(text, at("encoder_kv.weight"), at("encoder_kv.bias"))
+    mixed = per_place(attention(qkv, heads, order, beside), at("proj_out.weight"), at("proj_out.bias"))
     return (places + mixed).reshape(x.shape)
 
 
@@ -112,7 +117,8 @@ def pooled(x, at, heads):
 class Walk:
     """Goes through the numbered blocks of a state dict. Every (res_blocks + 1)th block changes the size."""
 
-    def __init__(self, state, embedding, res_blocks, heads, order):
+    def __init__(self, state, embedding, res_blocks, heads, order, text=None):
+        self.text = text
         self.state, self.embedding, self.each = state, embedding, res_blocks + 1
         self.heads, self.order = heads, order
 
@@ -123,7 +129,7 @@ class Walk:
                 changes = resize is not None and (index > 0 or prefix.startswith("input"))
                 x = residual(x, self.embedding, at, resize) if changes else residual(x, self.embedding, at)
             elif at("qkv.weight") is not None:
-                x = attended(x, at, self.heads(len(x)), self.order)
+                x = attended(x, at, self.heads(len(x)), self.order, self.text)
         return x
 
     def down(self, x):
@@ -145,12 +151,40 @@ class Walk:
         return 1 + max(int(re.match(rf"{blocks}\.(\d+)\.", key)[1]) for key in self.state if key.startswith(blocks))
 
 
-def unet(state, x, t, label=None, *, res_blocks, heads, order):
+def layer_norm(x, weight, bias):
+    """[T, C]: each row to mean 0 and variance 1, then the channels' gains and offsets."""
+    centred = x - x.mean(1, keepdim=True)
+    return centred / ((centred**2).mean(1, keepdim=True) + 1e-5).sqrt() * weight + bias
+
+
+def text_of(state, tokens, heads):
+    """GLIDE's transformer over tokens (None = padding): what is added to the embedding, and every place [C, T]."""
+    rows = [
+        state["padding_embedding"][place] if token is None
+        else state["token_embedding.weight"][token] + state["positional_embedding"][place]
+        for place, token in enumerate(tokens)
+    ]
+    x = torch.stack(rows)
+    for n in range(1 + max(int(key.split(".")[2]) for key in state if key.startswith("transformer."))):
+        at = lambda name, n=n: state[f"transformer.resblocks.{n}.{name}"]  # noqa: E731
+        linear = lambda y, name, at=at: y @ at(f"{name}.weight").T + at(f"{name}.bias")  # noqa: E731
+        normal = layer_norm(x, at("ln_1.weight"), at("ln_1.bias"))
+        x = x + linear(attention(linear(normal, "attn.c_qkv").T, heads, "legacy").T, "attn.c_proj")
+        inner = linear(layer_norm(x, at("ln_2.weight"), at("ln_2.bias")), "mlp.c_fc")
+        x = x + linear(inner / 2 * (1 + torch.erf(inner / math.sqrt(2))), "mlp.c_proj")
+    x = layer_norm(x, state["final_ln.weight"], state["final_ln.bias"])
+    return state["transformer_proj.weight"] @ x[-1] + state["transformer_proj.bias"], x.T
+
+
+def unet(state, x, t, label=None, *, res_blocks, heads, order, tokens=None, text_heads=1):
     """One picture [C, H, W] at timestep t: all the channels that the network gives."""
-    embedding = embedding_of(t, state)
+    embedding, text = embedding_of(t, state), None
     if label is not None:
         embedding = embedding + state["label_emb.weight"][label]
-    walk = Walk(state, embedding, res_blocks, heads, order)
+    if tokens is not None:
+        short, text = text_of(state, tokens, text_heads)
+        embedding = embedding + short
+    walk = Walk(state, embedding, res_blocks, heads, order, text)
     hidden = walk.up(*walk.down(x))
     hidden = swish(group_norm(hidden, state["out.0.weight"], state["out.0.bias"]))
     return convolution(hidden, state["out.2.weight"], state["out.2.bias"])

@@ -1,18 +1,16 @@
 """ADM as an ordinary MODEL on the real host: its schedule, ADM's own samplers, classes, patches, copies, memory."""
 
-import math
-
 import adm_files
 import adm_formulas as formulas
 import engine_probe as probe
 import guide_folder
 import pytest
 import torch
+from adm_runs import SIDE, assert_same, euler, sigmas_at, start
 
 from guidance_pack.guidance.rules.gradient import GradientGuidance
 
 T25 = list(range(960, -1, -40))  # guided-diffusion's "ddim25"
-SIDE = 16
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +54,6 @@ def conditioning(model, label=""):
     return class_conditioning(model, label)
 
 
-def start(batch, seed=3, side=SIDE):
-    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-def sigmas_at(model, steps):
-    return torch.cat([model.get_model_object("model_sampling").sigmas[steps], torch.zeros(1)])
-
-
-def euler(model, positive, noise, sigmas, *, cfg=1.0, negative=None, mask=None, latent=None):
-    """SamplerCustom from noise in VE coordinates: what the host adds to the noise is divided out first."""
-    import comfy.sample
-    import comfy.samplers
-
-    scaled = noise * math.sqrt(1 + float(sigmas[0]) ** 2) / float(sigmas[0])
-    with torch.inference_mode():
-        return comfy.sample.sample_custom(
-            model, scaled, cfg, comfy.samplers.ksampler("euler"), sigmas, positive, negative or positive,
-            torch.zeros_like(noise) if latent is None else latent, noise_mask=mask, seed=1, disable_pbar=True,
-        )
-
-
 def exact_noise(network, res_blocks=1):
     """The second implementation's prediction of a batch, in float64."""
     config = network.config
@@ -90,10 +67,6 @@ def exact_noise(network, res_blocks=1):
         ])
 
     return noise_of
-
-
-def assert_same(found, wanted, tolerance=2e-5):
-    assert float((found - wanted).abs().max()) < tolerance * float(wanted.abs().max())
 
 
 @pytest.mark.slow
@@ -282,7 +255,7 @@ def test_an_upsampler_sees_the_small_picture(model, adm, files):
     assert set(positive[0][1]) == {"class_labels", "low_res"} and set(label[0][1]) == {"class_labels"}
     noise = start(2)[..., :8, :]
     found = euler(main, positive, noise, sigmas_at(main, [800, 400]))
-    large = torch.nn.functional.interpolate(image.movedim(-1, 1).double() * 2 - 1, (8, SIDE), mode="bilinear")
+    large = torch.nn.functional.interpolate((image.movedim(-1, 1).double() * 255).round() / 127.5 - 1, (8, SIDE), mode="bilinear")
     exact = exact_noise(files[0]["upsampler"])
     wanted = formulas.ddim(lambda x, t: exact(torch.cat([x, large.expand_as(x)], 1), t, [3, 3]), noise.double(),
                            formulas.linear_alpha_bars(), [800, 400])
@@ -380,7 +353,8 @@ def test_published_for_float32_stays_float32(adm, monkeypatch):
     monkeypatch.setattr(management, "unet_dtype", lambda **more: asked.update(more) or torch.float32)
     opened = type("Opened", (), {"shapes": {"a": (3, 4)}, "dtype": torch.float32})
     for name, known in DENOISERS.items():
-        adm._dtypes(Recognised(known, name), opened, torch.device("cpu"))
+        kinds = adm.AdmModelConfig.supported_inference_dtypes
+        adm._dtypes(Recognised(known, name), opened, torch.device("cpu"), kinds)
         assert (torch.float16 in asked["supported_dtypes"]) == (name not in ("512x512_diffusion", "P2"))
         assert asked["model_params"] == 12
 

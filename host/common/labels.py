@@ -22,9 +22,14 @@ def labels_of(model: ModelPatcher) -> tuple[str, ...]:
     if labels is None:
         raise ValueError(
             f"This MODEL ({type(model.model).__name__}) is not class-conditional; it has no labels to choose from. "
-            f"Use CLIP Text Encode for a text-to-image model."
+            f"Use CLIP Text Encode for a text-to-image model, GLIDE Prompt for GLIDE."
         )
     return labels
+
+
+def unconditional(model: ModelPatcher) -> bool:
+    """Whether a MODEL makes pictures without being told anything, as those of classes and GLIDE do."""
+    return getattr(model.model, "labels", None) is not None or hasattr(model.model, "empty_prompt")
 
 
 def class_conditioning(model: ModelPatcher, text: str) -> list:
@@ -32,8 +37,12 @@ def class_conditioning(model: ModelPatcher, text: str) -> list:
 
     A MODEL with attributes takes phrases ("red star on stripes") and the rows of its tensor are [class, attributes...].
 
+    A MODEL that reads a text instead (GLIDE) is given the empty one for no class.
+
     Raises ValueError for a class that the MODEL does not have, naming the nearest.
     """
+    if not text.strip() and (empty_prompt := getattr(model.model, "empty_prompt", None)):
+        return empty_prompt()
     labels, attributes = labels_of(model), getattr(model.model, "attributes", ())
     if attributes:
         rows = [_phrase(phrase, (labels, *attributes)) for phrase in text.split(",") if phrase.strip()]

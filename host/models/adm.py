@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from typing import Any
 
 import comfy.model_base
 import comfy.model_management
@@ -55,24 +57,27 @@ class HostedAdm(ComfyModule, AdmUNet):
                 f"{self.config.classes - 1} (Class Label). For a negative without a class set cfg to 1, or use the "
                 f"unconditional model of the same size as the guide of Autoguidance."
             )
-        if x.shape[1] == 3 < self.config.in_channels:
-            raise ValueError(
-                "This MODEL enlarges pictures, and no picture to enlarge was given. Connect Low Resolution between "
-                "the conditioning and the sampler."
-            )
+        check_enlarged(x, self.config)
         return AdmUNet.forward(self, x, timesteps, None if y is None else y.reshape(-1).long())
 
 
 class AdmModel(comfy.model_base.BaseModel):
     """An eps-predicting denoiser of pictures. CONDITIONING chooses the class, and an upsampler's small picture.
 
-    description: what the file was taken for. labels: numbers, empty for an unconditional model.
+    network, hosted: the network's class, and as the host runs it.
+    description: what the file was taken for. labels: numbers, empty for an unconditional model; None where a text says
+    what the picture shows.
     """
 
+    network: type[AdmUNet] = AdmUNet
+    hosted: type[AdmUNet] = HostedAdm
+    labels: tuple[str, ...] | None = ()
+
     def __init__(self, config: AdmModelConfig, found: Recognised[AdmConfig], name: str, device=None):
-        super().__init__(config, comfy.model_base.ModelType.EPS, device=device, unet_model=HostedAdm)
+        super().__init__(config, comfy.model_base.ModelType.EPS, device=device, unet_model=self.hosted)
         self.network_config = found.config
-        self.labels = tuple(map(str, range(found.config.classes)))
+        if self.labels is not None:
+            self.labels = tuple(map(str, range(found.config.classes)))
         self.description = f"{name} is {found.words()}"
 
     def encode_adm(self, **kwargs) -> torch.Tensor | None:
@@ -85,7 +90,7 @@ class AdmModel(comfy.model_base.BaseModel):
     def concat_cond(self, **kwargs) -> torch.Tensor | None:
         """The picture that an upsampler enlarges, [B, 3, H, W] in [-1, 1], at the size of the result."""
         small, noise = kwargs.get(LOW_RES_KEY), kwargs["noise"]
-        if small is None or self.network_config.in_channels == 3:
+        if small is None or not self.network_config.enlarges:
             return None
         return torch.nn.functional.interpolate(small.to(noise), noise.shape[-2:], mode="bilinear")
 
@@ -118,32 +123,50 @@ def load(
     Raises:
         CheckpointError: the file is damaged, or is another network, in words.
     """
+    patcher, vae = load_family(path, name, denoiser, AdmModelConfig, AdmModel, disable_dynamic)
+    patcher.cached_patcher_init = (load, (path, name), 0)
+    return patcher, vae
+
+
+def load_family(
+    path: str, name: str, read: Callable[..., Recognised[Any]], kind: type[AdmModelConfig], model_of: type[AdmModel],
+    disable_dynamic: bool,
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.VAE]:
+    """A U-Net of ADM's kind as a MODEL, and the VAE of pictures. read: as `denoiser`, whose errors it raises."""
     checkpoint = open_checkpoint(path)
-    found = denoiser(name, checkpoint.shapes, checkpoint.metadata)
-    config = AdmModelConfig(found.config.as_dict())
+    found = read(name, checkpoint.shapes, checkpoint.metadata)
+    config = kind(found.config.as_dict())
     config.sampling_settings = sampling_settings(found.config)
     device = comfy.model_management.get_torch_device()
-    config.set_inference_dtype(*_dtypes(found, checkpoint, device))
-    model = AdmModel(config, found, name)
+    config.set_inference_dtype(*_dtypes(found, checkpoint, device, kind.supported_inference_dtypes))
+    model = model_of(config, found, name)
     logging.info(model.description)
-    own = AdmUNet(device="meta", dtype=config.unet_config["dtype"], **found.config.as_dict()).state_dict()
+    own = model.network(device="meta", dtype=config.unet_config["dtype"], **found.config.as_dict()).state_dict()
     weights = {key: value.to(own[key].dtype) for key, value in checkpoint.weights(own).items()}
-    patcher = patcher_of(model, weights, disable_dynamic)
-    patcher.cached_patcher_init = (load, (path, name), 0)
-    return patcher, pixel_vae()
+    return patcher_of(model, weights, disable_dynamic), pixel_vae()
 
 
 def with_low_resolution(conditioning: list, image: torch.Tensor) -> list:
     """The CONDITIONING with the pictures to enlarge: [K, h, w, C] in [0, 1], one for all of the batch or one each."""
-    small = image[..., :3].movedim(-1, 1) * 2 - 1
+    # The releases enlarge pictures of 8 bits.
+    small = (image[..., :3].movedim(-1, 1) * 255).round() / 127.5 - 1
     return conditioning_set_values(conditioning, {LOW_RES_KEY: small})
 
 
+def check_enlarged(x: torch.Tensor, config: AdmConfig) -> None:
+    """Raise ValueError if an upsampler is given no picture to enlarge. x: what the network sees, [B, C, H, W]."""
+    if config.enlarges and x.shape[1] == 3:
+        raise ValueError(
+            "This MODEL enlarges pictures, and no picture to enlarge was given. Connect Low Resolution between the "
+            "conditioning and the sampler."
+        )
+
+
 def _dtypes(
-    found: Recognised[AdmConfig], checkpoint: Checkpoint, device: torch.device
+    found: Recognised[AdmConfig], checkpoint: Checkpoint, device: torch.device, supported: list[torch.dtype]
 ) -> tuple[torch.dtype, torch.dtype | None]:
     """What the convolutions are stored in, and what they are computed in where that is another dtype."""
-    supported = [torch.float32] if found.like in EXACT else AdmModelConfig.supported_inference_dtypes
+    supported = [torch.float32] if found.like in EXACT else supported
     numbers = sum(math.prod(shape) for shape in checkpoint.shapes.values())
     dtype = comfy.model_management.unet_dtype(
         device=device, model_params=numbers, supported_dtypes=supported, weight_dtype=checkpoint.dtype

@@ -20,13 +20,17 @@ from ...guidance.networks.adm.detect import looks_like
 from ..common.places import is_text, nearest, shown_name
 from . import adm as adm_model
 from . import edm2 as edm2_model
+from . import glide as glide_model
 
 FOLDERS = ("diffusion_models", "checkpoints")
 SUFFIXES = (".safetensors", ".pt", ".pkl")
-FAMILIES: tuple[ModuleType, ...] = (adm_model, edm2_model)
+FAMILIES: tuple[ModuleType, ...] = (adm_model, edm2_model, glide_model)
 PLACE = f"models/{FOLDERS[0]} or models/{FOLDERS[1]}"
 NOTHING = f"(no file yet: put one into models/{FOLDERS[0]})"
-WANTED = "an ADM or P2 denoiser (256x256_diffusion.pt) or an EDM2 network (edm2-img512-s-2147483-0.130.pkl)"
+WANTED = (
+    "an ADM or P2 denoiser (256x256_diffusion.pt), an EDM2 network (edm2-img512-s-2147483-0.130.pkl) or one of GLIDE's "
+    "(base.pt)"
+)
 
 
 def denoiser_names() -> list[str]:

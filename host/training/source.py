@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ..common.compatibility import describe
 from ..common.decoders import is_pixels, latents_of
-from ..common.labels import LABELS_KEY, class_conditioning
+from ..common.labels import LABELS_KEY, class_conditioning, unconditional
 from ..models.adm import LOW_RES_KEY
 from ..models.tiny import pixel_vae
 from ..report.report import report
@@ -82,7 +82,7 @@ def _shape(model: ModelPatcher, size: tuple[int, int]) -> tuple[int, int, int]:
 def _prompts(
     model: ModelPatcher, positive: list | None, negative: list | None, sigmas: torch.Tensor, cfg: float
 ) -> tuple[list, list]:
-    if getattr(model.model, "labels", None) is not None:
+    if unconditional(model):
         nothing = class_conditioning(model, "")
         return positive or nothing, negative or nothing
     if not positive:

@@ -27,8 +27,8 @@ class Layers:
     """Makes the layers of one network, all from the same namespace.
 
     Args:
-        operations: Conv1d, Conv2d, Linear, GroupNorm and Embedding that take `device` and `dtype` (`torch.nn`, or the
-            host's `comfy.ops` classes).
+        operations: Conv1d, Conv2d, Linear, GroupNorm, LayerNorm and Embedding that take `device` and `dtype` (`torch.nn`,
+            or the host's `comfy.ops` classes).
         dtype: of convolutions; None = PyTorch's default.
     """
 
@@ -45,8 +45,11 @@ class Layers:
     def norm(self, channels: int) -> nn.Module:
         return self.operations.GroupNorm(GROUPS, channels, **self.exact)
 
-    def linear(self, channels: int, out: int) -> nn.Module:
-        return self.operations.Linear(channels, out, **self.exact)
+    def layer_norm(self, channels: int) -> nn.Module:
+        return self.operations.LayerNorm(channels, **self.exact)
+
+    def linear(self, channels: int, out: int, exact: bool = True) -> nn.Module:
+        return self.operations.Linear(channels, out, **(self.exact if exact else self.fast))
 
     def conv(self, channels: int, out: int, size: int = 3, exact: bool = False) -> nn.Module:
         factory = self.exact if exact else self.fast
@@ -71,13 +74,19 @@ def timestep_embedding(timesteps: Tensor, count: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def attend(qkv: Tensor, heads: int, order: Order) -> Tensor:
+def attend(qkv: Tensor, heads: int, order: Order, beside: Tensor | None = None) -> Tensor:
     """Self-attention over the last axis: [B, 3 C, L] -> [B, C, L].
 
-    order: "legacy" = the channels are head by head, each with its q, k and v; "new" = q of all heads, then k, then v.
+    Args:
+        order: "legacy" = the channels are head by head, each with its q, k and v; "new" = q of all heads, then k, then
+            v.
+        beside: k and v of other places that are asked too, [B, 2 C, T], head by head.
     """
     channels = "(heads qkv c)" if order == "legacy" else "(qkv heads c)"
     q, k, v = rearrange(qkv, f"b {channels} n -> qkv b heads n c", qkv=3, heads=heads)
+    if beside is not None:
+        others = rearrange(beside, "b (heads kv c) n -> kv b heads n c", kv=2, heads=heads)
+        k, v = torch.cat([others, torch.stack([k, v])], dim=3)
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n c -> b (heads c) n")
 
 
@@ -94,7 +103,7 @@ class ResBlock(nn.Module):
         same = step.channels == step.out
         self.skip_connection = nn.Identity() if same else layers.conv(step.channels, step.out, 1)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, text: Tensor | None = None) -> Tensor:
         hidden = F.silu(normalise(self.in_layers["0"], x))
         hidden, x = self._resized(hidden), self._resized(x)
         hidden = self.in_layers["2"](hidden)
@@ -109,23 +118,29 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all places of a picture, added to its input."""
+    """Self-attention over all places of a picture, and over a text's where there is one, added to its input."""
 
     def __init__(self, channels: int, config: Encoder, layers: Layers) -> None:
         super().__init__()
         self.heads, self.order = config.heads_of(channels), config.order
         self.norm = layers.norm(channels)
         self.qkv = layers.pointwise(channels, 3 * channels)
+        if config.beside:
+            self.encoder_kv = layers.pointwise(config.beside, 2 * channels)
         self.proj_out = layers.pointwise(channels, channels)
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor, text: Tensor | None = None) -> Tensor:
+        """text: [B, config.beside, T]"""
         places = x.flatten(2)
-        mixed = attend(self.qkv(normalise(self.norm, places)), self.heads, self.order)
+        beside = None if text is None else self.encoder_kv(text)
+        mixed = attend(self.qkv(normalise(self.norm, places)), self.heads, self.order, beside)
         return (places + self.proj_out(mixed)).view(x.shape)
 
 
 class Stem(nn.Module):
     """What a U-Net and a classifier share: the embedding of the timestep and the way down to the middle."""
+
+    title = "ADM"
 
     def __init__(self, config: Encoder, layers: Layers) -> None:
         super().__init__()
@@ -143,7 +158,7 @@ class Stem(nn.Module):
         turned = timestep_embedding(timesteps, self.config.channels).to(exact_dtype(dtype))
         return self.time_embed["2"](F.silu(self.time_embed["0"](turned)))
 
-    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, x: Tensor, embedding: Tensor, text: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """The middle's output, and the output of every block on the way."""
         self._check(x)
         stem, *blocks = self.input_blocks
@@ -151,15 +166,15 @@ class Stem(nn.Module):
         hidden = first(x)
         kept = [hidden]
         for block in blocks:
-            hidden = run_block(block, hidden, embedding)
+            hidden = run_block(block, hidden, embedding, text)
             kept.append(hidden)
-        return run_block(self.middle_block, hidden, embedding), kept
+        return run_block(self.middle_block, hidden, embedding, text), kept
 
     def _check(self, x: Tensor) -> None:
         stride = self.config.stride
         if x.shape[-2] % stride or x.shape[-1] % stride:
             raise ValueError(
-                f"this ADM network got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; width and height must be "
+                f"this {self.title} network got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; width and height must be "
                 f"multiples of {stride}."
             )
 
@@ -172,8 +187,8 @@ def block_modules(steps: list[BlockSpec], config: Encoder, layers: Layers) -> It
             yield Attention(step.out, config, layers)
 
 
-def run_block(block: Any, x: Tensor, embedding: Tensor) -> Tensor:
+def run_block(block: Any, x: Tensor, embedding: Tensor, text: Tensor | None = None) -> Tensor:
     """One numbered block after another: [B, C, h, w] -> [B, C', h', w']."""
     for layer in block:
-        x = layer(x, embedding)
+        x = layer(x, embedding, text)
     return x

@@ -71,6 +71,11 @@ class Encoder:
         return 4 * self.channels
 
     @property
+    def beside(self) -> int:
+        """Width of what attention sees beside the picture; 0 = nothing."""
+        return 0
+
+    @property
     def stride(self) -> int:
         """Height and width must be multiples of this."""
         return 2 ** (len(self.widths) - 1)
@@ -110,6 +115,11 @@ class AdmConfig(Encoder):
     """A diffusion U-Net. out_channels: 6 = noise and variance, 3 = noise alone."""
 
     out_channels: int = 6
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether it is given a low-resolution picture."""
+        return self.in_channels > 3
 
     def decoder_steps(self) -> Iterator[list[BlockSpec]]:
         """The blocks on the way up: a residual block that is also given a block of the way down, and a change of size.

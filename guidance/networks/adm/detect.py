@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from torch import nn
-
 from ...checkpoints.state_dicts import CheckpointError
 from ...checkpoints.weights import misfit, shapes_of
 from ...checkpoints.words import shown
+from .blocks import Stem
 from .classifier import AdmClassifier
-from .config import CLASSIFIERS, DENOISERS, HEAD_CHANNELS, AdmConfig, ClassifierConfig, Encoder
+from .config import CLASSIFIERS, DENOISERS, HEAD_CHANNELS, AdmConfig, ClassifierConfig, Encoder, Schedule
+from .glide import ENLARGING, GLIDE, GlideConfig, GlideUNet
 from .unet import AdmUNet
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,7 +30,7 @@ NUMBERS = ("heads", "diffusion_steps")  # in a header; 1000 steps go without say
 _OTHERS = (
     ("lora", "a LoRA, a change to a network's weights (Load LoRA)"),
     ("unet.enc.", "an EDM2 network, perhaps not all of it"),
-    ("encoder_kv", "a GLIDE network, which reads text; this pack does not run it"),
+    ("encoder_kv", "a GLIDE network, perhaps not all of it"),
     ("model.diffusion_model.", "a whole checkpoint of a latent diffusion model (Load Checkpoint)"),
     ("transformer_blocks.", "the network of a latent diffusion model (Load Diffusion Model)"),
     ("double_blocks.", "a Flux network (Load Diffusion Model)"),
@@ -73,12 +73,19 @@ def is_denoiser(shapes: Shapes) -> bool:
     return _has_stem(shapes) and not is_classifier(shapes)
 
 
+def is_glide(shapes: Shapes) -> bool:
+    """Whether these are the tensors of a GLIDE U-Net, perhaps not all of them."""
+    return any("encoder_kv" in key for key in shapes) and "token_embedding.weight" in shapes
+
+
 def looks_like(shapes: Shapes) -> str:
     """What a file that cannot be used seems to be, in a few words."""
     if is_classifier(shapes):
         return "one of ADM's noisy classifiers, which are guides (models/guides, Load Guide)"
     if is_denoiser(shapes):
         return "an ADM denoiser (models/diffusion_models, Load Denoiser)"
+    if is_glide(shapes):
+        return "a GLIDE denoiser (models/diffusion_models, Load Denoiser)"
     for part, words in _OTHERS:
         if any(part in key for key in shapes):
             return words
@@ -93,6 +100,30 @@ def denoiser(name: str, shapes: Shapes, header: Mapping[str, str] | None = None)
     """
     if not is_denoiser(shapes):
         raise CheckpointError(f"{name} is {looks_like(shapes)}; what is needed here is an ADM or P2 denoiser.")
+    facts = _unet_facts(name, shapes) | {"classes": _rows(shapes, "label_emb.weight")}
+    found = _completed(name, AdmConfig, facts, DENOISERS, header or {})
+    check(name, AdmUNet(device="meta", **found.config.as_dict()), shapes)
+    return found
+
+
+def glide(name: str, shapes: Shapes, header: Mapping[str, str] | None = None) -> Recognised[GlideConfig]:
+    """The U-Net of GLIDE of a state dict, every name and shape checked. Raises CheckpointError as `denoiser` does."""
+    if not is_glide(shapes):
+        raise CheckpointError(f"{name} is {looks_like(shapes)}; what is needed here is a GLIDE denoiser.")
+    vocabulary, width = _of(name, shapes, "token_embedding.weight")
+    blocks = {key.split(".")[2] for key in shapes if key.startswith("transformer.resblocks.")}
+    facts = _unet_facts(name, shapes) | {
+        "classes": 0, "text_width": width, "text_layers": len(blocks), "vocabulary": vocabulary,
+        "context": _of(name, shapes, "positional_embedding")[0],
+    }
+    schedule: Schedule = "linear" if facts["in_channels"] in ENLARGING else "cosine"
+    found = _completed(name, GlideConfig, facts, GLIDE, header or {}, schedule)
+    check(name, GlideUNet(device="meta", **found.config.as_dict()), shapes)
+    return found
+
+
+def _unet_facts(name: str, shapes: Shapes) -> dict[str, Any]:
+    """What the shapes of a U-Net tell of its config. Raises CheckpointError for what makes none, in words."""
     _check_kind(name, shapes)
     count = _count(name, shapes, "output_blocks")
     ends = [n for n in range(count) if sum(_is_block(shapes, f"output_blocks.{n}.{i}") for i in range(3)) == 2]
@@ -100,13 +131,8 @@ def denoiser(name: str, shapes: Shapes, header: Mapping[str, str] | None = None)
     levels, rest = divmod(count, res_blocks + 1)
     if res_blocks < 1 or rest:
         raise CheckpointError(f"{name} has {count} blocks on the way up, which make no whole levels. {_AGAIN}")
-    facts = _encoder(name, shapes, levels, res_blocks) | {
-        "out_channels": _of(name, shapes, "out.2.weight")[0],
-        "classes": _rows(shapes, "label_emb.weight"),
-    }
-    found = _completed(name, AdmConfig, facts, DENOISERS, header or {})
-    check(name, AdmUNet(device="meta", **found.config.as_dict()), shapes)
-    return found
+    outputs = {"out_channels": _of(name, shapes, "out.2.weight")[0]}
+    return _encoder(name, shapes, levels, res_blocks) | outputs
 
 
 def classifier(name: str, shapes: Shapes, header: Mapping[str, str] | None = None) -> Recognised[ClassifierConfig]:
@@ -140,32 +166,41 @@ def settings_header(name: str, shapes: Shapes, settings: Mapping[str, Any]) -> d
         CheckpointError: no ADM network, or one that cannot have them, in words.
     """
     header = {key: str(value) for key, value in settings.items() if value is not None}
-    if header and not (is_denoiser(shapes) or is_classifier(shapes)):
+    reader = next((read for known, read in _READERS if known(shapes)), None)
+    if header and reader is None:
         raise CheckpointError(
             f"{name} is {looks_like(shapes)}; {', '.join(header)} can be set for a network of ADM's kind alone. Leave "
             f"them as they are known."
         )
-    if header:
-        (denoiser if is_denoiser(shapes) else classifier)(name, shapes, header)
+    if header and reader is not None:
+        reader(name, shapes, header)
     return header
 
 
-def check(name: str, network: nn.Module, found: Shapes) -> None:
+_READERS = ((is_glide, glide), (is_denoiser, denoiser), (is_classifier, classifier))
+
+
+def check(name: str, network: Stem, found: Shapes) -> None:
     """Raises CheckpointError unless names and shapes are exactly those of the network's own tensors."""
     if problem := misfit(shapes_of(network.state_dict()), found):
-        raise CheckpointError(f"{name} is no complete ADM network: {problem}. {_AGAIN}")
+        raise CheckpointError(f"{name} is no complete {network.title} network: {problem}. {_AGAIN}")
 
 
 def _completed(
-    name: str, kind: type[C], facts: dict[str, Any], released: Mapping[str, C], header: Mapping[str, str]
+    name: str, kind: type[C], facts: dict[str, Any], released: Mapping[str, C], header: Mapping[str, str],
+    schedule: Schedule = "linear",
 ) -> Recognised[C]:
-    """The configuration with what the shapes do not tell: from the header, the released network, or assumed."""
+    """The configuration with what the shapes do not tell: from the header, the released network, or assumed.
+
+    schedule: what is assumed of a network that is shaped like none of the released ones.
+    """
     shape = {key: value for key, value in facts.items() if key not in ("classes", "size")}
     alike = [key for key, known in released.items() if shape.items() <= known.as_dict().items()]
     exact = [key for key in alike if released[key].classes == facts["classes"]]
     like = (exact or alike or [""])[0]
     inner = [facts["widths"][-1], *(facts["widths"][level] for level in facts["attention"])]
-    untold: dict[str, Any] = {"heads": 0 if all(width % HEAD_CHANNELS == 0 for width in inner) else 4}
+    heads = 0 if all(width % HEAD_CHANNELS == 0 for width in inner) else 4
+    untold: dict[str, Any] = {"heads": heads, "schedule": schedule}
     if like:
         untold = {key: getattr(released[like], key) for key in (*HEADER, "size")}
     try:

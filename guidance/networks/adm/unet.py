@@ -23,10 +23,11 @@ class AdmUNet(Stem):
         config: the fields of AdmConfig.
     """
 
+    kind: type[AdmConfig] = AdmConfig
     config: AdmConfig
 
     def __init__(self, *, operations: Any = nn, device: Any = None, dtype: Any = None, **config: Any) -> None:
-        c, layers = AdmConfig(**config), Layers(operations, device, dtype)
+        c, layers = self.kind(**config), Layers(operations, device, dtype)
         super().__init__(c, layers)
         if c.classes:
             self.label_emb = operations.Embedding(c.classes, c.embedding, **layers.exact)
@@ -65,14 +66,16 @@ class AdmUNet(Stem):
         return noise, (fraction + 1) / 2
 
     def _predict(self, x: Tensor, timesteps: Tensor, y: Tensor | None) -> Tensor:
-        embedding = self.embed(timesteps, x.dtype)
-        if self.config.classes:
-            embedding = embedding + self._class(y).to(embedding.dtype)
-        hidden, kept = self.encode(x, embedding)
+        embedding, text = self._told(self.embed(timesteps, x.dtype), y, x.dtype)
+        hidden, kept = self.encode(x, embedding, text)
         for block in self.output_blocks:
-            hidden = run_block(block, torch.cat([hidden, kept.pop()], dim=1), embedding)
+            hidden = run_block(block, torch.cat([hidden, kept.pop()], dim=1), embedding, text)
         hidden = hidden.to(exact_dtype(hidden.dtype))
         return self.out["2"](F.silu(self.out["0"](hidden)))
+
+    def _told(self, embedding: Tensor, y: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The embedding with what the network is told, and the text that its attention sees."""
+        return (embedding + self._class(y).to(embedding.dtype) if self.config.classes else embedding), None
 
     def _class(self, y: Tensor | None) -> Tensor:
         if y is None:
@@ -86,6 +89,6 @@ class AdmUNet(Stem):
         super()._check(x)
         if x.shape[1] != self.config.in_channels:
             raise ValueError(
-                f"this ADM network takes {self.config.in_channels} channels and got {x.shape[1]}; an upsampler's last "
-                f"three are the low-resolution picture."
+                f"this {self.title} network takes {self.config.in_channels} channels and got {x.shape[1]}; an upsampler's "
+                f"last three are the low-resolution picture."
             )
