@@ -50,8 +50,12 @@ def test_what_is_masked_stays_and_the_rest_is_guided(scene, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_that_takes_the_mask_gets_it(scene, kind, monkeypatch):
-    """ComfyUI hands a model the mask too from 0.33 on (comfy/samplers.py, KSamplerX0Inpaint)."""
+    """ComfyUI from 0.33 on (comfy/samplers.py, KSamplerX0Inpaint) hands a model the mask too, and nothing else new."""
     import comfy.samplers
+
+    def told(scale, given):
+        assert given.keys() == {"x", "sigma", "noise", "latent_image", "denoise_mask"}
+        return scale(**given)
 
     class WithMask(comfy.samplers.KSamplerX0Inpaint):
         def __call__(self, x, sigma, denoise_mask, **options):
@@ -59,7 +63,7 @@ def test_a_model_that_takes_the_mask_gets_it(scene, kind, monkeypatch):
             scale = network.scale_latent_inpaint
             handed = {"denoise_mask": denoise_mask}
             with monkeypatch.context() as step:
-                step.setattr(network, "scale_latent_inpaint", lambda **given: scale(**given, **handed))
+                step.setattr(network, "scale_latent_inpaint", lambda **given: told(scale, given | handed))
                 return super().__call__(x, sigma, denoise_mask, **options)
 
     spec, main, other, setting = scene

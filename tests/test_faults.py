@@ -19,7 +19,8 @@ class Careless:
     """A node that leaves something behind where it fails."""
 
     def __init__(self, folder, leave):
-        self.network, self.folder, self.leave, self.kept = nn.Linear(4, 4), folder, leave, []
+        self.network, self.folder, self.leave = nn.Linear(400, 400), folder, leave
+        self.kept, self.leaked = [], []
 
     def act(self):
         x = torch.ones(2, 4)
@@ -43,6 +44,16 @@ def changed(node):
         node.network.bias.add_(1)
 
 
+def loaded_anew(node):
+    """As the host does: the same numbers in other tensors."""
+    node.network.load_state_dict({name: held.clone() for name, held in node.network.state_dict().items()}, assign=True)
+
+
+def loaded_and_kept(node):
+    loaded_anew(node)
+    node.leaked.append(torch.empty(100_000))
+
+
 def switched(_):
     torch._C._set_grad_enabled(False)
 
@@ -53,7 +64,10 @@ def switched(_):
         (lambda node: None, ""),
         (changed, "weights have changed"),
         (lambda node: (node.folder / "half.partial").touch(), "half.partial is left behind"),
-        (lambda node: node.kept.append(torch.empty(1_000_000)), "differs; 3999968 bytes of tensors stay alive"),
+        (lambda node: node.kept.append(torch.empty(1_000_000)), "differs"),
+        (lambda node: node.leaked.append(torch.empty(100_000)), "400000 bytes of tensors stay alive"),
+        (loaded_anew, ""),
+        (loaded_and_kept, "400000 bytes of tensors stay alive"),
         (switched, "no gradients is left on"),
         (lambda node: setattr(node, "act", None) or setattr(node, "plain", None), "the next run fails: TypeError"),
     ],

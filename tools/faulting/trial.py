@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -15,7 +14,7 @@ import torch
 from .operations import FailingOperation
 
 KINDS = ("exception", "interrupt", "out of memory")
-SLACK = 2**16  # bytes of tensors that may be alive beyond those of a run that went well
+SLACK = 2**16  # bytes of tensors that may be alive beyond those before the fault
 FINE = ("right", "no fault")
 
 
@@ -54,20 +53,18 @@ class Trial:
         scene.start()
         scene.act()  # what is kept for good, such as loaded models, is there afterwards
         scene.start()
-        with new_tensors() as alive:
-            with FailingOperation(None) as counted:
-                self.result = scene.act()
-            self.alive = alive()
+        with FailingOperation(None) as counted:
+            self.result = scene.act()
         self.count = counted.count
 
     def run(self, random: Random) -> dict[str, Any]:
         """A record of one fault, of a kind and at a place that are drawn."""
         kind, at = random.choice(KINDS), random.randrange(self.count)
+        before = self._alive()
         self.scene.start()
-        with new_tensors() as alive:
-            raised = self._broken(at, kind)
-            wrong = self.wrong()
-            more = alive() - self.alive
+        raised = self._broken(at, kind)
+        wrong = self.wrong()
+        more = self._alive() - before if not wrong else 0
         if more > SLACK + self.scene.kept:
             wrong.append(f"{more} bytes of tensors stay alive")
         outcome = "wrong" if wrong else "right" if raised else "no fault"
@@ -87,6 +84,11 @@ class Trial:
         except (Exception, SystemExit) as error:  # whatever fails now is what is looked for
             found.append(f"the next run fails: {type(error).__name__}: {error}")
         return found
+
+    def _alive(self) -> int:
+        """Bytes of tensors, with the scene's networks loaded as they are and no more: a training unloads them."""
+        self.scene.plain()
+        return tensor_bytes()
 
     def _changed(self) -> list[str]:
         held = [list(network.state_dict().values()) for network in self.scene.networks]
@@ -122,21 +124,12 @@ def left_on() -> list[str]:
     return [f"{name} is left on" for name, on in switches.items() if on]
 
 
-@contextmanager
-def new_tensors() -> Generator[Callable[[], int]]:
-    """Gives a function that counts the bytes of the tensors that were made inside and are alive, each storage once."""
-
-    def alive() -> int:
-        gc.collect()
-        tensors = (held for held in gc.get_objects() if issubclass(type(held), torch.Tensor))
-        storages = (tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta")
-        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-    gc.freeze()  # what is there already is not looked at
-    try:
-        yield alive
-    finally:
-        gc.unfreeze()
+def tensor_bytes() -> int:
+    """Of all tensors that are alive, each storage once."""
+    gc.collect()
+    tensors = (held for held in gc.get_objects() if issubclass(type(held), torch.Tensor))
+    storages = (tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta")
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def alike(first: Any, second: Any) -> bool:
