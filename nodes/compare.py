@@ -32,7 +32,7 @@ class GuidanceCompare(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 *_scene_inputs(), *_axis_inputs("x", "cfg", "1, 2, 4"), *_axis_inputs("y", "none", ""),
-                *_sampler_inputs(), _size_input(), _which_input("x"), _which_input("y"),
+                *sampler_inputs(), _size_input(), _which_input("x"), _which_input("y"),
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="All cells in one picture, with headings."),
@@ -89,7 +89,8 @@ def _axis_inputs(side: str, parameter: str, values: str) -> list[io.Input]:
     ]
 
 
-def _sampler_inputs() -> list[io.Input]:
+def sampler_inputs() -> list[io.Input]:
+    """The sampler's own settings, as the nodes have them that sample by themselves."""
     return [
         io.Int.Input(
             "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,

@@ -22,6 +22,7 @@ GUIDANCE = [path for path in LIBRARY if "guidance" in path.relative_to(ROOT).par
 NODES = sorted(p for p in (ROOT / "nodes").glob("*.py") if p.name != "__init__.py")
 # The one file that reads torch's own format: plain tensors only, and the name of the error that refuses all else.
 WEIGHTS_ONLY = ROOT / "guidance" / "checkpoints" / "state_dicts.py"
+LATE = {ROOT / "host" / "tuning" / "study.py"}  # imported inside functions alone
 OF_THE_SYSTEM = {"os", "pathlib", "io", "shutil", "tempfile", "glob", "socket", "subprocess", "urllib", "safetensors"}
 DISK = {  # who may touch it
     "guidance/checkpoints",
@@ -37,7 +38,7 @@ ARROWS = {
     "": {"nodes"},
     "nodes": {
         "host/common", "host/compare", "host/degrade", "host/engine", "host/models", "host/recording",
-        "host/report", "host/schema", "host/training", CORE,
+        "host/report", "host/schema", "host/training", "host/tuning", CORE, "guidance/tuning",
     },
     "host": set(),
     "host/common": {CORE},
@@ -60,6 +61,10 @@ ARROWS = {
         "host/common", "host/models", "host/engine", "host/report", CORE, "guidance/checkpoints", "guidance/experts",
         "guidance/training",
     },
+    "host/tuning": {
+        "host/common", "host/compare", "host/engine", "host/models", "host/recording", "host/report", "host/training",
+        CORE, "guidance/tuning",
+    },
     "guidance": set(),
     "guidance/checkpoints": set(),
     "guidance/networks": set(),
@@ -69,6 +74,7 @@ ARROWS = {
     "guidance/guides": {CORE, "guidance/networks/adm", "guidance/networks/tiny", "guidance/checkpoints"},
     "guidance/experts": {CORE, "guidance/networks/tiny", "guidance/checkpoints"},
     "guidance/training": {CORE, "guidance/networks/tiny", "guidance/experts", "guidance/checkpoints"},
+    "guidance/tuning": {CORE, "guidance/checkpoints"},
 }
 
 
@@ -187,13 +193,16 @@ def test_guidance_knows_no_comfyui_and_the_core_no_disk():
 
 
 def test_heavy_libraries_are_imported_where_they_are_used():
-    heavy = {"kornia", "transformers", "torchvision", "peft"}
+    heavy = {"kornia", "transformers", "torchvision", "peft", "optuna"}
     at_start = {
         path: {a.name for n in tree(path).body if isinstance(n, ast.Import) for a in n.names}
         | {n.module or "" for n in tree(path).body if isinstance(n, ast.ImportFrom)}
         for path in LIBRARY
     }
-    none([f"{name(path)}: ComfyUI's start would wait for it" for path in LIBRARY if top(at_start[path]) & heavy])
+    slow = {path for path in LIBRARY if top(at_start[path]) & heavy} - LATE
+    none([f"{name(path)}: ComfyUI's start would wait for it" for path in slow])
+    late = {path.stem for path in LATE}
+    none([f"{name(path)} imports {at_start[path] & late} at its start" for path in LIBRARY if at_start[path] & late])
 
 
 def test_only_the_rooms_of_files_read_files():

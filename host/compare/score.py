@@ -44,8 +44,7 @@ def score(images: torch.Tensor, guide: LoadedGuide, label: str, target: torch.Te
             where it needs one, in words.
     """
     task = guide.guide.first.task
-    if guide.guide.first.domain == "latent":
-        raise ValueError(f"{guide.guide.name} sees latents, and these are pictures; choose a guide of pictures.")
+    _check_pixels(guide.guide)
     if task == "classification":
         return _classes(_output(images, guide), guide.guide, label)
     if label.strip():
@@ -58,6 +57,63 @@ def score(images: torch.Tensor, guide: LoadedGuide, label: str, target: torch.Te
     said = _output(images, guide)
     wanted = _output(_sized(target, images), guide)[torch.arange(len(images)) % len(target)]
     return _agreement(said, wanted, task)
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What pictures are asked to be: classes for a classifier, a target picture, or words for a guide that reads text.
+
+    As for `score`: label and text as people write them (commas deal classes in turn), target [K, h, w, C] in [0, 1].
+    """
+
+    label: str = ""
+    target: torch.Tensor | None = None
+    text: str = ""
+
+
+def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch.Tensor:
+    """How far each of the pictures [B, H, W, C] in [0, 1] is as asked, float64 [B]; more is better.
+
+    A classifier: the probability of the classes asked for. Segmentation: the share of right pixels. Depth and
+    embeddings (of a picture, or of words): correlation or cosine, -1 to 1.
+
+    Raises:
+        ValueError: nothing asked for that this guide can judge by, in words.
+    """
+    core = guide.guide
+    task, places = core.first.task, torch.arange(len(images))
+    _check_pixels(core)
+    if task == "classification":
+        if not wanted.label.strip():
+            raise ValueError(f"label is empty, and {core.name} is a classifier. Write which class is asked for.")
+        asked = class_weights(core, wanted.label) > 0
+        chances = _output(images, guide).double().softmax(1)
+        return (chances * asked[places % len(asked)]).sum(1)
+    if task == "embedding" and wanted.text.strip():
+        said = _output(images, guide)
+        return _likeness(said, _words_of(guide, wanted.text).expand_as(said), task)
+    if wanted.target is None:
+        more = ", or write text" if task == "embedding" else ""
+        raise ValueError(
+            f"{core.name} ({task}) compares pictures with a target: connect target{more}. A classifier needs a label."
+        )
+    aim = _output(_sized(wanted.target, images), guide)
+    return _likeness(_output(images, guide), aim[places % len(wanted.target)], task)
+
+
+def _check_pixels(guide: Guide) -> None:
+    if guide.first.domain == "latent":
+        raise ValueError(f"{guide.name} sees latents, and these are pictures; choose a guide of pictures.")
+
+
+@torch.inference_mode()
+def _words_of(guide: LoadedGuide, text: str) -> torch.Tensor:
+    """[1, E] on the CPU. Raises ValueError for a guide that reads no text."""
+    patcher = guide.patchers[0]
+    if not hasattr(patcher.model, "embed_text"):
+        raise ValueError(f"{guide.guide.name} reads no text; choose a CLIP or SigLIP folder, or connect target.")
+    comfy.model_management.load_models_gpu([patcher], force_full_load=True)
+    return patcher.model.embed_text([text.strip()]).float().cpu()
 
 
 def _sized(target: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -95,13 +151,19 @@ def _classes(logits: torch.Tensor, guide: Guide, label: str) -> Verdict:
 
 def _agreement(said: torch.Tensor, wanted: torch.Tensor, task: str) -> Verdict:
     """How far each output agrees with its own target: segmentation in pixels, maps and embeddings by correlation."""
+    likeness = _likeness(said, wanted, task)
+    mean, none = likeness.mean().item(), (None,) * len(likeness)
     if task == "segmentation":
-        shares = (said.argmax(1) == wanted.argmax(1)).double().flatten(1).mean(1)
-        marks, what = tuple(f"{share:.0%}" for share in shares), "of the pixels are as in the target"
-        return Verdict(marks, (None,) * len(marks), shares.mean().item(), f"{shares.mean():.0%} {what}.")
+        marks = tuple(f"{share:.0%}" for share in likeness)
+        return Verdict(marks, none, mean, f"{mean:.0%} of the pixels are as in the target.")
+    what = "correlation with the target's depth" if task == "depth" else "likeness to the target (cosine)"
+    return Verdict(tuple(f"{value:.2f}" for value in likeness), none, mean, f"{mean:.2f} is the {what}.")
+
+
+def _likeness(said: torch.Tensor, wanted: torch.Tensor, task: str) -> torch.Tensor:
+    """Of each output to its own target, [B] float64: a share of pixels, or a correlation."""
+    if task == "segmentation":
+        return (said.argmax(1) == wanted.argmax(1)).double().flatten(1).mean(1)
     if task == "depth":
         said, wanted = (map_ - map_.flatten(1).mean(1)[:, None, None, None] for map_ in (said, wanted))
-    likeness = torch.cosine_similarity(said.flatten(1).double(), wanted.flatten(1).double())
-    what = "correlation with the target's depth" if task == "depth" else "likeness to the target (cosine)"
-    marks = tuple(f"{value:.2f}" for value in likeness)
-    return Verdict(marks, (None,) * len(marks), likeness.mean().item(), f"{likeness.mean():.2f} is the {what}.")
+    return torch.cosine_similarity(said.flatten(1).double(), wanted.flatten(1).double())

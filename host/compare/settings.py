@@ -62,13 +62,13 @@ class Settings:
 
 def parameter_names() -> list[str]:
     """Every name that can be varied, first those of the sampler, then those of the components."""
-    named = [f"{kind} {setting}" for kind, rule in _kinds() for setting in settings_of(rule)]
+    named = [f"{kind} {setting}" for kind, rule in kinds() for setting in settings_of(rule)]
     return [NONE, *SAMPLER, *NAMES, MODEL, *named, *MIXED]
 
 
 def kind_of_values(name: str) -> Kind:
     """What the values of a parameter are."""
-    counted = {f"{kind} {f.name}" for kind, rule in _kinds() for f in fields(rule) if f.type in (int, "int")}
+    counted = {f"{kind} {f.name}" for kind, rule in kinds() for f in fields(rule) if f.type in (int, "int")}
     if name in ("steps", "seed", *counted):
         return "whole"
     if name in NAMES:
@@ -144,7 +144,8 @@ def split_interval(schedule: Schedule) -> tuple[Schedule | None, Interval]:
     return (None if schedule == ALWAYS else schedule), Interval()
 
 
-def _kinds() -> Iterator[tuple[str, type[Rule]]]:
+def kinds() -> Iterator[tuple[str, type[Rule]]]:
+    """Every kind of component, as `kind_name` names it, with its rule."""
     for name, rule in known_rules().items():
         for kind in GRADIENTS if rule is GradientGuidance else (name.replace("_", " "),):
             yield kind, rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import Field, fields
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -24,8 +25,8 @@ USUAL_SCALE = 1000.0  # of a gradient, with room for losses whose gradients are 
 SCORE_SHIFT, MEAN_SHIFT = "score shift", "mean shift"
 
 
-def inputs_of(rule: type[Rule]) -> list[io.Input]:
-    """One number input per `param` of the rule, in the rule's order."""
+def inputs_of(rule: type[Any]) -> list[io.Input]:
+    """One number input per `param` of a rule, or of another dataclass, in its order."""
     return [_number(f, getattr(rule, f.name)) for f in fields(rule) if "min" in f.metadata]
 
 

@@ -1,0 +1,123 @@
+"""What a search is about: the pictures that are drawn, what may vary, who judges, and what must not happen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...guidance.tuning.guards import Limits, Look, look_of, measure, thumbnails
+from ..compare.compare import Scene, draw, with_rules
+from ..compare.score import Wanted, agreement
+from ..compare.settings import Settings, switched_off
+from ..engine.install import with_inspection
+from ..models.guides import LoadedGuide
+from ..recording.inspection import Inspection
+from ..report.report import report, sigmas_of
+from ..training.identity import digest, facts_of_model, sample_of
+from .reading import Reading
+from .space import Dimension
+
+MOST_GOALS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A guide that judges, and what it wants: once for all prompts, or for each."""
+
+    guide: LoadedGuide
+    wanted: tuple[Wanted, ...]
+
+    @property
+    def name(self) -> str:
+        return self.guide.guide.name
+
+    def values(self, images: torch.Tensor, prompt: int) -> list[float]:
+        """Of each picture [B, H, W, 3] made with a prompt; more is better."""
+        return agreement(images, self.guide, self.wanted[prompt % len(self.wanted)]).tolist()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent. seeds, checks: runs of the sampler for a setting in the search, and for the check afterwards.
+    budget: evaluations of networks in all, each of a whole batch."""
+
+    seeds: int
+    checks: int
+    budget: int
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A search.
+
+    Attributes:
+        scenes: one for each prompt, of one MODEL; their runs take turns.
+        first: the settings as MODEL and widgets have them: the ones to be beaten.
+        drawn: what was sampled last. A clone that is gone while its network is loaded makes the host search all of
+            Python's memory before the next run (comfy/model_management.py, cleanup_models_gc).
+    """
+
+    scenes: tuple[Scene, ...]
+    first: Settings
+    space: tuple[Dimension, ...]
+    judges: tuple[Judge, ...]
+    limits: Limits
+    effort: Effort
+    drawn: list[ModelPatcher] = field(default_factory=list)
+
+    @property
+    def model(self) -> ModelPatcher:
+        return self.scenes[0].models[0]
+
+    @property
+    def unguided(self) -> Settings:
+        """Every component off, and no CFG."""
+        return replace(self.first, cfg=1.0, rules=tuple(switched_off(rule) for rule in self.first.rules))
+
+    def check(self) -> None:
+        """Let every judge look at a grey picture, for its refusals to come before anything is drawn."""
+        grey = torch.full((1, 64, 64, 3), 0.5)
+        for judge in self.judges:
+            for prompt in range(len(judge.wanted)):
+                judge.values(grey, prompt)
+
+    def cost(self, settings: Settings) -> int:
+        """The evaluations that a run is expected to take, if the sampler evaluates every level once."""
+        model = with_rules(self.model, settings)
+        told = report(model, sigmas_of(model, settings.scheduler, settings.steps), settings.cfg)
+        return sum(told.main_evaluations) + sum(told.guide_evaluations)
+
+    def run(self, settings: Settings, index: int, callback: Callable) -> tuple[Reading, torch.Tensor]:
+        """Draw the pictures of one run and judge them. index: of the run, which gives its seed and its prompt."""
+        seen = Inspection()
+        prompt = index % len(self.scenes)
+        model = with_rules(with_inspection(self.model, seen), settings)
+        scene = replace(self.scenes[prompt], models=(model,))
+        pictures = draw(scene, replace(settings, seed=(self.first.seed + index) % 2**64), callback)
+        self.drawn[:] = [model]
+        evaluations = sum(len(step.branches) for record in seen.records for step in record.evaluations)
+        values = tuple(tuple(judge.values(pictures, prompt)) for judge in self.judges)
+        thumbs = tuple(thumb.numpy().tobytes().hex() for thumb in thumbnails(pictures))
+        return Reading(values, measure(pictures), thumbs, evaluations), pictures
+
+    def fingerprint(self) -> str:
+        """Equal for searches that may share a study: of whatever decides the reading of a run."""
+        decoder = self.scenes[0].vae.first_stage_model
+        told = [
+            facts_of_model(self.model), self.first, [d.words() for d in self.space], self.limits, self.effort.seeds,
+            [[scene.positive, scene.negative, scene.latent] for scene in self.scenes],
+            sample_of(decoder) if isinstance(decoder, torch.nn.Module) else None,
+            [[judge.name, judge.wanted, *(sample_of(p.model) for p in judge.guide.patchers)] for judge in self.judges],
+        ]
+        return digest(told)
+
+
+def seen_in(readings: Iterable[Reading]) -> Look:
+    """The look of all pictures of some runs."""
+    listed = list(readings)
+    thumbs = [bytes.fromhex(thumb) for reading in listed for thumb in reading.thumbs]
+    planes = torch.stack([torch.tensor(list(thumb), dtype=torch.uint8) for thumb in thumbs])
+    return look_of([reading.measures for reading in listed], planes)

@@ -1,0 +1,161 @@
+"""Tune Guidance as its node and its command ask for it: texts and wires in, a MODEL, a recipe and pictures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.utils
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...guidance.tuning.guards import Limits
+from ...guidance.tuning.recipe import Recipe
+from ..common.places import name_problem
+from ..common.remarks import remark
+from ..compare.compare import Scene, with_rules
+from ..compare.score import Wanted
+from ..compare.settings import Settings
+from ..engine.plan import plan_of
+from ..models.guides import LoadedGuide
+from .plot import draw_rows, draw_tuning
+from .problem import MOST_GOALS, Effort, Judge, Problem
+from .recipes import recipe_of
+from .space import parse_space
+from .tune import Tuned, tune
+from .words import tuned_words, verdict
+
+if TYPE_CHECKING:
+    from .study import Study
+
+STUDIES = "guidance/studies"  # inside ComfyUI's output folder
+ADDRESS = "://"  # of a database
+OPTUNA = "optuna>=5,<6"
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """What is wanted, as the widgets have it: guides that judge, a line of label or text for each prompt (one for all),
+    and a target picture."""
+
+    guides: tuple[LoadedGuide, ...]
+    label: str = ""
+    text: str = ""
+    target: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TuningResult:
+    """What the node gives. plot and strip are IMAGEs [1, H, W, 3]; words: the verdict alone."""
+
+    model: ModelPatcher
+    recipe: str
+    report: str
+    plot: torch.Tensor
+    strip: torch.Tensor
+    words: str
+
+
+def tune_guidance(
+    scenes: Sequence[Scene], first: Settings, vary: str, aim: Aim, limits: Limits, effort: Effort, study: str, size: int
+) -> TuningResult:
+    """Search, check, and show. first: the sampler's settings; its rules come from the MODEL. study: a name or address.
+
+    Raises:
+        ValueError: Optuna is not installed, or something cannot be searched or judged, in words, before anything is
+            drawn where that can be told.
+    """
+    model = scenes[0].models[0]
+    first = replace(first, rules=plan_of(model).guidance.rules)
+    judges = _judges(aim, len(scenes))
+    problem = Problem(tuple(scenes), first, parse_space(vary, first), judges, limits, effort)
+    found = tune(problem, open_study(problem, study), _Watch(effort.budget))
+    recipe = made_recipe(found, problem)
+    return TuningResult(
+        with_rules(model, found.chosen), recipe.text(), tuned_words(found, problem), draw_tuning(found, problem),
+        draw_rows(found, size), verdict(found, [judge.name for judge in judges]),
+    )
+
+
+def made_recipe(tuned: Tuned, problem: Problem) -> Recipe:
+    """The settings to use, and where they come from."""
+    made: dict[str, Any] = {
+        "by": "Tune Guidance", "judges": [judge.name for judge in problem.judges],
+        "varied": [dimension.words() for dimension in problem.space], "evaluations": tuned.spent,
+        "result": "winner" if tuned.won else "as the MODEL came",
+    }  # fmt: skip
+    if tuned.check is not None:
+        made["probability better"] = [round(chance, 4) for chance in tuned.check.chances]
+        made["new seeds"] = tuned.check.runs
+    return recipe_of(tuned.chosen, made)
+
+
+def open_study(problem: Problem, study: str | None) -> Study:
+    """The study of a problem: in a file of this name, in a database at this address, or None for in memory.
+
+    Raises:
+        ValueError: Optuna is not installed, or the place cannot be used, in words.
+    """
+    try:
+        from .study import Study
+    except ModuleNotFoundError as error:
+        if error.name not in ("optuna", "sqlalchemy"):
+            raise
+        raise ValueError(
+            "Tune Guidance searches with Optuna, which is not installed. Install it into ComfyUI's Python, python -m "
+            f'pip install "{OPTUNA}", and start ComfyUI again.'
+        ) from None
+    return Study(_place(study), problem.fingerprint(), len(problem.judges), problem.first.seed % 2**32)
+
+
+def study_problem(study: str | None) -> str | None:
+    """What is wrong with the name of a study, in words; None if nothing is that can be told without opening it."""
+    if study is None or ADDRESS in study:
+        return None
+    problem = name_problem(study, "portraits", f"ComfyUI's output/{STUDIES}", ".log")
+    return problem and problem.replace("name is", "study is", 1)
+
+
+def _place(study: str | None) -> Path | str | None:
+    problem = study_problem(study)
+    if problem:
+        raise ValueError(problem)
+    if study is None or ADDRESS in study:
+        return study
+    return Path(folder_paths.get_output_directory()) / STUDIES / f"{study}.log"
+
+
+def _judges(aim: Aim, prompts: int) -> tuple[Judge, ...]:
+    if len(aim.guides) > MOST_GOALS:
+        raise ValueError(f"{len(aim.guides)} guides are connected; at most {MOST_GOALS} can judge together.")
+    labels, texts = (_lines(name, getattr(aim, name), prompts) for name in ("label", "text"))
+    count = max(len(labels), len(texts))
+    wanted = tuple(
+        Wanted(labels[at % len(labels)], aim.target, texts[at % len(texts)]) for at in range(count)
+    )
+    return tuple(Judge(guide, wanted) for guide in aim.guides)
+
+
+def _lines(name: str, text: str, prompts: int) -> list[str]:
+    """One for all prompts, or one for each."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [""]
+    if len(lines) not in (1, prompts):
+        raise ValueError(
+            f"{name} has {len(lines)} lines, and {prompts} prompts are connected. Write one line for all of them, or "
+            f"one for each, positive first."
+        )
+    return lines
+
+
+class _Watch:
+    """Progress over the budget, and a line of words on the node."""
+
+    def __init__(self, budget: int):
+        self.bar = comfy.utils.ProgressBar(budget)
+
+    def __call__(self, words: str, spent: int, budget: int) -> None:
+        self.bar.update_absolute(min(spent, budget))
+        remark(f"{words}: {spent} of {budget} evaluations")

@@ -1,0 +1,355 @@
+"""Tune Guidance: search for settings, check the winner on seeds that the search did not see, and say how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import torch
+
+from ...guidance.tuning.evidence import probability_better, tells_apart
+from ...guidance.tuning.guards import Look
+from ..compare.settings import Settings
+from .problem import Problem, seen_in
+from .reading import BudgetSpent, Reading
+from .recipes import key_of
+from .space import set_all, value_now
+
+if TYPE_CHECKING:
+    from .study import Study
+
+SURE = 0.9  # a winner is one from this probability on
+MOST_IDLE = 24  # trials in a row that were all tried before: there is nothing more to try
+MOST_SHOWN = 8  # pictures of each row of the strip
+Progress = Callable[[str, int, int], None]  # what is drawn, evaluations spent and in all
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Settings that were tried.
+
+    Attributes:
+        number: of the trial; None for the settings that the MODEL came with.
+        readings: of its runs, in the order of the runs. whole: whether all of the search's runs were made.
+        excess: by how much it passes each guard's limit (`Limits.excess`).
+    """
+
+    number: int | None
+    values: dict[str, Any]
+    settings: Settings
+    readings: tuple[Reading, ...]
+    whole: bool
+    excess: dict[str, float]
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """Of all pictures, per judge."""
+        return tuple(_mean(column) for column in pictures_of(self.readings))
+
+    @property
+    def kept(self) -> bool:
+        """Whether it keeps every limit."""
+        return all(value <= 0.0 for value in self.excess.values())
+
+    @property
+    def evaluations(self) -> float:
+        """Of one run."""
+        return sum(reading.evaluations for reading in self.readings) / len(self.readings)
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """The winner beside the settings that the MODEL came with, on new seeds; per judge.
+
+    Attributes:
+        best, first: means over the same pictures. chances: that the winner is better on average over all pictures.
+        wins: pictures on which it is. runs: of the sampler that were compared. excess: of the winner, on these.
+    """
+
+    best: tuple[float, ...]
+    first: tuple[float, ...]
+    chances: tuple[float, ...]
+    wins: tuple[int, ...]
+    pictures: int
+    runs: int
+    excess: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """What came of a search.
+
+    Attributes:
+        chosen: the settings to use: the winner's where it is one, else those that the MODEL came with.
+        winner: the best that was tried, None if nothing else kept the limits. front: the best of several judges.
+        told_apart: whether the judges tell the settings apart at all.
+        strip: pictures of the winner, of the first settings and unguided from the same new seeds, [B, H, W, 3] each.
+    """
+
+    chosen: Settings
+    first: Candidate
+    winner: Candidate | None
+    front: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
+    check: Check | None
+    told_apart: bool
+    spent: int
+    importance: dict[str, float] = field(default_factory=dict)
+    strip: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def won(self) -> bool:
+        return self.winner is not None and self.chosen is self.winner.settings
+
+
+def tune(problem: Problem, study: Study, progress: Progress) -> Tuned:
+    """Search until the budget is spent, then check the winner.
+
+    Raises:
+        ValueError: judges that cannot judge these pictures, or a budget for less than one setting, in words.
+    """
+    problem.check()
+    search = _Search(problem, study, progress)
+    search.begin()
+    search.run()
+    return search.conclude()
+
+
+def pictures_of(readings: Sequence[Reading]) -> list[list[float]]:
+    """The values of all pictures of some runs, per judge."""
+    return [[value for reading in readings for value in reading.values[goal]] for goal in range(_goals(readings))]
+
+
+def _goals(readings: Sequence[Reading]) -> int:
+    return len(readings[0].values) if readings else 0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+class _Search:
+    def __init__(self, problem: Problem, study: Study, progress: Progress):
+        self.problem, self.study, self.progress = problem, study, progress
+        self.runs = range(problem.effort.seeds)
+        self.new = range(problem.effort.seeds, problem.effort.seeds + problem.effort.checks)
+        self.per_level = 1.0  # how often the sampler evaluates a noise level
+        self.dearest = 0
+        self.costs: dict[str, int] = {}  # of a run at one evaluation per level
+        self.pictures: dict[tuple[str, int], torch.Tensor] = {}
+
+    def begin(self) -> None:
+        """The unguided pictures and those of the MODEL's own settings, which everything else is compared with."""
+        problem = self.problem
+        self._check_budget()
+        for index in self.runs:
+            for settings, words in ((problem.unguided, "unguided"), (problem.first, "as it came")):
+                reading = self._reading(settings, index, words)
+                self.per_level = max(self.per_level, reading.evaluations / problem.cost(settings))
+                self._check_budget()
+        self.first = self._candidate(None, {}, problem.first, len(self.runs), whole=True)
+        now = {d.name: value_now(problem.first, d) for d in problem.space}
+        if all(value is not None for value in now.values()):
+            self.study.offer(now)
+
+    def _check_budget(self) -> None:
+        """Raise ValueError if not even one other setting could be tried."""
+        effort = self.problem.effort
+        costs = [self._cost(settings) for settings in (self.problem.unguided, self.problem.first)]
+        least = (effort.seeds + effort.checks) * (sum(costs) + max(costs))
+        if effort.budget < least:
+            raise ValueError(
+                f"budget is {effort.budget} evaluations. The unguided pictures, the MODEL's own settings and one other "
+                f"take about {least} with seeds {effort.seeds} and new_seeds {effort.checks}. Raise budget, or lower "
+                f"seeds, new_seeds or steps."
+            )
+
+    def run(self) -> None:
+        """Try settings while there is budget for the check after them."""
+        try:
+            idle = 0
+            while self._left() > 0 and idle < MOST_IDLE:
+                before = self.study.spent()
+                self._try_next()
+                idle = 0 if self.study.spent() > before else idle + 1
+        except BudgetSpent:
+            return
+
+    def _try_next(self) -> None:
+        trial, values = self.study.ask(self.problem.space)
+        settings = set_all(self.problem.first, self.problem.space, values)
+        readings: list[Reading] = []
+        done = False
+        try:
+            for index in self.runs:
+                readings.append(self._reading(settings, index, f"setting {trial.number + 1}", spare=self._spare()))
+                excess = self._excess(readings)
+                means = [_mean(column) for column in pictures_of(readings)]
+                if self.study.halving:
+                    trial.report(means[0], index + 1)
+                last = index + 1 == len(self.runs)
+                if not last and (max(excess.values(), default=0.0) > 0.0 or self._is_worse(trial)):
+                    break
+            self.study.finish(trial, means, excess, whole=last)
+            done = True
+        finally:
+            if not done:
+                self.study.put_back(trial)
+
+    def _is_worse(self, trial) -> bool:
+        return self.study.halving and trial.should_prune()
+
+    def _left(self) -> int:
+        return self.problem.effort.budget - self.study.spent() - self._spare()
+
+    def _spare(self) -> int:
+        """What the check will take: its runs of the winner, of the first settings and unguided."""
+        costs = (self.dearest, *(self._cost(settings) for settings in (self.problem.first, self.problem.unguided)))
+        return len(self.new) * sum(costs)
+
+    def _cost(self, settings: Settings) -> int:
+        key = key_of(settings)
+        if key not in self.costs:
+            self.costs[key] = self.problem.cost(settings)
+        return round(self.per_level * self.costs[key])
+
+    def _reading(self, settings: Settings, index: int, words: str, spare: int = 0) -> Reading:
+        """Of one run: from the study's memory, or drawn now. Raises BudgetSpent, keeping `spare` back."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        key, budget = key_of(settings), self.problem.effort.budget
+        known = self.study.reading(key, index)
+        if known is not None:
+            return known
+        cost = self._cost(settings)
+        self.dearest = max(self.dearest, cost)
+        self.study.claim(cost, budget - spare)
+        try:
+            self.progress(words, self.study.spent(), budget)
+            reading, pictures = self.problem.run(settings, index, _stop_if_asked)
+            self.study.keep(key, index, reading)
+        finally:
+            self.study.claim(0, budget)
+        if index in self.new:
+            self.pictures[key, index] = pictures
+        return reading
+
+    def _excess(self, readings: Sequence[Reading], first: int = 0) -> dict[str, float]:
+        return self.problem.limits.excess(seen_in(readings), self._unguided_look(first, len(readings)))
+
+    def _unguided_look(self, first: int, count: int) -> Look:
+        key = key_of(self.problem.unguided)
+        found = [self.study.reading(key, index) for index in range(first, first + count)]
+        return seen_in([reading for reading in found if reading is not None])
+
+    def _candidate(self, number: int | None, values: dict, settings: Settings, most: int, whole: bool) -> Candidate:
+        key, readings = key_of(settings), []
+        for index in range(most):
+            reading = self.study.reading(key, index)
+            if reading is None:
+                break
+            readings.append(reading)
+        return Candidate(number, values, settings, tuple(readings), whole, self._excess(readings))
+
+    def conclude(self) -> Tuned:
+        """The winner, checked on new seeds."""
+        candidates = self._candidates()
+        front = _front([c for c in candidates if c.whole and c.kept])
+        winner = _middle(front)
+        first = self.first
+        goals = range(len(self.problem.judges))
+        whole = [first, *(c for c in candidates if c.whole)]
+        apart = any(tells_apart([pictures_of(c.readings)[goal] for c in whole]) for goal in goals)
+        if winner is not None and _dominates(first, winner):
+            winner = None
+        check = self._check(winner) if winner is not None and apart else None
+        chosen = winner.settings if winner is not None and check is not None and self._won(check) else first.settings
+        return Tuned(
+            chosen, first, winner, tuple(front), tuple(candidates), check, apart, self.study.spent(),
+            self.study.importance(), self._strip(winner.settings if winner is not None else first.settings),
+        )
+
+    def _candidates(self) -> list[Candidate]:
+        found: dict[str, Candidate] = {}
+        own = key_of(self.first.settings)
+        for tried in self.study.tried(self.problem.space):
+            settings = set_all(self.problem.first, self.problem.space, tried.values)
+            one = self._candidate(tried.number, tried.values, settings, len(self.runs), tried.whole)
+            key = key_of(settings)
+            if key != own and (one.whole or key not in found):
+                found[key] = one
+        return list(found.values())
+
+    def _won(self, check: Check) -> bool:
+        """A winner that keeps the limits on new seeds and is surely better for a judge, and surely worse for none. One
+        that keeps limits which the first settings pass has won by that."""
+        if any(value > 0.0 for value in check.excess.values()):
+            return False
+        better = any(chance >= SURE for chance in check.chances) and min(check.chances) > 1.0 - SURE
+        return better or not self.first.kept
+
+    def _check(self, winner: Candidate) -> Check | None:
+        best, first, made = [], [], 0
+        for index in self.new:
+            try:
+                self._reading(self.problem.unguided, index, "new seeds, unguided")
+                pair = [self._reading(s, index, "new seeds") for s in (winner.settings, self.first.settings)]
+            except BudgetSpent:
+                break
+            best.append(pair[0])
+            first.append(pair[1])
+            made += 1
+        if not made:
+            return None
+        columns = list(zip(pictures_of(best), pictures_of(first), strict=True))
+        gaps = [[a - b for a, b in zip(*pair, strict=True)] for pair in columns]
+        return Check(
+            tuple(_mean(a) for a, _ in columns), tuple(_mean(b) for _, b in columns),
+            tuple(probability_better(gap) for gap in gaps), tuple(sum(g > 0 for g in gap) for gap in gaps),
+            len(gaps[0]), made, self._excess(best, self.new[0]),
+        )
+
+    def _strip(self, best: Settings) -> tuple[torch.Tensor, ...]:
+        """Rows of pictures from the same new seeds; runs that this process has not drawn are drawn again."""
+        rows = []
+        for settings in (best, self.first.settings, self.problem.unguided):
+            row: list[torch.Tensor] = []
+            for index in self.new:
+                if sum(map(len, row)) >= MOST_SHOWN:
+                    break
+                known = self.pictures.get((key_of(settings), index))
+                row.append(self.problem.run(settings, index, _stop_if_asked)[1] if known is None else known)
+            rows.append(torch.cat(row)[:MOST_SHOWN])
+        return tuple(rows)
+
+
+def _stop_if_asked(*step) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _dominates(one: Candidate, other: Candidate) -> bool:
+    """Whether a candidate is nowhere worse than another, and keeps the limits."""
+    return one.kept and all(a >= b for a, b in zip(one.means, other.means, strict=True))
+
+
+def _front(candidates: list[Candidate]) -> list[Candidate]:
+    """Those than which none is better for one judge and as good for all; of one judge the best alone."""
+    found = [
+        one for one in candidates
+        if not any(_dominates(other, one) and other.means != one.means for other in candidates)
+    ]
+    return sorted(found, key=lambda one: one.means, reverse=True)
+
+
+def _middle(front: list[Candidate]) -> Candidate | None:
+    """Of a front, the one whose worst goal is the best, each goal counted from 0 to 1 over the front."""
+    if not front:
+        return None
+    ends = [(min(column), max(column)) for column in zip(*(one.means for one in front), strict=True)]
+
+    def worst(one: Candidate) -> float:
+        places = zip(one.means, ends, strict=True)
+        return min((mean - low) / (high - low) if high > low else 1.0 for mean, (low, high) in places)
+
+    return max(front, key=worst)
