@@ -1,4 +1,4 @@
-"""The search for settings without ComfyUI: recipes, guards, how sure a winner is, and a study that two processes share."""
+"""The search for settings without ComfyUI: recipes, guards, how sure a winner is, a study that processes share."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from guidance_pack.guidance.schedule import Interval
 from guidance_pack.guidance.tuning.evidence import probability_better, spreads, student_cdf, tells_apart
 from guidance_pack.guidance.tuning.guards import Limits, describe, look_of, measure, thumbnails
