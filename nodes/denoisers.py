@@ -8,7 +8,7 @@ from ..guidance.respacing import respacing_problem
 from ..host.common.errors import user_error
 from ..host.models.adm import with_low_resolution
 from ..host.models.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
-from ..host.models.glide_prompt import NONE, prompt_conditioning, prompt_problem, vocabularies
+from ..host.models.glide_prompt import prompt_conditioning, prompt_problem, vocabularies
 from ..host.models.paper_sigmas import with_paper_sigmas
 from ..host.schema.validation import validation
 
@@ -76,8 +76,9 @@ class GuidanceLowResolution(io.ComfyNode):
             "64_256_upsampler and GLIDE's upsample, 128x128 for 128_512_upsampler.",
             search_aliases=["upsampler", "super resolution", "upscale", "low res"],
             inputs=[
-                io.Conditioning.Input("conditioning", tooltip="The class of the picture (Class Label), or its text (GLIDE "
-                                      "Prompt)."),
+                io.Conditioning.Input(
+                    "conditioning", tooltip="The class of the picture (Class Label), or its text (GLIDE Prompt)."
+                ),
                 io.Image.Input("image", tooltip="The small picture, one for all or one for each of the batch."),
             ],
             outputs=[io.Conditioning.Output(tooltip="For the sampler's positive, and negative if it is used.")],
@@ -110,10 +111,12 @@ class GuidanceGlidePrompt(io.ComfyNode):
                 io.Combo.Input(
                     "vocabulary", options=vocabularies(),
                     tooltip="GPT-2's vocab.json and merges.txt, from huggingface.co/openai-community/gpt2, in a folder "
-                    f"of models/text_encoders, such as gpt2. An empty text needs none: {NONE}.",
+                    "of models/text_encoders, such as gpt2. An empty text needs none.",
                 ),
             ],
-            outputs=[io.Conditioning.Output(tooltip="For positive or negative, of the upsampler too (Low Resolution).")],
+            outputs=[
+                io.Conditioning.Output(tooltip="For positive or negative, of the upsampler too (Low Resolution).")
+            ],
         )
 
     @classmethod
@@ -148,6 +151,11 @@ class GuidancePaperSigmas(io.ComfyNode):
                     "many steps from the noisiest to the cleanest timestep, with sampler ddpm. 90,60,60,20,20: steps "
                     "in equal parts, from clean to noisy. fast27: GLIDE's. EDM2: the number of steps, 32 with heun.",
                 ),
+                io.Float.Input(
+                    "temperature", default=1.0, min=0.0, max=2.0, step=0.001, round=0.0001, advanced=True,
+                    tooltip="What the start's noise is multiplied by. 1 for all but GLIDE's upsampler, which takes "
+                    "0.997: a little less is softer and has less grain.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The MODEL: a run over these sigmas starts from the paper's noise."),
@@ -156,8 +164,8 @@ class GuidancePaperSigmas(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, respacing) -> io.NodeOutput:
-        return io.NodeOutput(*with_paper_sigmas(model, respacing.strip()))
+    def execute(cls, model, respacing, temperature=1.0) -> io.NodeOutput:
+        return io.NodeOutput(*with_paper_sigmas(model, respacing.strip(), temperature))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -1,4 +1,4 @@
-"""ADM's and GLIDE's networks a second time: plain functions of a state dict, written from the formulas, one picture at a time.
+"""ADM's and GLIDE's networks a second time: plain functions of a state dict, from the formulas, picture by picture.
 
 No module of the pack is used. The way through the network is found from the names in the state dict, group
 normalisation and attention are sums written out, convolution is a matrix product of patches.

@@ -255,7 +255,8 @@ def test_an_upsampler_sees_the_small_picture(model, adm, files):
     assert set(positive[0][1]) == {"class_labels", "low_res"} and set(label[0][1]) == {"class_labels"}
     noise = start(2)[..., :8, :]
     found = euler(main, positive, noise, sigmas_at(main, [800, 400]))
-    large = torch.nn.functional.interpolate((image.movedim(-1, 1).double() * 255).round() / 127.5 - 1, (8, SIDE), mode="bilinear")
+    rounded = (image.movedim(-1, 1).double() * 255).round() / 127.5 - 1
+    large = torch.nn.functional.interpolate(rounded, (8, SIDE), mode="bilinear")
     exact = exact_noise(files[0]["upsampler"])
     wanted = formulas.ddim(lambda x, t: exact(torch.cat([x, large.expand_as(x)], 1), t, [3, 3]), noise.double(),
                            formulas.linear_alpha_bars(), [800, 400])

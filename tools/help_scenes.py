@@ -211,6 +211,14 @@ def low_resolution(strip: Strip) -> Panels:
     return [grid(["small\npicture", "resized:\n3 channels", "noisy x:\n3 channels"], rows, zoom=4)]
 
 
+def glide_prompt(strip: Strip) -> Panels:
+    strip.begin(FOUR, 1)
+    strip.tell("nothing", strip.none)
+    told = {"kind": "flow", "boxes": ["An oil painting\nof a corgi", "7 tokens,\n121 padding", "GLIDE"]}
+    empty = {"kind": "flow", "boxes": ["(empty)", "128 padding", "GLIDE"]}
+    return [words("A text"), told, words("No text: no vocabulary needed"), empty]
+
+
 def noise_of(timestep: int) -> float:
     """Noise to signal at a timestep of ADM's linear schedule."""
     kept = math.prod(1 - (1e-4 + (0.02 - 1e-4) * i / 999) for i in range(timestep + 1))
@@ -266,7 +274,7 @@ MADE = (
     cfg, autoguidance, mix, adaptive_weight, degrade, schedule, rescale, clamp, apg, shape, classifier, loss,
     expert_switch, train_experts, load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect,
     inspection, compare, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts,
-    export_experts, convert_checkpoint, post_hoc_ema, negative_attention,
+    export_experts, convert_checkpoint, post_hoc_ema, negative_attention, glide_prompt,
 )  # fmt: skip
 PICTURES: dict[str, Callable[[Strip], Panels]] = {made.__name__: made for made in MADE}
 # What must have run before, on the same ComfyUI.

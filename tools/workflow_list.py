@@ -8,6 +8,7 @@ from workflow_big import BIG
 from workflow_compare import compare
 from workflow_degrade import degraded_guide
 from workflow_experts import map_experts, own_experts, ppap, train_experts
+from workflow_glide import ppap_glide
 from workflow_gradients import classifier, experts, targets
 from workflow_graph import Stamps
 from workflow_inspect import inspector
@@ -192,4 +193,4 @@ WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "More-A-LoRA-guided-by-its-past": lora_guide,
 }
 # Wired and stamped here, run by whoever has the files.
-NEED_FILES = {**PAPERS, **BIG, "PPAP-Experts-of-your-own": own_experts}
+NEED_FILES = {**PAPERS, **BIG, "PPAP-Experts-of-your-own": own_experts, "PPAP-GLIDE": ppap_glide}

@@ -37,13 +37,13 @@ class Published(Workflow):
 
     def picture(
         self, lane: int, column: int, model: Output, asked: Output, vae: Output, side: int, prefix: str,
-        run: tuple[str, str],
+        run: tuple[str, str], temperature: float = 1.0,
     ) -> Output:
         """A run as the paper's code makes it, and the saved pictures, which come back.
 
         asked: the class, or none. run: the sampler and the respacing.
         """
-        spaced = self.add("GuidancePaperSigmas", lane, column, model=model, respacing=run[1])
+        spaced = self.add("GuidancePaperSigmas", lane, column, model=model, respacing=run[1], temperature=temperature)
         latents = self.add("EmptyLatentImage", lane, column, width=side, height=side, batch_size=4)
         sampler = self.add("KSamplerSelect", lane, column, sampler_name=run[0])
         sampled = self.add(

@@ -23,23 +23,28 @@ class PaperStart:
     """Mixed into a model's own sampling: a run that begins at `first` begins as in the paper.
 
     first: the sigma. unit_noise: whether that is unit noise in coordinates of unit variance, as on timesteps.
+    temperature: what that noise is multiplied by.
     """
 
     first: float
     unit_noise: bool
+    temperature: float
 
     def noise_scaling(self, sigma, noise, latent_image, max_denoise=None):
         # Only the start of a run says whether it begins at the largest sigma; inpainting asks in between.
         if max_denoise is not None and math.isclose(float(sigma), self.first, rel_tol=1e-5):
-            max_denoise = self.unit_noise
+            max_denoise, noise = self.unit_noise, noise * self.temperature
         own: Any = super()
         return own.noise_scaling(sigma, noise, latent_image, bool(max_denoise))
 
 
-def with_paper_sigmas(model: ModelPatcher, respacing: str) -> tuple[ModelPatcher, torch.Tensor]:
+def with_paper_sigmas(
+    model: ModelPatcher, respacing: str, temperature: float = 1.0
+) -> tuple[ModelPatcher, torch.Tensor]:
     """A clone that starts from the paper's noise, and the sigmas [steps + 1] of the paper's sampler, float32.
 
     respacing: as in guided-diffusion (`guidance.respacing`) for a model on timesteps, a number of steps for an EDM.
+    temperature: what the start's noise is multiplied by.
 
     Raises:
         ValueError: a model of another kind, or a respacing that it does not have, in words.
@@ -57,7 +62,7 @@ def with_paper_sigmas(model: ModelPatcher, respacing: str) -> tuple[ModelPatcher
             f"Diffusion) or as EDM does (EDM2). Use KSampler, or BasicScheduler for its sigmas."
         )
     out = model.clone()
-    out.add_object_patch("model_sampling", _from_paper_start(sampling, float(levels[0]), on_timesteps))
+    out.add_object_patch("model_sampling", _from_paper_start(sampling, float(levels[0]), on_timesteps, temperature))
     return out, levels
 
 
@@ -70,9 +75,9 @@ def _steps(respacing: str) -> int:
     return int(respacing)
 
 
-def _from_paper_start(sampling: Any, first: float, unit_noise: bool) -> Any:
+def _from_paper_start(sampling: Any, first: float, unit_noise: bool, temperature: float) -> Any:
     out = copy.deepcopy(sampling)
     if not isinstance(out, PaperStart):
         out.__class__ = type("PaperSampling", (PaperStart, type(out)), {})
-    out.first, out.unit_noise = first, unit_noise
+    out.first, out.unit_noise, out.temperature = first, unit_noise, temperature
     return out

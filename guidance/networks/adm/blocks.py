@@ -27,8 +27,8 @@ class Layers:
     """Makes the layers of one network, all from the same namespace.
 
     Args:
-        operations: Conv1d, Conv2d, Linear, GroupNorm, LayerNorm and Embedding that take `device` and `dtype` (`torch.nn`,
-            or the host's `comfy.ops` classes).
+        operations: Conv1d, Conv2d, Linear, GroupNorm, LayerNorm and Embedding that take `device` and `dtype`
+            (`torch.nn`, or the host's `comfy.ops` classes).
         dtype: of convolutions; None = PyTorch's default.
     """
 
@@ -174,8 +174,8 @@ class Stem(nn.Module):
         stride = self.config.stride
         if x.shape[-2] % stride or x.shape[-1] % stride:
             raise ValueError(
-                f"this {self.title} network got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; width and height must be "
-                f"multiples of {stride}."
+                f"this {self.title} network got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; width and height must "
+                f"be multiples of {stride}."
             )
 
 

@@ -43,7 +43,8 @@ class GlideConfig(AdmConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.in_channels not in INPUTS.values():
-            raise ValueError(f"it takes {self.in_channels} channels; GLIDE's take {', '.join(map(str, INPUTS.values()))}.")
+            known = ", ".join(map(str, INPUTS.values()))
+            raise ValueError(f"it takes {self.in_channels} channels; GLIDE's take {known}.")
         if self.text_width % self.text_heads:
             raise ValueError(f"{self.text_heads} heads cannot share the text's {self.text_width} channels.")
 

@@ -89,6 +89,6 @@ class AdmUNet(Stem):
         super()._check(x)
         if x.shape[1] != self.config.in_channels:
             raise ValueError(
-                f"this {self.title} network takes {self.config.in_channels} channels and got {x.shape[1]}; an upsampler's "
-                f"last three are the low-resolution picture."
+                f"this {self.title} network takes {self.config.in_channels} channels and got {x.shape[1]}; an "
+                f"upsampler's last three are the low-resolution picture."
             )
