@@ -43,8 +43,8 @@ class GuidanceMakePictures(io.ComfyNode):
                 io.Conditioning.Input(
                     "positive", optional=True,
                     tooltip="Not needed for the tiny model, ADM, EDM2 and GLIDE: unconditional pictures. For other "
-                    "text-to-image models a prompt, or CLIP Text Encode with an empty text. Several classes are dealt in "
-                    "turn.",
+                    "text-to-image models a prompt, or CLIP Text Encode with an empty text. Several classes are dealt "
+                    "in turn.",
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="Needed only if cfg is not 1."),
                 io.Vae.Input(

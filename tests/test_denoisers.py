@@ -240,4 +240,4 @@ def test_low_resolution_goes_with_the_conditioning(comfy):
     given = [[torch.zeros(1, 1, 1), {"class_labels": torch.tensor([3])}]]
     (found,) = GuidanceLowResolution.execute(given, image).result
     assert set(given[0][1]) == {"class_labels"} and found[0][1]["low_res"].shape == (2, 3, 4, 6)
-    torch.testing.assert_close(found[0][1]["low_res"][1, 2], image[1, ..., 2] * 2 - 1)
+    torch.testing.assert_close(found[0][1]["low_res"][1, 2], (image[1, ..., 2] * 255).round() / 127.5 - 1)
