@@ -225,7 +225,7 @@ def overlap(first: tuple[float, float], second: tuple[float, float]) -> bool:
     return min(first[0], second[0]) > max(first[1], second[1])
 
 
-def uniform(values: Tensor) -> float | None:
+def common_value(values: Tensor) -> float | None:
     """The one value that all samples share, or None."""
     first = float(values[0])
     return first if all(math.isclose(first, float(v), rel_tol=1e-12) for v in values) else None

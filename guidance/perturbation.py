@@ -91,7 +91,7 @@ def noisier(level: NoiseLevel, extra: float, highest: float) -> tuple[NoiseLevel
     return NoiseLevel(level.a, grown), (grown**2 - level.b**2).clamp(min=0).sqrt()
 
 
-def with_noise(x: Tensor, added: Tensor, noise: Tensor) -> Tensor:
+def add_noise(x: Tensor, added: Tensor, noise: Tensor) -> Tensor:
     """x [B, ...] and fresh noise of standard deviation `added` [B]."""
     return x + expand(added, x) * noise.to(x.dtype)
 

@@ -60,7 +60,7 @@ class GuidanceLoadGuide(io.ComfyNode):
         return io.NodeOutput(load_guide(name))
 
 
-def team_inputs() -> list[io.Input]:
+def switch_inputs() -> list[io.Input]:
     guide = GuideSocket.Input("guide", tooltip="The next guide, for noisier pictures than the one above it.")
     return [
         io.Autogrow.Input(
@@ -97,12 +97,12 @@ def team_inputs() -> list[io.Input]:
     ]
 
 
-def team_problem(guides: dict | None, *widgets) -> str | None:
+def switch_problem(guides: dict | None, *widgets) -> str | None:
     """What is wrong with the edges between so many guides, in words; None if nothing is."""
     return edges_problem(len(guides) if guides else None, *widgets)
 
 
-@validation(team_problem, "guides", "edges_from", "edges", "schedule", "handover")
+@validation(switch_problem, "guides", "edges_from", "edges", "schedule", "handover")
 class GuidanceExpertSwitch(io.ComfyNode):
     """Several guides as one, each for its own noise levels."""
 
@@ -116,14 +116,14 @@ class GuidanceExpertSwitch(io.ComfyNode):
             "picture's noise level is asked. The first guide is in charge of the cleanest pictures.",
             search_aliases=["experts", "ppap", "multi expert", "switch guides", "mixture of experts"],
             has_intermediate_output=True,
-            inputs=team_inputs(),
+            inputs=switch_inputs(),
             outputs=[GuideSocket.Output(display_name="guide", tooltip="All of them, as one guide.")],
         )
 
     @classmethod
     def execute(cls, guides, edges_from, edges, schedule, handover) -> io.NodeOutput:
-        team = expert_switch(list(guides.values()), edges_from, edges, schedule, handover)
-        return io.NodeOutput(team, ui=expert_curve(team))
+        guide = expert_switch(list(guides.values()), edges_from, edges, schedule, handover)
+        return io.NodeOutput(guide, ui=expert_curve(guide))
 
 
 NODES: list[type[io.ComfyNode]] = [GuidanceLoadGuide, GuidanceExpertSwitch]

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..host.engine.install import with_rule
 from ..host.engine.page_events import curve
 from ..host.schema.inputs import interval_inputs, interval_validation, schedule_of
-from ..host.schema.shapes import shape_inputs, shapes_of
+from ..host.schema.shapes import shape_inputs, shape_rules
 
 
 @interval_validation
@@ -37,7 +37,7 @@ class GuidanceShape(io.ComfyNode):
     @classmethod
     def execute(cls, model, rule, amount, unit, start, end, schedule=None) -> io.NodeOutput:
         out = model
-        for shape in shapes_of(rule, amount, schedule_of(unit, start, end, schedule)):
+        for shape in shape_rules(rule, amount, schedule_of(unit, start, end, schedule)):
             out = with_rule(out, shape)
         return io.NodeOutput(out, ui=curve(model, out))
 

@@ -1,4 +1,4 @@
-"""The node that makes a team of noise-aware experts from a clean guide."""
+"""The node that makes a bank of noise-aware experts from a clean guide."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from comfy_api.latest import io, ui
 from ..host.common.errors import user_error
 from ..host.schema.inputs import GuideSocket, PicturesSocket
 from ..host.schema.validation import validation
-from ..host.training.train import KINDS, PRECISIONS, SCHEDULES, WEIGHTINGS, recipe_of, recipe_problem, run
+from ..host.training.train import (
+    KINDS,
+    PRECISIONS,
+    SCHEDULES,
+    WEIGHTINGS,
+    Request,
+    page_of,
+    recipe_of,
+    recipe_problem,
+    run,
+)  # fmt: skip
 
 LossMap = io.Custom("LOSS_MAP")
 
@@ -22,7 +32,7 @@ class GuidanceTrainExperts(io.ComfyNode):
             node_id="GuidanceTrainExperts",
             display_name="Train Experts (PPAP)",
             category="guidance/train",
-            description="Makes a clean network into a team of experts that see through noise, each through its own "
+            description="Makes a clean network into a bank of experts that see through noise, each through its own "
             "range (PPAP, 2212.05973). The network itself teaches them on the pictures; no labels are needed. The "
             "bank is saved in models/guides, and steers by Classifier Guidance or Loss Guidance.",
             search_aliases=["ppap", "train classifier", "noise aware", "multi experts", "train guide", "lora experts"],
@@ -48,9 +58,8 @@ class GuidanceTrainExperts(io.ComfyNode):
     @user_error()
     def execute(cls, guide, pictures, name, preview_scale, model=None, **settings) -> io.NodeOutput:
         page = cls.hidden.extra_pnginfo or {}
-        trained, curve = run(
-            guide, pictures, name, recipe_of(settings), page.get("workflow"), cls.hidden.prompt, model, preview_scale
-        )
+        made_on = page_of(page.get("workflow"), cls.hidden.prompt)
+        trained, curve = run(Request(guide, pictures, name, recipe_of(settings), made_on), model, preview_scale)
         losses = [loss for curve in trained.curves for loss in curve]
         return io.NodeOutput(trained.guide, {"loss": losses}, curve, ui=ui.PreviewImage(curve, cls=cls))
 

@@ -7,7 +7,7 @@ import torch
 from oracle import GUIDE, exact_branches, points
 
 from guidance_pack.guidance.branch import MAIN, NEGATIVE, POSITIVE, Branch
-from guidance_pack.guidance.compose import Guidance, Memory, combine, overlap, uniform
+from guidance_pack.guidance.compose import Guidance, Memory, combine, common_value, overlap
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.rules.apg import APG
 from guidance_pack.guidance.rules.autoguidance import Autoguidance
@@ -184,10 +184,10 @@ def test_overlap_of_half_open_intervals(first, second, expected):
     assert overlap(first, second) is overlap(second, first) is expected
 
 
-def test_uniform():
-    assert uniform(torch.tensor([2.0, 2.0, 2.0 + 1e-14], dtype=torch.float64)) == 2.0
-    assert uniform(torch.tensor([2.0, 2.1])) is None
-    assert uniform(torch.tensor([3.0])) == 3.0
+def test_a_value_in_common():
+    assert common_value(torch.tensor([2.0, 2.0, 2.0 + 1e-14], dtype=torch.float64)) == 2.0
+    assert common_value(torch.tensor([2.0, 2.1])) is None
+    assert common_value(torch.tensor([3.0])) == 3.0
 
 
 def test_guidance_is_a_value():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.perturbation import (
+    add_noise,
     as_flow,
     blend,
     blur,
@@ -20,7 +21,6 @@ from guidance_pack.guidance.perturbation import (
     pool,
     skip_block,
     uniform,
-    with_noise,
 )
 
 GRID = (2, 4, 6)
@@ -115,7 +115,7 @@ def test_more_noise_on_a_flow_is_a_flow(t, scale):
     level = NoiseLevel.flow(torch.full((2,), t), scale)
     x = (1 - t) * clean + t * scale * first
     more, added = noisier(level, 0.5, math.inf)
-    moved, time = as_flow(with_noise(x, added, second), more, scale)
+    moved, time = as_flow(add_noise(x, added, second), more, scale)
     expected_time = 1.5 * t / (1 - t + 1.5 * t)
     torch.testing.assert_close(time, torch.full((2,), expected_time, dtype=torch.float64), atol=1e-7, rtol=0)
     noise = (first + math.sqrt(1.5**2 - 1) * second) / 1.5

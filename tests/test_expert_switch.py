@@ -37,7 +37,7 @@ def test_who_cannot_take_turns_in_words(guides, guide_root, tmp_path, monkeypatc
     team = guides.switch([one, other], Experts((1.0,)))
     with pytest.raises(ValueError, match="Connect the guides that are to take turns"):
         guides.switch([], Experts())
-    with pytest.raises(ValueError, match="is a team of 2 guides already; connect its members themselves"):
+    with pytest.raises(ValueError, match="is a bank of 2 guides already; connect its members themselves"):
         guides.switch([team, one], Experts((1.0,)))
     with pytest.raises(ValueError, match="2 guides need 1 edges between them; got 2"):
         guides.switch([one, other], Experts((1.0, 2.0)))
@@ -188,7 +188,7 @@ def prompt_of(names, **widgets):
     }
 
 
-def test_a_queued_prompt_loads_guides_and_makes_a_team(queue):
+def test_a_queued_prompt_loads_guides_and_makes_a_bank(queue):
     names = ["someone/resnet", "own.safetensors", EMBEDDED]
     team, answer = queue(prompt_of(names))
     assert answer == "" and [member.name for member in team.guide.members] == names

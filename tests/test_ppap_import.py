@@ -263,7 +263,7 @@ def spoilt(folder, change):
         (lambda t: {**t, UNDER + "dist_token": torch.zeros(1, 1, 16)}, "has dist_token, which the base has not"),
         (lambda t: {"scratch.refinenet1.out_conv.lora_A": torch.zeros(2, 2)} | t, "MiDaS-small"),
         (lambda t: {"model.weight": torch.zeros(2, 2)}, "none of PPAP's experts"),
-        (lambda t: {n.replace("deit.", ""): v for n, v in t.items() if "lora" not in n}, "DeiT.*not one team"),
+        (lambda t: {n.replace("deit.", ""): v for n, v in t.items() if "lora" not in n}, "DeiT.*not one bank"),
         (lambda t: {**t, "step": 3}, "more than tensors"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Train a team of noise-aware experts (PPAP) without ComfyUI: on one machine, or on several GPUs or machines.
+"""Train a bank of noise-aware experts (PPAP) without ComfyUI: on one machine, or on several GPUs or machines.
 
     python tools/train_experts.py --guide GUIDE --pictures FOLDER --out BANK [...]
     accelerate launch --multi_gpu tools/train_experts.py --guide GUIDE --pictures FOLDER --out BANK [...]

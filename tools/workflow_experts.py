@@ -37,7 +37,7 @@ def other_maps(scene: Scene, lane: int) -> dict[str, Output]:
 
 def train_experts(object_info: dict, stamps: Stamps) -> dict:
     scene = Scene(
-        "train_experts", "A clean classifier becomes a team of noise-aware experts, on pictures that the model made.",
+        "train_experts", "A clean classifier becomes a bank of noise-aware experts, on pictures that the model made.",
         object_info, stamps,
     )
     scene.shared(
@@ -79,7 +79,7 @@ def ppap(object_info: dict, stamps: Stamps) -> dict:
     )
     scene.shared(
         "## PPAP\nThe model is told no class. Each pair of lanes steers it by the same network looking at the noisy "
-        "picture itself: first as it is, then as a team of experts that were trained to see through noise. Each lane "
+        "picture itself: first as it is, then as a bank of experts that were trained to see through noise. Each lane "
         "has the scale that suits it; the experts of maps a *cap* on their pushes.\n\nThe references are drawn by the "
         "first lane. **Load Guide** lists banks of experts beside other guides.",
     )
@@ -118,7 +118,7 @@ def map_experts(object_info: dict, stamps: Stamps) -> dict:
         "**Make Pictures** draws the pictures, the clean network says what they show, and its experts learn to say the "
         "same of noisy ones.\n\nDepth learns by *mse*. The experts steer at a high scale with a *cap*, because their "
         "pushes grow long. Each pair of lanes is the clean network, then its experts after half a minute of training. "
-        "*08 Experts PPAP* has teams that were trained for longer.",
+        "*08 Experts PPAP* has banks that were trained for longer.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("Pictures to learn from")

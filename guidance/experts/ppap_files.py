@@ -70,7 +70,7 @@ def read_ppap(paths: Sequence[Path], base: nn.Module) -> PpapExperts:
     first = opened[0]
     for file in opened:
         if (file.backbone, file.efficient) != (first.backbone, first.efficient):
-            raise NetworkFileError(f"{file.name} is {file.words}, {first.name} {first.words}; they are not one team.")
+            raise NetworkFileError(f"{file.name} is {file.words}, {first.name} {first.words}; they are not one bank.")
     held = base.state_dict()
     adapters = [_adapter(file, held) for file in opened]
     for file, adapter in zip(opened, adapters, strict=True):

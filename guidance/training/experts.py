@@ -265,7 +265,7 @@ class ExpertsTraining:
 
 
 def _generator(*numbers: int) -> torch.Generator:
-    """Draws of its own for every tuple of numbers."""
+    """Draws of its own for every tuple of numbers; not by `seeds`, since trainings that wait began with these."""
     mixed = 0
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) % (1 << 63)

@@ -26,7 +26,7 @@ def user_error() -> Generator[None]:
         raise ValueError(str(error)) from error
 
 
-def shown(value: Any, longest: int = 80) -> str:
+def quoted(value: Any, longest: int = 80) -> str:
     """A value as a sentence can hold it: numbers as people write them, texts quoted and cut where they are long, of
     anything else its kind.
 
@@ -44,7 +44,7 @@ def shown(value: Any, longest: int = 80) -> str:
 def no_option(name: str, value: Any, options: Sequence[str]) -> str:
     """That a value is none of the options: all of them where they are few, else the one that was meant."""
     if len(options) <= FEW:
-        return f"{name} is {shown(value)}; it can be {', '.join(options)}."
+        return f"{name} is {quoted(value)}; it can be {', '.join(options)}."
     near = get_close_matches(f"{value}"[:LONGEST_NAME], options, 1, 0.6)
     meant = f"did you mean {near[0]}?" if near else f"choose one of its {len(options)}."
-    return f"{name} is {shown(value)}, which there is not; {meant}"
+    return f"{name} is {quoted(value)}, which there is not; {meant}"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from .errors import shown
+from .errors import quoted
 
 LABELS_KEY = "class_labels"
 LONGEST_NUMBER, LONGEST_NAME = 10, 60  # digits and characters that are read of a word
@@ -51,7 +51,7 @@ def class_conditioning(model: ModelPatcher, text: str) -> list:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if words and not labels:
         raise ValueError(
-            f"This MODEL is unconditional: it has no classes, so not {shown(words[0])} either. Leave label empty."
+            f"This MODEL is unconditional: it has no classes, so not {quoted(words[0])} either. Leave label empty."
         )
     indices = [index_of(word, labels) for word in words] or [len(labels)]
     # Other nodes expect an embedding in the first place: an empty one is safer than None.
@@ -82,10 +82,10 @@ def _phrase(text: str, parts: tuple[tuple[str, ...], ...]) -> list[int]:
         if place is None:
             hint = _nearest(word, [known for part in parts for known in part])
             words = "; ".join(map(", ".join, parts))
-            raise ValueError(f"This MODEL does not know {shown(word)}{hint} It knows: {words}.")
+            raise ValueError(f"This MODEL does not know {quoted(word)}{hint} It knows: {words}.")
         if chosen[place] < len(parts[place]):
             raise ValueError(
-                f"{shown(text.strip())} has two words for one thing: {parts[place][chosen[place]]!r} and {word!r}; "
+                f"{quoted(text.strip())} has two words for one thing: {parts[place][chosen[place]]!r} and {word!r}; "
                 f"choose one of them, or separate pictures by commas."
             )
         chosen[place] = parts[place].index(word)
@@ -107,7 +107,7 @@ def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> i
     if word.isdecimal():
         raise ValueError(f"There is no class {word[:LONGEST_NAME]}; {owner} has classes 0 to {len(labels) - 1}.")
     some = ", ".join(label[:LONGEST_NAME] for label in labels[:20]) + (", ..." if len(labels) > 20 else "")
-    raise ValueError(f"There is no class {shown(word)}{_nearest(word.lower(), names)} {owner} has: {some}.")
+    raise ValueError(f"There is no class {quoted(word)}{_nearest(word.lower(), names)} {owner} has: {some}.")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

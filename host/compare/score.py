@@ -9,7 +9,7 @@ import torch
 
 from ...guidance.guide import Guide
 from ...guidance.preprocessing import resize
-from ..common.errors import shown
+from ..common.errors import quoted
 from ..engine.targets import class_weights
 from ..models.guides import LoadedGuide, clean_output
 
@@ -48,7 +48,7 @@ def score(images: torch.Tensor, guide: LoadedGuide, label: str, target: torch.Te
     if task == "classification":
         return _classes(_output(images, guide), guide.guide, label)
     if label.strip():
-        raise ValueError(f"label is {shown(label.strip())}, and {guide.guide.name} names no classes; leave it empty.")
+        raise ValueError(f"label is {quoted(label.strip())}, and {guide.guide.name} names no classes; leave it empty.")
     if target is None:
         raise ValueError(
             f"{guide.guide.name} ({task}) compares pictures with others: connect target, the picture that they should "

@@ -13,7 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
-from ...guidance.perturbation import as_flow, noisier, with_noise
+from ...guidance.perturbation import add_noise, as_flow, noisier
 from ..common.keys import DEGRADED
 from ..common.model_options import wrapping
 from ..common.noise_levels import convertible, level_of
@@ -137,7 +137,7 @@ def _noisier(model_sampling, x: torch.Tensor, sigma: torch.Tensor, extra: float,
     level = level_of(model_sampling, sigma)
     highest = level_of(model_sampling, torch.as_tensor(model_sampling.sigma_max).reshape(1)).sigma
     more, added = noisier(level, extra, float(highest))
-    x = with_noise(x, added, draws.normal(x, "input"))
+    x = add_noise(x, added, draws.normal(x, "input"))
     own = more.b
     if isinstance(model_sampling, comfy.model_sampling.CONST):
         x, own = as_flow(x, more, getattr(model_sampling, "noise_scale", 1.0))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from comfy.samplers import CFGGuider
 
-from ...guidance.compose import Guidance, uniform
+from ...guidance.compose import Guidance, common_value
 from ...guidance.noise_level import NoiseLevel
 
 EQUAL = 1e-6  # relative: weights pass through other packs' float32
@@ -66,7 +66,7 @@ def weights_at(
     cfg = guidance.cfg_at(level, chosen)
     if not (guidance.combines or guidance.weighers) or _leaves_alone(cfg):
         return GuiderWeights(stated, stated)
-    wanted = tuple(_each(weight, lambda number: uniform(cfg(number))) for weight in stated)
+    wanted = tuple(_each(weight, lambda number: common_value(cfg(number))) for weight in stated)
     if all(map(numbers, wanted)):
         return GuiderWeights(stated, wanted)
     if len(stated) > 1 or len(numbers(stated[0])) > 1:

@@ -5,6 +5,10 @@ predicts bit for bit what it predicts without a guide. While the guide is evalua
 compute the difference beside themselves: minus the resident's LoRAs, plus the guide's. So no weight is moved, restored
 or kept twice, and it is all the same whether the network is quantised, offloaded or dynamically loaded. Bypass LoRAs
 (the host's injections) and object patches (such as ModelSamplingSD3) are exchanged in the same moment.
+
+The host's own hooks for such LoRAs (comfy/weight_adapter/bypass.py) cannot do it: they write the strength and the kind
+of layer onto the adapter, which both MODELs and every guide share; they know no changes of biases and norms, no plain
+differences and no parts of joint layers; and they assign to modules, which takes ten times as long at every switch.
 """
 
 from __future__ import annotations
@@ -74,7 +78,7 @@ def unsupported_reason(resident: ModelPatcher, guide: ModelPatcher) -> str:
 
 
 def switch_over(resident: ModelPatcher, guide: ModelPatcher) -> ModelPatcher:
-    """A clone of the guide that the host loads with the resident's weights; `Toggle` gives it its own."""
+    """A clone of the guide that the host loads with the resident's weights; `AdapterSwitch` gives it its own."""
     out = guide.clone()
     out.set_attachments(WEIGHTS, weights_of(guide))
     sync_weights(out, [resident])
@@ -124,7 +128,7 @@ class AdapterSwitch:
     """Gives a guide its own weights in the resident's network, for as long as `on` is entered."""
 
     def __init__(self, resident: ModelPatcher, guide: ModelPatcher):
-        """The networks are on their devices. What the guide's changes take is held until the toggle is let go."""
+        """The networks are on their devices. What the guide's changes take is held until the switch is let go."""
         changes = layer_changes(resident, weight_patches(resident, guide))
         self.resident, self.guide = resident, guide
         self.layers = [ChangedLayer(layer, change) for layer, change in changes]

@@ -73,7 +73,7 @@ def clean_output(patcher: ModelPatcher, spec: GuideSpec, pictures: torch.Tensor)
 def guide_names() -> list[str]:
     """The embedded guides, then what lies in models/guides: folders with a config.json, .safetensors and .pt files."""
     found: dict[str, None] = {}
-    for root in _roots():
+    for root in guide_folders():
         for place, folders, files in walk(root):
             weights = sorted(file for file in files if file.endswith(SINGLE))
             if "config.json" in files:
@@ -154,14 +154,14 @@ def switch(guides: Sequence[LoadedGuide], experts: Experts) -> LoadedGuide:
     """Several guides as one; each is in charge of its own noise levels, the first of the cleanest pictures.
 
     Raises:
-        ValueError: nothing to switch, a guide that is a team already, or guides of different kinds, in words.
+        ValueError: nothing to switch, a guide that is a bank already, or guides of different kinds, in words.
     """
     if not guides:
         raise ValueError("Connect the guides that are to take turns, the one for the cleanest pictures first.")
     for guide in guides:
         if len(guide.guide.members) > 1:
             raise ValueError(
-                f"{guide.guide.name} is a team of {len(guide.guide.members)} guides already; connect its members "
+                f"{guide.guide.name} is a bank of {len(guide.guide.members)} guides already; connect its members "
                 f"themselves to one Expert Switch."
             )
     members = tuple(guide.guide.first for guide in guides)
@@ -207,7 +207,8 @@ def _family(source: GuideSource) -> GuideFamily:
     return able[0]
 
 
-def _roots() -> list[Path]:
+def guide_folders() -> list[Path]:
+    """Where guides may lie, the first for new ones."""
     return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
 
 
@@ -219,7 +220,7 @@ def _path(name: str) -> Path:
     """Where a guide lies. Raises ValueError, naming the nearest, if there is none or it would lie outside."""
     if name in _embedded_names():
         return ASSETS / f"{name}.safetensors"
-    return placed(_roots(), name, "guide", f"models/{FOLDER}", guide_names)
+    return placed(guide_folders(), name, "guide", f"models/{FOLDER}", guide_names)
 
 
 def bank_path(name: str) -> Path:
@@ -227,7 +228,7 @@ def bank_path(name: str) -> Path:
     problem = bank_name_problem(name)
     if problem:
         raise ValueError(problem)
-    return Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{name}.safetensors"
+    return guide_folders()[0] / f"{name}.safetensors"
 
 
 def bank_name_problem(name: str) -> str | None:

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import comfy.model_management
-import folder_paths
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from ...guidance.noise_schedule import noise_schedule
 from ...guidance.preprocessing import Preprocessing
 from ...guidance.training.recipe import ExpertRecipe
 from ..common.places import inside, is_text, shown_name, walk
-from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
+from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, guide_folders, load_bank, source_of
 from .tiny import ASSETS
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ _NUMBERED = re.compile(r"(\d+)_max([1-9]\d?)(\.(?:ckpt|pt|pth|safetensors))")
 def expert_sets() -> list[str]:
     """What lies in models/guides and may be PPAP's: `folder/*_max5.ckpt` for a set of files, and torch files alone."""
     found: dict[str, None] = {}
-    for root in _roots():
+    for root in guide_folders():
         for place, folders, files in walk(root):
             folders.sort()
             for file in sorted(files):
@@ -70,7 +69,7 @@ def files_of(experts: str) -> list[Path]:
     within = PurePosixPath(experts)
     count = _ALL_OF.fullmatch(within.name)
     names = [f"{n}_max{count[1]}{count[2]}" for n in range(int(count[1]))] if count else [within.name]
-    for root in _roots():
+    for root in guide_folders():
         folder = root / within.parent
         try:
             there = [name for name in names if inside([root], (within.parent / name).as_posix()) is not None]
@@ -87,7 +86,7 @@ def files_of(experts: str) -> list[Path]:
                 f"Get it too, from where you got the others."
             )
     raise ValueError(
-        f"There is nothing called {shown_name(experts)} in {_roots()[0]}. Put PPAP's files (0_max5.ckpt to "
+        f"There is nothing called {shown_name(experts)} in {guide_folders()[0]}. Put PPAP's files (0_max5.ckpt to "
         f"4_max5.ckpt) into a folder of their own there, and press R."
     )
 
@@ -175,7 +174,3 @@ def _summary(found: PpapExperts, base: str, count: int) -> str:
         f"{count} {kind} {found.backbone} expert{'s' if count > 1 else ''} of {base}, from clean to noisy, for the "
         f"timesteps {', '.join(edges)} of ADM's {SCHEDULE} schedule."
     )
-
-
-def _roots() -> list[Path]:
-    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]

@@ -131,7 +131,7 @@ def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_pat
     if name not in names():
         raise ValueError(f"There is no embedded model {name!r}; there are {', '.join(names())}.")
     file = read_denoiser(ASSETS / f"{name}.safetensors")
-    # Under dynamic memory management the hosted layers hold no weights before they are loaded.
+    # Under dynamic memory management ComfyUI's layers hold no weights before they are loaded.
     check(file)
     config = TinyModelConfig(dict(file.config))
     config.sampling_settings = _sampling(file)

@@ -11,7 +11,7 @@ from ...guidance.rule import Rule
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import Interval, Schedule, Unit
 from ..common.decoders import DECODERS
-from ..common.errors import shown
+from ..common.errors import quoted
 from ..engine.plan import schedule_within
 from ..engine.steer import PLACES
 from .validation import Node, validation
@@ -116,7 +116,7 @@ def interval_problem(unit: str | None, start: float | None, end: float | None) -
     start and end: numbers inside their widgets' range.
     """
     if unit is not None and unit not in UNITS:
-        return f"unit is {shown(unit)}; it can be {' or '.join(UNITS)}."
+        return f"unit is {quoted(unit)}; it can be {' or '.join(UNITS)}."
     if unit is None or start is None or end is None:
         return None
     if unit == "percent" and not start <= end <= 1.0:

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 from ...guidance.schedule import Curve, Interval, Schedule, Unit, ramp
-from ..common.errors import shown
+from ..common.errors import quoted
 from .inputs import LARGEST_SIGMA, UNITS, interval_problem
 
 SHAPES = ["linear", "cosine", "interval", "points"]
@@ -34,7 +34,7 @@ def schedule_problem(
 ) -> str | None:
     """What is wrong with the widgets, in words, or None. A linked value is None here and is judged when it runs."""
     if shape is not None and shape not in SHAPES:
-        return f"shape is {shown(shape)}; it can be {', '.join(SHAPES)}."
+        return f"shape is {quoted(shape)}; it can be {', '.join(SHAPES)}."
     if shape is None or unit is None or unit not in UNITS:
         return interval_problem(unit, None, None)
     if shape != "points":
@@ -75,7 +75,7 @@ def _point(pair: str) -> tuple[float, float]:
         position = strength = math.nan
     if not (math.isfinite(position) and math.isfinite(strength)):
         raise ValueError(
-            f"points has {shown(pair)}; each point is position: strength, two numbers, for instance 0.3: 1."
+            f"points has {quoted(pair)}; each point is position: strength, two numbers, for instance 0.3: 1."
         )
     if abs(strength) > LARGEST_STRENGTH:
         raise ValueError(

@@ -48,7 +48,7 @@ def shape_inputs() -> list[io.Input]:
     return [chosen, *(entry for entry in inputs_of(Shape) if entry.id in COMMON)]
 
 
-def shapes_of(chosen: Mapping[str, Any], amount: float, schedule: Schedule) -> list[Shape]:
+def shape_rules(chosen: Mapping[str, Any], amount: float, schedule: Schedule) -> list[Shape]:
     """The rules that the node's inputs describe. chosen: the name under `rule`, and the values of its own inputs."""
     kinds = CHOICES[chosen["rule"]]
     return [

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..common.errors import LONGEST_NAME, no_option, shown
+from ..common.errors import LONGEST_NAME, no_option, quoted
 from .wires import wire_problem
 
 Node = TypeVar("Node", bound=type[io.ComfyNode])
@@ -134,13 +134,13 @@ def _problem(entry: io.Input, value: Any, judged: bool, running: bool) -> str | 
 
 def _number_problem(widget: io.Int.Input | io.Float.Input, value: Any) -> str | None:
     low, high = widget.min, widget.max
-    allowed = f"it can be {shown(low)} to {shown(high)}"
+    allowed = f"it can be {quoted(low)} to {quoted(high)}"
     if isinstance(value, bool) or not isinstance(value, Real):
-        return f"{widget.id} is {shown(value)}, which is no number; {allowed}."
+        return f"{widget.id} is {quoted(value)}, which is no number; {allowed}."
     if not low <= value <= high:
-        return f"{widget.id} is {shown(value)}; {allowed}."
+        return f"{widget.id} is {quoted(value)}; {allowed}."
     if isinstance(widget, io.Int.Input) and math.trunc(value) != value:
-        return f"{widget.id} is {shown(value)}; it must be a whole number, and {allowed}."
+        return f"{widget.id} is {quoted(value)}; it must be a whole number, and {allowed}."
     return None
 
 
@@ -153,7 +153,7 @@ def _choice_problem(widget: io.Combo.Input, value: Any, judged: bool) -> str | N
 
 def _text_problem(widget: io.String.Input, value: Any) -> str | None:
     if not isinstance(value, str):
-        return f"{widget.id} is {shown(value)}; it must be text."
+        return f"{widget.id} is {quoted(value)}; it must be text."
     if len(value) > LONGEST_TEXT:
         return f"{widget.id} has {len(value)} characters; it can have {LONGEST_TEXT}."
     return None

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ...guidance.schedule import Schedule
-from ..common.errors import shown
+from ..common.errors import quoted
 
 
 def _has(*names: str) -> Callable[[Any], bool]:
@@ -49,4 +49,4 @@ def wire_problem(socket: io.Input, value: Any, running: bool) -> str | None:
     takes = KINDS.get(kind)
     if takes is None or (value is None and (socket.optional or socket.lazy or not running)) or takes(value):
         return None
-    return f"{socket.id} got {shown(value)}, which is no {kind}. Connect an output of the kind {kind} to it."
+    return f"{socket.id} got {quoted(value)}, which is no {kind}. Connect an output of the kind {kind} to it."

@@ -53,7 +53,7 @@ class Request:
     Attributes:
         guide: a clean one, as Load Guide gives it; it is loaded anew and so stays as it is.
         name: of the bank's file in models/guides, without its ending.
-        workflow: the page's "workflow" and "prompt" as JSON, kept in the file.
+        workflow: what the file keeps of the page, see `page_of`.
     """
 
     guide: LoadedGuide
@@ -200,18 +200,22 @@ def recipe_problem(name: str | None, experts: int | None, iterations: int | None
     return None
 
 
-def run(
-    guide: LoadedGuide, pictures: PictureFolder, name: str, recipe: ExpertRecipe, workflow: dict | None,
-    prompt: dict | None, model: ModelPatcher | None, scale: float,
-) -> tuple[Trained, torch.Tensor]:
-    """Train with progress on the page; the bank, and the curve as an IMAGE [1, H, W, 3]."""
+def page_of(workflow: dict | None, prompt: dict | None) -> dict[str, str]:
+    """What a bank's file keeps of the page that it was made on, each as JSON; nothing without a page."""
     page = {"workflow": workflow, "prompt": prompt}
-    kept = {key: json.dumps(value, sort_keys=True) for key, value in page.items() if value}
+    return {key: json.dumps(value, sort_keys=True) for key, value in page.items() if value}
+
+
+def run(request: Request, model: ModelPatcher | None, scale: float) -> tuple[Trained, torch.Tensor]:
+    """Train with progress on the page; the bank, and the curve as an IMAGE [1, H, W, 3].
+
+    model, scale: what the previews are drawn with; none without a model or at 0.
+    """
     shown = model if scale > 0 else None
     if shown is not None:
         check_preview(shown)
-    watch = _TrainingProgress(recipe, pictures, shown, scale)
-    trained = train_experts(Request(guide, pictures, name, recipe, kept), watch)
+    watch = _TrainingProgress(request.recipe, request.pictures, shown, scale)
+    trained = train_experts(request, watch)
     return trained, watch.picture(trained.curves)
 
 

@@ -22,6 +22,9 @@ class Muon(torch.optim.Optimizer):
     quintic Newton-Schulz iteration), with the scale 0.2 sqrt(max(rows, columns)) of Liu et al. 2025, "Muon is scalable
     for LLM training", which gives the steps the size of Adam's, so that one learning rate serves both kinds.
 
+    `torch.optim.Muon` is not used: it takes matrices alone, and most weights here are convolutions'; and it rounds to
+    bfloat16 in between, which is slower on a CPU.
+
     Args:
         momentum: share of the old momentum of a matrix.
         betas: Adam's, for the vectors.

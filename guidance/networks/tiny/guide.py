@@ -165,9 +165,9 @@ class TinyGuide(nn.Module):
         # In radians per timestep: the slowest wave spans the schedule once, the fastest tells 30 timesteps apart.
         rates = torch.logspace(-3, -1, self.config.embedding // 2, device=timestep.device, dtype=torch.float32)
         angles = timestep.float()[:, None] * rates
-        waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
+        embedding = torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype)
         first, second = self.embed
-        return F.silu(second(F.silu(first(waves))))
+        return F.silu(second(F.silu(first(embedding))))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights anew; every residual branch and the output start at zero.

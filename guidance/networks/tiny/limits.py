@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
-MOST = 4096  # channels, classes or waves
+MOST = 4096  # channels, classes or frequencies
 MOST_BLOCKS = 64
 MOST_PIXELS = 16  # on a side of a patch
 MOST_PARTS = 8

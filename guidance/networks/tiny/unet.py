@@ -113,7 +113,7 @@ class _Attention(nn.Module):
         return x + rearrange(self.out(attended), "b (h w) c -> b c h w", h=x.shape[2])
 
 
-def _plainly(part: str, index: int, run: Run, hidden: Tensor) -> Tensor:
+def _run_part(part: str, index: int, run: Run, hidden: Tensor) -> Tensor:
     return run(hidden, F.scaled_dot_product_attention)
 
 
@@ -169,7 +169,7 @@ class TinyUNet(nn.Module):
                 f"the tiny denoiser got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; "
                 f"width and height must be multiples of {STRIDE}."
             )
-        around = around or _plainly
+        around = around or _run_part
         embedding = self._embed(timesteps, y, x.dtype)
         hidden = self.stem(F.pixel_unshuffle(x, self.config.patch))
         for index, block in enumerate(self.down):
@@ -185,10 +185,10 @@ class TinyUNet(nn.Module):
         return straight + F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), self.config.patch)
 
     def _embed(self, timesteps: Tensor, y: Tensor, dtype: torch.dtype) -> Tensor:
-        waves = _timestep_embedding(timesteps * self.config.timestep_scale, self.config.embedding).to(dtype)
+        angles = _timestep_embedding(timesteps * self.config.timestep_scale, self.config.embedding).to(dtype)
         parts = zip(y.long().view(len(y), -1).unbind(1), self.words, strict=True)
         classes = torch.cat([F.one_hot(word, count) for word, count in parts], dim=1).to(dtype)
-        return F.silu(self.embed_out(F.silu(self.embed_noise(waves) + self.embed_class(classes))))
+        return F.silu(self.embed_out(F.silu(self.embed_noise(angles) + self.embed_class(classes))))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights anew; every residual branch and the output start at zero, so training starts at identity.
