@@ -62,6 +62,21 @@ class NormOverTheBatch(Good):
         return super().push(step) / (1 + super().push(step).norm())
 
 
+class ExactOnTheDevice(Good):
+    def push(self, step):
+        return super().push(step).double().to(step.x.dtype)
+
+
+class DrawsAsNoMacCan(Good):
+    def push(self, step):
+        return super().push(step) * (1 + torch.special.ndtri(torch.sigmoid(step.x)))
+
+
+class NumbersOfTheCpu(Good):
+    def push(self, step):
+        return super().push(step) * torch.linspace(0.5, 1.5, step.x.shape[-1])
+
+
 class FirstLevelForAll(Good):
     def displacement(self, step, state):
         return float(step.strength[0]) * self.push(step), state
@@ -240,6 +255,9 @@ BROKEN = [
     ("it_does_something", DoesNothing),
     ("equal_branches_leave_the_prediction", DividesByTheDifference),
     ("a_batch_is_its_samples", NormOverTheBatch),
+    ("a_device_without_float64_gives_the_same", ExactOnTheDevice),
+    ("a_device_without_float64_gives_the_same", DrawsAsNoMacCan),
+    ("a_device_without_float64_gives_the_same", NumbersOfTheCpu),
     ("mixed_noise_levels_are_separate_calls", FirstLevelForAll),
     ("mixed_noise_levels_are_separate_calls", FirstCfgForAll),
     ("inputs_stay_and_nothing_is_shared", WritesIntoABranch),

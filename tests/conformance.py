@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 
+import elsewhere
 import torch
 from cases import (
     CFG_WEIGHT,
@@ -107,6 +108,21 @@ def a_batch_is_its_samples(cls: type[Rule]) -> None:
         for i in range(3):
             alone = together.change(lambda t, i=i: t[i : i + 1], levels(2.0))
             assert same(alone.guide(rule), whole[i : i + 1]), f"sample {i} depends on the others of its batch: {rule}"
+
+
+@check
+def a_device_without_float64_gives_the_same(cls: type[Rule]) -> None:
+    for rule in active(cls):
+        given = case(rule, dtype=torch.float32)
+        here, _ = apply(rule, given.x, step_of(rule, given))
+        with elsewhere.device() as away:
+            moved = given.change(lambda t: t.to(away))  # noqa: B023 - called at once
+            try:
+                there, _ = apply(rule, moved.x, step_of(rule, moved))
+            except RuntimeError as error:
+                raise AssertionError(f"does not run there: {error}") from error
+            assert there.device == away, f"leaves the device of the prediction: {rule}"
+        assert same(there.here, here, 1e-5), f"another device gives other numbers: {rule}"
 
 
 @check

@@ -2,13 +2,16 @@
 
 Inside `device()` torch computes with them as usual and refuses what CUDA would refuse: tensors of two devices in one
 operation, a generator of another device, numpy. What CUDA allows is allowed: scalars of the CPU (0-dim tensors) beside
-tensors, indices of the CPU, copies.
+tensors, indices of the CPU, copies. And it refuses what a Mac's GPU (MPS) would: float64, and operations that it lacks.
 """
 
 import contextlib
 import functools
+import re
+from pathlib import Path
 
 import torch
+import torchgen
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map
@@ -19,6 +22,8 @@ ATEN = torch.ops.aten
 INDEXED = {ATEN.index, ATEN.index_put, ATEN.index_put_, ATEN._unsafe_index}
 COPIES = {ATEN.copy_, ATEN._to_copy, ATEN.copy, ATEN._local_scalar_dense, ATEN._copy_from}
 DRAWS: list[torch.Generator] = []  # that draw for AWAY
+MADE_OF_OTHERS = {ATEN._scaled_dot_product_flash_attention_for_cpu}
+EVERYWHERE = {"MPS", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd"}
 WHOLE = {ATEN.cat, ATEN.stack, ATEN.mm, ATEN.bmm, ATEN.addmm, ATEN.gather, ATEN.index_select}  # no scalars of the CPU
 
 
@@ -131,6 +136,26 @@ def composed(function):
     return torch._C._dispatch_has_kernel_for_dispatch_key(function.name(), "CompositeImplicitAutograd")
 
 
+@functools.cache
+def kernels():
+    """Of each operation of this torch: the devices that its own list names, or the operation that has them."""
+    listed = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
+    found = {}
+    for entry in listed.read_text("utf-8").split("\n- func: ")[1:]:
+        delegate = re.search(r"^  structured_delegate: (\S+)", entry, re.M)
+        devices = re.findall(r"^    ([\w, ]+): \w", entry, re.M)
+        named = {each for line in devices for each in line.split(", ")} or EVERYWHERE
+        found[entry.partition("(")[0]] = delegate[1] if delegate else named
+    return found
+
+
+@functools.cache
+def on_mac(function):
+    """Whether MPS has an operation."""
+    found = kernels().get(function.name().removeprefix("aten::"), EVERYWHERE)
+    return bool(EVERYWHERE & (kernels()[found] if isinstance(found, str) else found))
+
+
 def numbers(value):
     return value.here if isinstance(value, Away) else value
 
@@ -160,9 +185,14 @@ def compute(function, args, kwargs):
         args[0].data = Away(found)  # its shape is another now
         return args[0]
 
+    if away and function.overloadpacket not in MADE_OF_OTHERS and not on_mac(function):
+        raise NotImplementedError(f"The operator '{function.name()}' is not implemented for a Mac's GPU")
+
     def back(value):
         if not isinstance(value, torch.Tensor):
             return value
+        if away and value.dtype in (torch.float64, torch.complex128):
+            raise TypeError(f"{function}: a Mac's GPU has no {value.dtype}")
         if id(value) in homes or not away:
             return homes.get(id(value), value)
         with torch.inference_mode(value.is_inference()):

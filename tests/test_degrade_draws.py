@@ -2,6 +2,7 @@
 
 import math
 
+import elsewhere
 import pytest
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,13 @@ def test_draws_are_uniform_and_unrelated():
     assert abs(float(torch.corrcoef(draws)[0, 1])) < 5 / math.sqrt(100_000)
     neighbours = torch.corrcoef(torch.stack([draws[0, :-1], draws[0, 1:]]))[0, 1]
     assert abs(float(neighbours)) < 5 / math.sqrt(100_000)
+
+
+def test_draws_are_the_same_on_a_device_without_float64():
+    with elsewhere.device() as away:
+        drawn = [draw((2000,), key_of(1, 2.0, "x"), away) for draw in (uniform, normal)]
+    assert torch.equal(drawn[0].here, uniform((2000,), key_of(1, 2.0, "x")))
+    assert torch.equal(drawn[1].here, normal((2000,), key_of(1, 2.0, "x")))
 
 
 def test_normal_draws_have_the_moments_of_the_normal():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from host_families import BUILT
 from refusals import is_read
-from trials import results
+from trials import families, results
 from trials.cells import BATCHES, GUIDERS, SAMPLERS, SWEEPS, Cell, ordered
 from trials.components import COMPONENTS, Component
 from trials.judge import FINE, Bench, Outcome
@@ -36,7 +36,7 @@ def test_every_family_of_the_host_is_built_or_has_a_reason(comfy):
 
     built = {spec.config for spec in BUILT.values()}
     assert len(BUILT) >= 70 and not built & NOT_BUILT
-    assert built | NOT_BUILT == {kind.__name__ for kind in comfy.supported_models.models}
+    assert {kind.__name__ for kind in comfy.supported_models.models} - built - NOT_BUILT == set()
 
 
 def test_the_first_sweep_has_every_pair_and_the_whole_every_cell_once():
@@ -69,6 +69,23 @@ def test_results_are_gone_on_with_and_shown(tmp_path):
     assert list(found) == cells and results.sentences(found) == {"no.": cells[1]}
     shown = results.table(found, "sampler")
     assert "| all | 1 | 1 | 0 | 1 |" in shown and f"crash: {cells[2]}: oh" in shown
+
+
+def test_the_page_of_families_says_what_works_and_numbers_the_refusals():
+    cells = families.cells_of(["flux", "wan"])
+    known = dict.fromkeys(cells, Outcome("right")) | {
+        Cell("wan", "classifier", "euler", "cfg", 1): Outcome("refused", "wan has  no\npicture"),
+        Cell("wan", "classifier through", "euler", "cfg", 1): Outcome("refused", "wan has no picture"),
+        Cell("flux", "blurred attention", "euler", "cfg", 1): Outcome("refused", "no blur"),
+        Cell("flux", "dropout", "euler", "cfg", 1): Outcome("host"),
+        Cell("flux", "inpaint", "euler", "cfg", 1): Outcome("crash", "oh"),
+    }
+    page = families.page(known, {"flux": "Flux", "wan": "WAN21_T2V"}, "9.9")
+    assert "on ComfyUI 9.9." in page and "\n\n1. no blur\n2. wan has no picture\n" in page
+    assert "| Flux (`flux`) | yes | yes | identity, pooled, 1 | skipped, random | host | yes | **crash** |\n" in page
+    assert "| WAN21_T2V (`wan`) | 2 | 2 | identity, blurred, pooled | skipped, random | yes | yes | yes |\n" in page
+    with pytest.raises(KeyError):
+        families.page(known, {"sd15": "SD15"}, "9.9")
 
 
 def changed(model, change):

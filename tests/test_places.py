@@ -1,6 +1,7 @@
 """From a name to a place: one check for the names that people give, one way to what lies under one."""
 
 import os
+from pathlib import PureWindowsPath
 
 import pytest
 
@@ -33,6 +34,22 @@ def test_bad_names(name, words):
     found = problem(name)
     assert words in found and found.startswith("name is ") and "such as mine/team" in found
     assert len(found) < 400 and found.isprintable()
+
+
+@pytest.mark.parametrize("name", [
+    "CON", "con.a.b", "PRN", "aux", "NUL ", "CONIN$", "conout$.x", "COM1", "com9.txt", "LPT\xb2", "COM\xb9.x",
+])  # fmt: skip
+def test_what_windows_reserves_is_refused(name):
+    assert PureWindowsPath(name).is_reserved() and problem(name) and problem(f"mine/{name}")
+
+
+@pytest.mark.parametrize("name", ["C:x", "C:\\x", "\\\\server\\share\\x", "mine\\x", "..\\x", "\\x", "/x", "a/../../x"])
+def test_no_name_leads_out_of_its_folder_on_windows(tmp_path, name):
+    joined = PureWindowsPath("D:/models/guides") / name
+    assert not joined.is_relative_to("D:/models/guides") or ".." in joined.parts or "\\" in name
+    assert problem(name)
+    with pytest.raises(ValueError, match="outside"):
+        inside([tmp_path], name)
 
 
 def test_a_set_has_no_folders_of_its_own():

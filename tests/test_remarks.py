@@ -117,3 +117,23 @@ def test_a_run_that_ends_in_no_numbers_is_refused_where_guidance_acted(tiny):
     assert torch.isnan(drawn(broken, positive, cfg=2.0)).all()
     with pytest.raises(ValueError, match="values that are no numbers.*too strong"):
         drawn(cfg_combine(broken, "node"), positive)
+
+
+def test_a_picture_that_the_page_is_reading_is_no_fault(said, monkeypatch, tmp_path):
+    """On Windows a file that is read cannot be replaced."""
+    from pathlib import Path
+
+    import folder_paths
+    from PIL import Image
+
+    from guidance_pack.host.common.unfinished import show_unfinished
+
+    def replaced(path, target):
+        raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    show_unfinished(Image.new("RGB", (8, 8), "red"))
+    monkeypatch.setattr(Path, "replace", replaced)
+    show_unfinished(Image.new("RGB", (8, 8), "blue"))
+    (shown,) = tmp_path.glob("*.jpg")
+    assert Image.open(shown).getpixel((4, 4))[0] > 200

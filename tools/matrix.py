@@ -4,11 +4,13 @@
     python tools/matrix.py --comfyui FOLDER [--seed 0] [--count 200] [--seconds 600] [--out matrix.jsonl]
     python tools/matrix.py --comfyui FOLDER --only flux/apg/euler/cfg/3
     python tools/matrix.py --out matrix.jsonl --table family
+    python tools/matrix.py --comfyui FOLDER --out families.jsonl --families docs/families.md
 
 Every cell is a run of three steps on a small random network, with the component and without: off must be bit-exact and
 free, the plain run afterwards bit-identical, a picture of a batch the same alone, and every refusal a sentence that is
 in tests/refusals.py. The first sweep of the order, every family with every component, holds every pair of choices.
-With --out results are kept, one JSON line per cell, and the same command goes on where it was stopped.
+With --out results are kept, one JSON line per cell, and the same command goes on where it was stopped. --families
+judges what the docs' table of families shows, and writes it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from devtools.comfyui import read_version
 
 if TYPE_CHECKING:
     from trials.cells import Cell
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = results.read(options.out)
     if options.table is None:
         _try(options, known)
+    if options.families is not None:
+        _write_families(options, known)
     print(results.table(known, options.table or "component"))
     unread = [f"unread: {cell}: {words}" for words, cell in results.sentences(known).items() if not is_read(words)]
     print("\n".join(unread))
@@ -59,10 +65,23 @@ def _try(options: argparse.Namespace, known: Results) -> None:
             return
         if bench is None or bench.spec.name != cell.family:
             bench = Bench(BUILT[cell.family])
-        known[cell] = outcome = bench.judge(cell)
+        known[cell] = outcome = bench.judge(cell) if options.families is None else bench.glance(cell)
         results.append(options.out, cell, outcome)
         if outcome.kind not in FINE:
             print(f"{outcome.kind}: {cell}: {outcome.words}", flush=True)
+
+
+def _write_families(options: argparse.Namespace, known: Results) -> None:
+    """The docs' table, once every cell of it is known."""
+    from host_families import BUILT
+    from trials.families import cells_of, page
+
+    left = [cell for cell in cells_of(list(BUILT)) if cell not in known]
+    if left:
+        print(f"{len(left)} cells of the table are not judged yet: run the same command again")
+        return
+    names = {name: spec.config for name, spec in BUILT.items()}
+    options.families.write_text(page(known, names, read_version(Path(options.comfyui))), encoding="utf-8")
 
 
 def _wanted(options: argparse.Namespace, known: Results) -> Iterator[Cell]:
@@ -70,9 +89,13 @@ def _wanted(options: argparse.Namespace, known: Results) -> Iterator[Cell]:
     from host_families import BUILT
     from trials.cells import Cell, ordered
     from trials.components import COMPONENTS
+    from trials.families import cells_of
 
     if options.only is not None:
         yield Cell.named(options.only)
+        return
+    if options.families is not None:
+        yield from islice((cell for cell in cells_of(list(BUILT)) if cell not in known), options.count)
         return
     cells = islice(ordered(list(BUILT), list(COMPONENTS), options.seed), options.first, None)
     cells = islice((cell for cell in cells if cell not in known), options.count)
@@ -91,6 +114,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", metavar="CELL", help="judge one: family/component/sampler/guider/batch")
     parser.add_argument("--table", choices=["family", "component", "sampler", "guider", "batch"],
                         help="judge nothing; show what the file has, by this choice")
+    parser.add_argument("--families", type=Path, metavar="PAGE", help="judge what this table shows, and write it")
     options = parser.parse_args(arguments)
     if options.comfyui is None:
         parser.error("--comfyui must name the folder of ComfyUI")

@@ -11,7 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 _FORBIDDEN = frozenset('\\/:*?"<>|')
-_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))})
+_SUPERSCRIPTS = "\N{SUPERSCRIPT ONE}\N{SUPERSCRIPT TWO}\N{SUPERSCRIPT THREE}"
+_PORTS = (f"{port}{digit}" for port in ("COM", "LPT") for digit in f"123456789{_SUPERSCRIPTS}")
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *_PORTS})
 LONGEST = 100  # characters of a part of a name; with an ending of ours it must fit into the 255 bytes of most disks
 _BYTES = 200
 _SHOWN = 60

@@ -28,6 +28,9 @@ def show_unfinished(picture: Image.Image) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"guidance-{context.prompt_id}-{context.node_id.replace(':', '-')}.jpg"
     small.save(file.with_suffix(".partial"), "JPEG", quality=90)
-    file.with_suffix(".partial").replace(file)  # the page may be reading it
+    try:
+        file.with_suffix(".partial").replace(file)  # the page may be reading it
+    except PermissionError:  # and on Windows nothing takes the place of a file that is read: the next one will
+        return
     shown = [{"filename": file.name, "subfolder": "", "type": "temp"}]
     server.send_sync(EVENT, {"node": context.node_id, "output": {"images": shown}}, server.client_id)

@@ -37,11 +37,13 @@ class Component:
         on: the MODEL with it.
         off: the MODEL with it at weight 1 or scale 0, which must be the plain one bit for bit.
         acts: the guiders under which it changes the picture, where it is not refused.
+        masked: tried while the host inpaints a half of the latent.
     """
 
     on: Callable[[Models], Any]
     off: Callable[[Models], Any]
     acts: frozenset[str] = EVERYWHERE
+    masked: bool = False
 
 
 def use(node_id: str, **given):
@@ -180,6 +182,9 @@ COMPONENTS: dict[str, Component] = {
     ),
     "feedback": pair(alone("GuidanceAdaptiveWeight"), {"method": "feedback"}, {"similarity": 1.0}, WITH_NEGATIVE),
     "feedback guide": pair(followed, {"max_weight": 10.0}, {"max_weight": 1.0}),
+    "inpaint": Component(
+        functools.partial(steered, weight=2.0), functools.partial(by_rule, weight=1.0), masked=True
+    ),
     "mix": Component(functools.partial(mixed, total=3.0), functools.partial(by_rule, weight=1.0)),
     "classifier": pair(classified, ON, OFF),
     "classifier noisy": pair(classified, NOISY, OFF),

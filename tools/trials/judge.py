@@ -28,7 +28,8 @@ NO_NUMBERS = "values that are no numbers"  # of what the engine says when a run 
 class Outcome:
     """kind: "right", "refused" (in words of ours), "host" (ComfyUI alone cannot run this), or a fault: "crash",
     "off" (not bit-exact, or not free), "after" (a plain run afterwards differs), "apart" (a picture depends on its
-    batch), "nothing" (without effect), "numbers" (not finite where the host alone is)."""
+    batch), "nothing" (without effect), "numbers" (not finite where the host alone is), "outside" (changed where the
+    mask keeps the picture)."""
 
     kind: str
     words: str = ""
@@ -40,7 +41,7 @@ class Bench:
 
     spec: host_models.HostModel
     components: Mapping[str, Component] = field(default_factory=lambda: COMPONENTS)
-    plain: dict[tuple[str, str, int], Plain] = field(default_factory=dict)
+    plain: dict[tuple[str, str, int, bool], Plain] = field(default_factory=dict)
 
     def __post_init__(self):
         main, guide = (steering.as_nodes_do(self.spec.build, seed) for seed in (0, 7))
@@ -49,8 +50,15 @@ class Bench:
 
     def judge(self, cell: Cell) -> Outcome:
         """Every failure is what is looked for, so that none is raised."""
+        return self._caught(cell, self._judged)
+
+    def glance(self, cell: Cell) -> Outcome:
+        """`judge` in a third of its time: whether the component is refused, or else runs, acts and gives numbers."""
+        return self._caught(cell, self._glanced)
+
+    def _caught(self, cell: Cell, judged: Callable[[Cell], Outcome]) -> Outcome:
         try:
-            return self._judged(cell)
+            return judged(cell)
         except (Exception, SystemExit) as error:
             found = refusal(error)
             numbers = NO_NUMBERS in found.words
@@ -59,10 +67,16 @@ class Bench:
             plain = self._plain(cell)
             return plain if isinstance(plain, Outcome) else Outcome("numbers" if numbers else "crash", found.words)
 
+    def _glanced(self, cell: Cell) -> Outcome:
+        component = self.components[cell.component]
+        whole = run(component.on(self.models), self.models, cell, masked=component.masked)
+        plain = self._plain(cell)
+        return plain if isinstance(plain, Outcome) else self._effect(cell, whole, plain) or Outcome("right")
+
     def _judged(self, cell: Cell) -> Outcome:
         component = self.components[cell.component]
         model = component.on(self.models)
-        whole = run(model, self.models, cell)
+        whole = run(model, self.models, cell, masked=component.masked)
         plain = self._plain(cell)
         if isinstance(plain, Outcome):
             return plain
@@ -73,11 +87,18 @@ class Bench:
             same, cost = self._counted(off, cell)
             if not _equal(same, plain.whole) or cost > plain.cost:
                 return Outcome("off", f"{_distance(same, plain.whole):.2e} away, {cost} rows instead of {plain.cost}")
+        return self._effect(cell, whole, plain) or self._alone(cell, model, whole, plain)
+
+    def _effect(self, cell: Cell, whole: list[torch.Tensor], plain: Plain) -> Outcome | None:
+        """What is wrong with a guided picture beside the plain one."""
+        component = self.components[cell.component]
         if not _finite(whole):
             return Outcome("numbers", "inf or NaN")
         if cell.guider in component.acts and _equal(whole, plain.whole):
             return Outcome("nothing", "the picture is that of the plain run, bit for bit")
-        return self._alone(cell, model, whole, plain)
+        if component.masked and (moved := _distance(*(_outside(parts) for parts in (whole, plain.whole)))) > APART:
+            return Outcome("outside", f"{moved:.2e} away from the plain run outside the mask")
+        return None
 
     def _alone(self, cell: Cell, model: Any, whole: list[torch.Tensor], plain: Plain) -> Outcome:
         """The last picture of a batch again, alone."""
@@ -86,12 +107,14 @@ class Bench:
         lone = self._plain(replace(cell, guider="basic"))  # a guide is asked for one prompt, too
         if max(held.apart for held in (plain, lone) if isinstance(held, Plain)) > APART:
             return Outcome("right", "the host alone mixes the pictures of a batch")
-        apart = _apart(whole, lambda row: run(model, self.models, cell, row))
+        masked = self.components[cell.component].masked
+        apart = _apart(whole, lambda row: run(model, self.models, cell, row, masked))
         most = max(APART, 30 * plain.apart)
         return Outcome("right") if apart <= most else Outcome("apart", f"{apart:.2e}; the host alone {plain.apart:.2e}")
 
     def _plain(self, cell: Cell) -> Plain | Outcome:
-        key = cell.sampler, cell.guider, cell.batch
+        masked = cell.component in self.components and self.components[cell.component].masked
+        key = cell.sampler, cell.guider, cell.batch, masked
         if key not in self.plain:
             try:
                 whole, cost = self._counted(self.models.main, cell)
@@ -99,7 +122,7 @@ class Bench:
                 return Outcome("host", f"{type(error).__name__}: {error}"[:300])
             if not _finite(whole):
                 return Outcome("host", "inf or NaN")
-            alone = lambda row: run(self.models.main, self.models, cell, row)  # noqa: E731
+            alone = lambda row: run(self.models.main, self.models, cell, row, masked)  # noqa: E731
             self.plain[key] = Plain(whole, cost, _apart(whole, alone) if cell.batch > 1 else 0.0)
         return self.plain[key]
 
@@ -109,7 +132,7 @@ class Bench:
 
     def _counted(self, model: Any, cell: Cell) -> tuple[list[torch.Tensor], int]:
         with host_models.count_forwards(self.models.main) as count:
-            return run(model, self.models, cell), count.rows
+            return run(model, self.models, cell, masked=self.components[cell.component].masked), count.rows
 
 
 @dataclass(frozen=True)
@@ -121,8 +144,10 @@ class Plain:
     apart: float
 
 
-def run(model: Any, models: Models, cell: Cell, row: int | None = None) -> list[torch.Tensor]:
-    """The sampled latents; of one picture of the batch alone, if `row` names it."""
+def run(
+    model: Any, models: Models, cell: Cell, row: int | None = None, masked: bool = False
+) -> list[torch.Tensor]:
+    """The sampled latents; of one picture of the batch alone, if `row` names it; `masked`: of one half of it."""
     setting = engine_probe.setting_of(models.main, models.spec, steps=STEPS, batch=cell.batch, latent_seed=3)
     packed = _packed_shape(setting.noise)
     if row is not None:
@@ -132,7 +157,20 @@ def run(model: Any, models: Models, cell: Cell, row: int | None = None) -> list[
     guider = guider_of(cell.guider, model, models)
     inputs = setting.noise, setting.latent, sampler, setting.sigmas
     with torch.inference_mode():
-        return host_models.tensors(guider.sample(*inputs, disable_pbar=True, seed=setting.seed))
+        mask = _half(host_models.tensors(setting.latent)[0]) if masked else None
+        return host_models.tensors(guider.sample(*inputs, mask, disable_pbar=True, seed=setting.seed))
+
+
+def _half(latent: torch.Tensor) -> torch.Tensor:
+    """The mask [1, 1, ...] of a latent's second half; of several latents the host masks the first."""
+    mask = torch.zeros(1, 1, *latent.shape[2:])
+    mask[..., latent.shape[-1] // 2 :] = 1.0
+    return mask
+
+
+def _outside(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Where that mask keeps the latent."""
+    return [parts[0][..., : parts[0].shape[-1] // 2]]
 
 
 def sampler_named(name: str, shape: tuple[int, ...], row: int | None):

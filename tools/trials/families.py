@@ -1,0 +1,69 @@
+"""docs/families.md: what works with which family of the host, as the matrix judged it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from .cells import Cell
+from .judge import FINE, Outcome
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {  # a column: its components, by what the table calls them
+    "gradient": {"classifier": "yes"},
+    "through the model": {"classifier through": "yes"},
+    "attention": {
+        "identity attention": "identity", "blurred attention": "blurred", "pooled attention": "pooled"
+    },
+    "blocks": {"skipped layers": "skipped", "random blocks": "random"},
+    "dropout": {"dropout": "yes"},
+    "input noise": {"input noise": "yes"},
+    "inpainting": {"inpaint": "yes"},
+}  # fmt: skip
+HEAD = """# What works with which family
+
+Made by `tools/matrix.py --comfyui FOLDER --out FILE --families docs/families.md` on ComfyUI {version}. Each entry is a
+run of three steps on a small network of the family with random weights, judged beside the plain run of ComfyUI alone.
+
+- *Gradient*: Classifier Guidance at the denoised estimate, which it sees through the family's linear preview colours;
+  and *through the model*.
+- *Attention*, *blocks*, *dropout*, *input noise*: Degraded Model's kinds, as the guide of Autoguidance.
+- *Inpainting*: Autoguidance while half of the latent is masked.
+- A number is the refusal below, which comes before sampling. *Host*: ComfyUI alone does not run this small network so.
+"""
+
+
+def cells_of(families: Sequence[str]) -> list[Cell]:
+    """What the page shows, family after family, the newest first."""
+    components = [component for column in COLUMNS.values() for component in column]
+    return [Cell(family, component, "euler", "cfg", 1) for family in reversed(families) for component in components]
+
+
+def page(results: Mapping[Cell, Outcome], names: Mapping[str, str], version: str) -> str:
+    """The page in markdown. names: the families, with what ComfyUI calls each. Raises KeyError for a missing cell."""
+    notes: list[str] = []
+    rows = [["family", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
+    for family, name in sorted(names.items(), key=lambda item: item[1].lower()):
+        found = {cell.component: results[cell] for cell in cells_of([family])}
+        rows.append([f"{name} (`{family}`)", *(_words(found, column, notes) for column in COLUMNS.values())])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
+    return f"{HEAD.format(version=version)}\n{table}\n\n{listed}\n"
+
+
+def _words(found: Mapping[str, Outcome], column: Mapping[str, str], notes: list[str]) -> str:
+    """One cell of the table; new refusals are added to `notes`."""
+    outcomes = {component: found[component] for component in column}
+    works = [column[component] for component, outcome in outcomes.items() if outcome.kind == "right"]
+    left = [outcome for outcome in outcomes.values() if outcome.kind != "right"]
+    why = list(dict.fromkeys(_why(outcome, notes) for outcome in left))
+    return ", ".join([*works, *why])
+
+
+def _why(outcome: Outcome, notes: list[str]) -> str:
+    if outcome.kind not in FINE:
+        return f"**{outcome.kind}**"
+    if outcome.kind == "host":
+        return "host"
+    note = " ".join(outcome.words.split())
+    if note not in notes:
+        notes.append(note)
+    return str(notes.index(note) + 1)
