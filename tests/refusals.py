@@ -13,7 +13,7 @@ SENTENCES = (
     # What the network offers no place for.
     r"kind = [a-z ]+ cannot be used with this model \(\w+\); it supports [a-z, ]+\. .* works with ",
     r"Negative in Attention cannot be used with this model \(\w+\): ComfyUI offers no place in it where the attention",
-    r"Negative in Attention cannot be used here: this model's prompts come with a mask over their tokens, which ComfyUI",
+    r"Negative in Attention cannot be used here: this model's prompts come with a mask over their tokens, which ",
     r"This model's input is not a picture with noise, so kind = input noise cannot be used\.",
     r"feedback judges a run by the noise in it, and this model's input is not a picture with noise\.",
     r"works on latents, and latents have no range as pictures do: Clamp would flatten them\. It is for models of",
