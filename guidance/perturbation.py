@@ -1,8 +1,8 @@
 """Perturbation: what makes a network worse on purpose, on plain tensors. Draws depend on a key alone.
 
 Sources: dropout and input noise 2406.02507 section 5.1; identity attention 2403.17377 Eq. 8; blurred queries 2408.00760
-Eq. 12; blocks left out 2508.12880. Attention tensors are [..., tokens, channels], tokens row by row of a grid
-(frames, height, width).
+Eq. 12; blocks left out 2508.12880; shuffled tokens 2506.10036. Attention tensors are [..., tokens, channels], tokens
+row by row of a grid (frames, height, width).
 """
 
 from __future__ import annotations
@@ -52,6 +52,15 @@ def _mix(z: Tensor) -> Tensor:
     z = ((z ^ (z >> 16)) * 0x85EBCA6B) & LOW
     z = ((z ^ (z >> 13)) * 0xC2B2AE35) & LOW
     return z ^ (z >> 16)
+
+
+def order(count: int, share: float, key: int, device: torch.device | str = "cpu") -> Tensor:
+    """The numbers 0 to count - 1, of which a share has changed places among themselves, at random; int64 [count]."""
+    draws = uniform((2, count), key, device)
+    places = torch.arange(count, device=device)
+    moving = places[draws[0] < share]
+    places[moving] = moving[draws[1][moving].argsort()]
+    return places
 
 
 def drop(before: Tensor, after: Tensor, rate: float, draws: Tensor) -> Tensor:

@@ -76,7 +76,8 @@ def _axis_inputs(side: str, parameter: str, values: str) -> list[io.Input]:
         io.Combo.Input(
             f"{side}_parameter", options=parameter_names(), default=parameter,
             tooltip=f"What changes {where}: a setting of the sampler, of a component on the MODEL (named as on its "
-            f"node), or model: the MODELs connected to models. total and mix are those of CFG + Autoguidance.",
+            f"node), or model: the MODELs connected to models. total and mix are those of CFG + Autoguidance. "
+            f"equal strength: the components beside plain CFG at the weight that they came to.",
         ),
         *shown_for(
             f"{side}_parameter", [name for name in parameter_names() if name != NONE],

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..host.degrade.attention import ATTENTION_KINDS
 from ..host.degrade.blocks import BLOCK_KINDS
 from ..host.degrade.degrade import INPUT_NOISE, KINDS, degrade, strength_problem
+from ..host.degrade.tokens import SHUFFLED
 from ..host.schema.validation import validation
 from ..host.schema.visibility import shown_for
 
@@ -24,7 +25,7 @@ class GuidanceDegrade(io.ComfyNode):
             description="A weaker version of your own MODEL, damaged on purpose while it runs: for guide_model of "
             "Autoguidance when nobody publishes a weaker file. Same weights, no second load.",
             search_aliases=["weak model", "pag", "perturbed attention", "seg", "slg", "skip layer guidance", "stg",
-                            "dropout", "s2 guidance", "bad model", "flux cfg"],
+                            "dropout", "s2 guidance", "tpg", "token perturbation", "bad model", "flux cfg"],
             inputs=[
                 io.Model.Input("model", tooltip="The MODEL to make a weaker version of. It stays as it is."),
                 io.Combo.Input("kind", options=list(KINDS), tooltip=KIND_TOOLTIP),
@@ -32,7 +33,7 @@ class GuidanceDegrade(io.ComfyNode):
                     "strength", default=1.0, min=0.0, max=1.0, step=0.01, round=0.001,
                     tooltip="0 = off. Attention and skipped layers: how much of the change, 1 = all of it. Random "
                     "blocks: the chance of each block. Dropout: the rate. Input noise: by how much the noise level "
-                    "rises (0.1 = 10 %).",
+                    "rises (0.1 = 10 %). Shuffled tokens: the share that changes places.",
                 ),
                 *_rare_inputs(),
             ],
@@ -48,7 +49,7 @@ def _rare_inputs() -> list[io.Input]:
     """What only some kinds read."""
     return [
         *shown_for(
-            "kind", [*ATTENTION_KINDS, *BLOCK_KINDS],
+            "kind", [*ATTENTION_KINDS, *BLOCK_KINDS, SHUFFLED],
             io.String.Input(
                 "layers", default="", advanced=True,
                 tooltip="Which layers, such as: middle, input 4-5 (U-Nets) or double 7-9, single 3 "
@@ -57,10 +58,10 @@ def _rare_inputs() -> list[io.Input]:
             ),
         ),
         *shown_for(
-            "kind", ["random blocks", "dropout", INPUT_NOISE],
+            "kind", ["random blocks", "dropout", INPUT_NOISE, SHUFFLED],
             io.Int.Input(
                 "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False, advanced=True,
-                tooltip="For random blocks, dropout and input noise: the same seed damages the same way.",
+                tooltip="For what is drawn at random: the same seed damages the same way.",
             ),
         ),
         *shown_for(
@@ -83,7 +84,8 @@ def _rare_inputs() -> list[io.Input]:
 KIND_TOOLTIP = (
     "identity attention: picture tokens see only themselves (PAG). blurred attention: blurred queries (SEG). pooled "
     "attention: coarse keys and values. skipped layers: left out (SLG, STG). random blocks: others at each step "
-    "(S2-Guidance). dropout, input noise: the paper's study; for models that have the same weakness, see the help."
+    "(S2-Guidance). dropout, input noise: the paper's study; for models that have the same weakness, see the help. "
+    "shuffled tokens: the picture's places mixed up (TPG); transformers only."
 )
 
 

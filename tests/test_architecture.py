@@ -56,7 +56,9 @@ ARROWS = {
     },
     "host/report": {"host/common", "host/lora", "host/recording", "host/engine", CORE},
     "host/schema": {"host/common", "host/engine", CORE},
-    "host/compare": {"guidance/experts", "host/common", "host/engine", "host/models", "host/report", CORE},
+    "host/compare": {
+        "guidance/experts", "host/common", "host/engine", "host/models", "host/recording", "host/report", CORE,
+    },
     "host/training": {
         "host/common", "host/models", "host/engine", "host/report", CORE, "guidance/checkpoints", "guidance/experts",
         "guidance/training",

@@ -280,9 +280,31 @@ def test_the_table_says_what_every_cell_is(tiny):
     assert "row" not in compared(scene(chained(*tiny)), ("cfg weight", "2")).table
 
 
+def test_plain_cfg_stands_beside_a_rule_at_equal_strength(tiny, drawings):
+    """As strong as Inspect finds it: the mean over the run, 1 where CFG was off."""
+    from guidance_pack.host.engine.install import with_inspection
+    from guidance_pack.host.recording.inspection import Inspection
+
+    model, seen = chained(*tiny, cfg=6.0, auto=1.0, unit="sigma", start=9.0, end=0.5), Inspection()
+    sampled(scene(model), with_inspection(model, seen))
+    weight = seen.record(0).effective_weight
+    assert 1.5 < weight < 6.0 and None in {one.effective and 1.0 for one in seen.record(0).evaluations}
+    drawings.clear()
+    compared(scene(model), ("cfg weight", "1, 6"), ("equal strength", "plain CFG"), node="one")
+    assert drawings == [(5, 1.0), (5, 1.0), (5, 1.0), (5, weight)]
+    made = compared(scene(model), ("cfg weight", "6"), ("equal strength", ""), node="two")
+    assert same(made, sampled(scene(model), model), sampled(scene(model), tiny[0], cfg=weight))
+    table = list(csv.DictReader(io.StringIO(made.table)))
+    assert [row["row: equal strength"] for row in table] == ["as set", "plain CFG"]
+    assert table[1]["components"].startswith(f"plain CFG at {weight:.3g}, as strong as: cfg 6 from 9 to 0.5 sigma")
+    with pytest.raises(ValueError, match="no step of model evaluated both prompts .*autoguidance 2.*raise cfg"):
+        compared(scene(chained(*tiny, cfg=1.0)), ("equal strength", "plain CFG"))
+
+
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
+        (("equal strength", "1"), ("none", ""), "equal strength takes any of as set, plain CFG"),
         (("rescale phi", "1"), ("none", ""), r"no rescale. It carries: cfg \(weight, start, end, interval\), autogu"),
         (("classifier scale", "1"), ("none", ""), "model carries no classifier"),
         (("autoguidance weight", "30"), ("none", ""), "Autoguidance: weight is 30; it can be 0 to 20"),

@@ -22,9 +22,15 @@ BLOCKS = (*UNETS, *DITS)
 KINDS = {
     "identity attention": (1.0, ATTENTION), "blurred attention": (1.0, ATTENTION), "pooled attention": (1.0, ATTENTION),
     "skipped layers": (1.0, BLOCKS), "random blocks": (0.5, BLOCKS), "dropout": (0.3, BLOCKS),
-    "input noise": (0.5, MODELS),
+    "input noise": (0.5, MODELS), "shuffled tokens": (1.0, (*JOINT, "wan")),
 }  # fmt: skip
+DRAWN = ("random blocks", "dropout", "input noise", "shuffled tokens")
 PAIRS = [(kind, name) for kind, (_, names) in KINDS.items() for name in names]
+
+
+def kinds_of(*names):
+    """Each family with each kind that it offers."""
+    return [(name, kind) for name in names for kind, (_, there) in KINDS.items() if name in there]
 
 
 def degraded(model, kind, strength=None, **more):
@@ -103,8 +109,25 @@ def test_a_sample_is_damaged_alone_as_in_a_batch(scene, kind, name):
         assert_same(predicted(name, weak, part, one), together[:, rows], 1e-4)
 
 
-@pytest.mark.parametrize("kind", ["random blocks", "dropout", "input noise"])
-@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_shuffled_tokens_are_the_picture_s_in_another_order(scene):
+    """By hand: the block is given the same tokens at other places, and text stays where it is."""
+    from guidance_pack.guidance.perturbation import order
+
+    places = order(1000, 0.3, 5)
+    assert sorted(places.tolist()) == list(range(1000)) and 200 < int((places != torch.arange(1000)).sum()) < 400
+    assert torch.equal(order(7, 0.0, 5), torch.arange(7))
+    model, setting, calls = scene("flux")
+    network, seen = model.model.diffusion_model, []
+    part, weak = network.single_blocks[0], degraded(model, "shuffled tokens", seed=3, layers="single 0")
+    handle = part.register_forward_pre_hook(lambda _, args, named: seen.append(args[0].clone()), with_kwargs=True)
+    predicted("flux", model, setting, calls[:1]), predicted("flux", weak, setting, calls[:1])
+    handle.remove()
+    plain, moved = seen[-2:]
+    picture = order(16, 1.0, key_of(3, float(calls[0].sigma[0]), "('single', 0)")) + 8
+    assert torch.equal(moved, plain[:, [*range(8), *picture.tolist()]])
+
+
+@pytest.mark.parametrize(("name", "kind"), [pair for pair in kinds_of("sd15", "flux") if pair[1] in DRAWN])
 def test_a_batch_may_hold_several_noise_levels(scene, kind, name):
     model, setting, calls = scene(name, batch=3)
     weak = degraded(model, kind, seed=5)

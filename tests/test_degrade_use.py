@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from host_models import MODELS, count_forwards, sample
 from host_scenes import lora, perturbed_attention
-from test_degrade import ATTENTION, BLOCKS, KINDS, assert_same, degraded, predicted
+from test_degrade import ATTENTION, BLOCKS, KINDS, assert_same, degraded, kinds_of, predicted
 
 scene = test_degrade.scene
 SD15 = MODELS["sd15"]
@@ -117,7 +117,7 @@ def patched(model, name, seen):
 
 @pytest.mark.many
 @pytest.mark.parametrize(("name", "kind"), [
-    *(("sd15", kind) for kind in KINDS), *(("sd3", kind) for kind in KINDS if kind != "skipped layers"),
+    *kinds_of("sd15"), *(pair for pair in kinds_of("sd3") if pair[1] != "skipped layers"),
 ])  # fmt: skip
 def test_other_packs_patches_still_run_and_still_count(scene, name, kind):
     model, setting, calls = scene(name)
@@ -155,8 +155,11 @@ def test_what_a_network_does_not_offer_is_refused_in_words(scene, name):
             network = type(model.model.diffusion_model).__name__
             offered = ("input noise" if name not in BLOCKS else
                        "skipped layers, random blocks, dropout, input noise")
+            words = f"{offered}. {kind.capitalize()} works with Stable Diff"
+            if kind == "shuffled tokens":
+                words = ".*input noise. Shuffled tokens works with SD3, Flux"
             with pytest.raises(ValueError, match=f"kind = {kind} cannot be used with this model .{network}.; it "
-                                                 f"supports {offered}. {kind.capitalize()} works with Stable Diff"):
+                                                 f"supports {words}"):
                 degraded(model, kind)
     assert (name in ATTENTION) <= (name in BLOCKS)
 
@@ -254,8 +257,7 @@ def test_tokens_in_tiles_are_refused_in_words(scene, kind):
 
 
 @pytest.mark.many
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["sd15", "flux"])
+@pytest.mark.parametrize(("name", "kind"), kinds_of("sd15", "flux"))
 def test_autoguidance_over_it_is_the_law(scene, name, kind):
     spec, (main, _, _) = MODELS[name], scene(name)
     weak = degraded(main, kind)
@@ -300,7 +302,7 @@ def test_nothing_is_left_after_an_error_or_an_interrupt(scene):
     interrupt = comfy.model_management.InterruptProcessingException
     plain = sample(main, positive, negative, SD15.latent(1), cfg=2.0)
     for error in (RuntimeError, interrupt):
-        for kind in KINDS:
+        for _, kind in kinds_of("sd15"):
             def fail(h, options, error=error):
                 raise error("stop")
 

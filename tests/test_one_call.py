@@ -7,12 +7,12 @@ import torch
 from host_families import BUILT
 from host_models import MODELS, count_forwards, sample, tensors
 from host_scenes import SCENES
-from test_degrade import ATTENTION, BLOCKS, KINDS, assert_same, degraded
+from test_degrade import ATTENTION, BLOCKS, assert_same, degraded, kinds_of
 
 scene = test_degrade.scene
 SD15 = MODELS["sd15"]
 BESIDE = [
-    *((name, "skipped layers") for name in BLOCKS), *((name, kind) for name in ("sd15", "flux") for kind in KINDS),
+    *((name, "skipped layers") for name in BLOCKS), *kinds_of("sd15", "flux"),
     *((name, "pooled attention") for name in ATTENTION if name not in ("sd15", "flux")),
 ]  # fmt: skip
 
@@ -90,7 +90,9 @@ def test_the_other_rows_are_those_of_a_run_without_the_guide(scene):
 
     model = scene("sd15")[0]
     x, t, text = probe.noise_like((6, 4, 8, 8)), torch.full((6,), 2.0), torch.ones(6, 8, 768)
-    for kind in KINDS.keys() - {"input noise"}:
+    for _, kind in kinds_of("sd15"):
+        if kind == "input noise":
+            continue
         weak = degraded(model, kind)
         wrapper = PerturbedEntries({2: perturbations_in(weak.model_options)})
         found = {}

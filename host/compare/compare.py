@@ -19,8 +19,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ...guidance.compose import Guidance
 from ..common.unfinished import show_unfinished
-from ..engine.install import with_plan
+from ..engine.install import with_inspection, with_plan
 from ..engine.plan import plan_of
+from ..recording.inspection import Inspection
 from .grid import Axis, Grid
 from .settings import Settings, socket
 from .sheet import Sheet
@@ -55,19 +56,59 @@ def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: st
         ValueError: settings that these MODELs cannot have, before anything is drawn; in words.
     """
     grid = Grid.of(scene.models, first, x, y)
-    kept = _kept(scene, node, grid.keys())
+    wanted = grid.keys()
+    kept = _kept(scene, node, wanted)
     watch = _CellProgress(grid, kept, size)
+    matched = {replace(settings, plain=False) for settings in wanted if settings.plain}
     for settings in grid.to_draw():
         if settings.bare() not in kept:
-            kept[settings.bare()] = draw(scene, settings, watch.step)
+            kept[settings.bare()] = _cell(scene, settings, kept, matched, watch.step)
         watch.finish(settings)
-    pictures = torch.cat([kept[settings.bare()] for settings in grid.cells])
-    return Compared(watch.sheet.picture(), pictures, grid.table(len(pictures) // len(grid.cells)))
+    pictures = torch.cat([kept[settings.bare()].pictures for settings in grid.cells])
+    weights = {settings: cell.weight for settings, cell in kept.items() if cell.weight is not None}
+    return Compared(watch.sheet.picture(), pictures, grid.table(len(pictures) // len(grid.cells), weights))
 
 
-def draw(scene: Scene, settings: Settings, callback) -> torch.Tensor:
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A finished cell. weight: that at which plain CFG is as strong, where that is asked for."""
+
+    pictures: torch.Tensor  # [B, H, W, 3]
+    weight: float | None = None
+
+
+def _cell(scene: Scene, settings: Settings, kept: dict[Settings, Cell], matched: set[Settings], callback) -> Cell:
+    """One cell, drawn. matched: the cells, bare, whose weight is asked for."""
+    if not settings.plain:
+        measured = settings.bare() in matched
+        return draw_measured(scene, settings, callback) if measured else Cell(draw(scene, settings, callback))
+    own = replace(settings, plain=False)
+    known = kept.get(own.bare())
+    if known is None or known.weight is None:
+        known = draw_measured(scene, own, None)
+    assert known.weight is not None
+    plain = replace(own, rules=(), cfg=known.weight)
+    return Cell(draw(scene, plain, callback), known.weight)
+
+
+def draw_measured(scene: Scene, settings: Settings, callback) -> Cell:
+    """A cell and the weight at which plain CFG is as strong. Raises ValueError if no step tells, in words."""
+    inspection = Inspection()
+    pictures = draw(scene, settings, callback, inspection)
+    weight = inspection.record(0).effective_weight
+    if weight is None:
+        raise ValueError(
+            "equal strength asks for the weight at which plain CFG would go as far, and no step of "
+            f"{socket(settings.model)} evaluated both prompts ({'; '.join(settings.components()) or 'no components'}, "
+            f"cfg {settings.cfg:g}). It is known where CFG is on: raise cfg, or compare something else."
+        )
+    return Cell(pictures, weight)
+
+
+def draw(scene: Scene, settings: Settings, callback, inspection: Inspection | None = None) -> torch.Tensor:
     """The pictures of one cell, [B, H, W, 3]: what the nodes, KSampler and VAE Decode give with these settings."""
     model = with_rules(scene.models[settings.model], settings)
+    model = model if inspection is None else with_inspection(model, inspection)
     latent = scene.latent
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
@@ -93,7 +134,7 @@ def with_rules(model: ModelPatcher, settings: Settings) -> ModelPatcher:
 class _CellProgress:
     """Progress over all steps of all cells, and the grid as it fills."""
 
-    def __init__(self, grid: Grid, kept: dict[Settings, torch.Tensor], size: int):
+    def __init__(self, grid: Grid, kept: dict[Settings, Cell], size: int):
         self.grid, self.kept, self.size = grid, kept, size
         self.steps = [settings.steps for settings in grid.to_draw()]
         self.bar = comfy.utils.ProgressBar(sum(self.steps))
@@ -109,7 +150,7 @@ class _CellProgress:
     def finish(self, settings: Settings) -> None:
         """Show the cells of these settings."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        pictures = self.kept[settings.bare()]
+        pictures = self.kept[settings.bare()].pictures
         if not self.finished:
             self.shape, self.sheet = pictures.shape, Sheet(self.grid.words(), pictures.shape, self.size)
         if pictures.shape != self.shape:
@@ -131,7 +172,7 @@ class _Shelf:
 
     sources: list[weakref.ref]
     prompts: tuple[Any, ...]
-    cells: dict[Settings, torch.Tensor] = field(default_factory=dict)
+    cells: dict[Settings, Cell] = field(default_factory=dict)
 
     def fits(self, scene: Scene) -> bool:
         """Whether the cells were made of these very objects; a node that ran again gives others."""
@@ -143,7 +184,7 @@ class _Shelf:
 _shelves: weakref.WeakKeyDictionary[ModelPatcher, dict[str, _Shelf]] = weakref.WeakKeyDictionary()
 
 
-def _kept(scene: Scene, node: str, wanted: frozenset[Settings]) -> dict[Settings, torch.Tensor]:
+def _kept(scene: Scene, node: str, wanted: frozenset[Settings]) -> dict[Settings, Cell]:
     """The finished cells of this node that are wanted still; new ones are to be added."""
     shelves = _shelves.setdefault(scene.models[0], {})
     if node not in shelves or not shelves[node].fits(scene):

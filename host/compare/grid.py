@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from comfy.model_patcher import ModelPatcher
@@ -14,9 +14,13 @@ from ..common.errors import no_option
 from ..common.noise_levels import ModelPositions
 from ..engine.plan import check_combines, plan_of
 from .settings import (
+    AS_SET,
+    CHOICES,
+    MATCHED,
     MODEL,
     NAMES,
     NONE,
+    PLAIN,
     SAMPLER,
     Settings,
     can_be_off,
@@ -55,9 +59,10 @@ class Axis:
             return NOTHING
         if self.parameter == MODEL:
             return self._models(models)
+        text = f"{AS_SET}, {PLAIN}" if self.parameter == MATCHED and not self.text.strip() else self.text
         return parse(
-            self.text, kind_of_values(self.parameter), name=self.parameter, side=f"{self.side}_values",
-            options=NAMES.get(self.parameter, ()), off=can_be_off(self.parameter),
+            text, kind_of_values(self.parameter), name=self.parameter, side=f"{self.side}_values",
+            options=CHOICES.get(self.parameter, ()), off=can_be_off(self.parameter),
         )
 
     @property
@@ -143,9 +148,10 @@ class Grid:
         return frozenset(cell.bare() for cell in self.cells)
 
     def to_draw(self) -> list[Settings]:
-        """One cell of each group of equal ones, those of one MODEL after each other, so that it is loaded once."""
+        """One cell of each group of equal ones, those of one MODEL after each other, so that it is loaded once; plain
+        CFG behind what it is to be as strong as."""
         distinct = {cell.bare(): cell for cell in reversed(self.cells)}
-        return sorted(reversed(distinct.values()), key=lambda cell: cell.model)
+        return sorted(reversed(distinct.values()), key=lambda cell: (cell.model, cell.plain))
 
     def places(self, settings: Settings) -> Iterator[tuple[int, int]]:
         """The column and row of every cell with these settings."""
@@ -160,8 +166,8 @@ class Grid:
             self.x.title, self.y.title, ", ".join(self._shared()),
         )
 
-    def table(self, count: int) -> str:
-        """The settings of every cell as CSV. count: how many pictures a cell has."""
+    def table(self, count: int, weights: Mapping[Settings, float]) -> str:
+        """The settings of every cell as CSV. count: how many pictures a cell has. weights: of cells of plain CFG."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         sides = [(axis, word) for axis, word in ((self.x, "column"), (self.y, "row")) if axis.parameter != NONE]
@@ -173,6 +179,8 @@ class Grid:
             row, column = divmod(index, len(self.columns))
             at = {"column": self.columns[column].heading, "row": self.rows[row].heading}
             components = "; ".join(cell.components(full=True)) or "none"
+            if cell.plain:
+                components = f"plain CFG at {weights[cell.bare()]:.3g}, as strong as: {components}"
             settings = [getattr(cell, name) for name in (*SAMPLER, *NAMES)]
             writer.writerow([index, pictures, *(at[word] for _, word in sides), components, *settings])
         return out.getvalue()

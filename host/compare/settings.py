@@ -14,6 +14,7 @@ import comfy.samplers
 
 from ...guidance.compose import split
 from ...guidance.losses.cross_entropy import CrossEntropy
+from ...guidance.negative_attention import NegativeAttention
 from ...guidance.rule import Rule, Weigher, is_one
 from ...guidance.rule import rules as known_rules
 from ...guidance.rules.autoguidance import Autoguidance
@@ -24,6 +25,7 @@ from ..engine.plan import schedule_within
 from .values import OFF, Kind
 
 NONE, MODEL = "none", "model"
+MATCHED, AS_SET, PLAIN = "equal strength", "as set", "plain CFG"
 PLACES = ("start", "end", "interval")
 MIXED = ("total", "mix")  # the widgets of CFG + Autoguidance, which are two rules
 GRADIENTS = ("classifier", "loss")  # the two nodes of one rule
@@ -31,6 +33,7 @@ SAMPLER = {  # the sampler's own settings, the lowest and the highest
     "cfg": (0.0, 100.0), "steps": (1, 10000), "denoise": (0.0, 1.0), "seed": (0, 2**64 - 1),
 }  # fmt: skip
 NAMES = {"sampler_name": comfy.samplers.SAMPLER_NAMES, "scheduler": comfy.samplers.SCHEDULER_NAMES}
+CHOICES = {**NAMES, MATCHED: (AS_SET, PLAIN)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Settings:
     Attributes:
         model: which of the connected MODELs, from 0.
         rules: the rules of its plan, in chain order.
+        plain: drawn without components, by CFG alone at the weight that they came to.
     """
 
     model: int
@@ -50,6 +54,7 @@ class Settings:
     denoise: float
     sampler_name: str
     scheduler: str
+    plain: bool = False
 
     def components(self, full: bool = False) -> list[str]:
         """The components that do something, in words; with all their numbers if `full`."""
@@ -63,7 +68,7 @@ class Settings:
 def parameter_names() -> list[str]:
     """Every name that can be varied, first those of the sampler, then those of the components."""
     named = [f"{kind} {setting}" for kind, rule in kinds() for setting in settings_of(rule)]
-    return [NONE, *SAMPLER, *NAMES, MODEL, *named, *MIXED]
+    return [NONE, *SAMPLER, *NAMES, MODEL, *named, *MIXED, MATCHED]
 
 
 def kind_of_values(name: str) -> Kind:
@@ -71,14 +76,14 @@ def kind_of_values(name: str) -> Kind:
     counted = {f"{kind} {f.name}" for kind, rule in kinds() for f in fields(rule) if f.type in (int, "int")}
     if name in ("steps", "seed", *counted):
         return "whole"
-    if name in NAMES:
+    if name in CHOICES:
         return "name"
     return "interval" if name.endswith(" interval") else "number"
 
 
 def can_be_off(name: str) -> bool:
     """Whether "off" is one of the parameter's values."""
-    return name == "cfg" or " " in name
+    return name == "cfg" or (" " in name and name != MATCHED)
 
 
 def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
@@ -93,6 +98,8 @@ def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
         return replace(settings, **{name: value})
     if name in NAMES:
         return replace(settings, **{name: value})
+    if name == MATCHED:
+        return replace(settings, plain=value == PLAIN)
     if name in MIXED:
         return _mix(settings, name, value)
     kind, _, setting = name.rpartition(" ")
@@ -146,7 +153,7 @@ def split_interval(schedule: Schedule) -> tuple[Schedule | None, Interval]:
 
 def kinds() -> Iterator[tuple[str, type[Rule]]]:
     """Every kind of component, as `kind_name` names it, with its rule."""
-    for name, rule in known_rules().items():
+    for name, rule in {**known_rules(), NegativeAttention.name: NegativeAttention}.items():
         for kind in GRADIENTS if rule is GradientGuidance else (name.replace("_", " "),):
             yield kind, rule
 

@@ -22,9 +22,10 @@ from .attention import ATTENTION_KINDS, DegradedAttention
 from .blocks import BLOCK_KINDS, Blocks
 from .draws import Draws
 from .layers import BLOCKS_ALONE, SUPPORTED, Layer, Layout, central, chosen, layout_of
+from .tokens import SHUFFLED, ShuffledTokens
 
 INPUT_NOISE = "input noise"
-KINDS = (*ATTENTION_KINDS, *BLOCK_KINDS, INPUT_NOISE)
+KINDS = (*ATTENTION_KINDS, *BLOCK_KINDS, INPUT_NOISE, SHUFFLED)
 HIGHEST = 0.9  # of what is drawn at random: at 1 nothing would be left
 
 
@@ -57,6 +58,8 @@ class Perturbation:
         options["patches_replace"] = {name: {**at} for name, at in options.get("patches_replace", {}).items()}
         if self.kind in BLOCK_KINDS:
             Blocks(self.kind, self.strength, self.layers, draws, self.rows).put_on(options, self.layout)
+        elif self.kind == SHUFFLED:
+            ShuffledTokens(self.strength, self.layers, draws, self.rows).put_on(options, self.layout)
         else:
             spatial = tuple(x.shape[2:])
             chosen = self.kind, self.strength, self.layers, self.spread, self.factor
@@ -104,13 +107,18 @@ def layers_for(model: ModelPatcher, kind: str, text: str, layout: Layout) -> tup
         if not convertible(model.get_model_object("model_sampling")):
             raise ValueError("This model's input is not a picture with noise, so kind = input noise cannot be used.")
         return ()
-    there = layout.blocks if kind in BLOCK_KINDS else layout.attention
+    places = {
+        **dict.fromkeys(ATTENTION_KINDS, layout.attention), **dict.fromkeys(BLOCK_KINDS, layout.blocks),
+        SHUFFLED: () if layout.unet else layout.attention,
+    }  # fmt: skip
+    there = places[kind]
     if not there:
-        able = "input noise" if not layout.blocks else f"{', '.join(BLOCK_KINDS)}, {INPUT_NOISE}"
-        alone = "" if kind in ATTENTION_KINDS else f" and {BLOCKS_ALONE}"
+        able = ", ".join([*(other for other, layers in places.items() if layers), INPUT_NOISE])
+        alone = f" and {BLOCKS_ALONE}" if kind in BLOCK_KINDS else ""
+        known = SUPPORTED.partition(", ")[2] if kind == SHUFFLED else SUPPORTED
         name = type(model.get_model_object("diffusion_model")).__name__
         raise ValueError(f"kind = {kind} cannot be used with this model ({name}); it supports {able}. "
-                         f"{kind.capitalize()} works with {SUPPORTED}{alone}.")
+                         f"{kind.capitalize()} works with {known}{alone}.")
     if text.strip():
         return chosen(text, there)
     return there if kind in ("random blocks", "dropout") else central(there)

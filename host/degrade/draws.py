@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...guidance.perturbation import chance, key_of, normal, uniform
+from ...guidance.perturbation import chance, key_of, normal, order, uniform
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ class Draws:
     def hits(self, probability: float, place: str, rows: int) -> torch.Tensor:
         """1 for the rows in which something of this probability happens, else 0: float32 [rows] on the CPU."""
         return torch.tensor([float(chance(key_of(self.seed, s, place)) < probability) for s in self._of(rows)])
+
+    def order(self, count: int, share: float, place: str, like: torch.Tensor) -> torch.Tensor:
+        """Places of tokens, of which a share has changed, for each row of a tensor [B, ...]: int64 [B, count]."""
+        sigmas = self._of(len(like))
+        drawn = {s: order(count, share, key_of(self.seed, s, place), like.device) for s in dict.fromkeys(sigmas)}
+        return torch.stack([drawn[s] for s in sigmas])
 
     def _rows(self, draw, like: torch.Tensor, place: str) -> torch.Tensor:
         sigmas = self._of(len(like))

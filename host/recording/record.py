@@ -71,6 +71,14 @@ class Record:
         """How many pictures were sampled together."""
         return len(self.evaluations[0].sigma) if self.evaluations else 0
 
+    @property
+    def effective_weight(self) -> float | None:
+        """The weight at which plain CFG goes as far, over all evaluations and samples (2602.22570); 1 where nothing was
+        moved. None where no evaluation tells."""
+        told = [abs(mean(e.effective)) for e in self.evaluations if e.effective is not None]
+        told += [1.0 for e in self.evaluations if e.effective is None and not any(e.total)]
+        return mean(told) if told else None
+
 
 def mean(values: list[float]) -> float:
     """Over the samples."""

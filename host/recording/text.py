@@ -71,8 +71,9 @@ def summary(record: Record) -> str:
     parts = [f"{record.levels} steps" + ("" if record.finished else ", stopped early"), counts]
     parts += [f"{gradients} gradients"] if gradients else []
     parts += [f"{sum(evaluation.seconds for evaluation in evaluations):.2f} s"]
-    weights = [abs(mean(e.effective)) for e in evaluations if e.effective is not None]
-    parts += [f"effective weight {mean(weights):.3g} on average"] if weights else []
+    weight = record.effective_weight
+    told = weight is not None and any(e.effective for e in evaluations)
+    parts += [f"effective weight {weight:.3g} on average"] if told else []
     parts += [f"means over {record.samples} samples"] if record.samples > 1 else []
     return ", ".join(parts)
 

@@ -15,7 +15,7 @@ WITH_NEGATIVE = frozenset({"cfg", "dual", "perp neg", "dual model"})
 EVERYWHERE = WITH_NEGATIVE | {"basic"}
 PERTURBATIONS = {  # of Degraded Model: strength
     "identity attention": 1.0, "blurred attention": 1.0, "pooled attention": 1.0, "skipped layers": 1.0,
-    "random blocks": 0.5, "dropout": 0.2, "input noise": 0.3,
+    "random blocks": 0.5, "dropout": 0.2, "input noise": 0.3, "shuffled tokens": 1.0,
 }  # fmt: skip
 
 
