@@ -88,6 +88,11 @@ class Guidance:
         """The CFG rules: they set the weight with which the positive and the negative branch are combined."""
         return tuple(rule for rule in self.rules if isinstance(rule, CFG))
 
+    @property
+    def regional(self) -> bool:
+        """Whether CFG is held to a part of the picture."""
+        return any(rule.region is not None for rule in self.combines)
+
     @cached_property
     def weighers(self) -> tuple[tuple[int, Weigher], ...]:
         """The rules that change the weight of CFG, with their places in the chain: those that set it come first."""
@@ -146,19 +151,23 @@ class Guidance:
 
     def steer(self, denoised: Tensor, step: Step, memory: Memory, acting: tuple[Acting, ...]) -> Tensor:
         """The law: add what every acting term moves the combined estimate by, or transform it, in order. [B, ...]"""
-        total, watch = denoised, step.watch
+        held = self._cfg_region(step)
+        total, watch = denoised if held is None else step.branches[POSITIVE].lerp(denoised, held), step.watch
         if watch is not None:
-            watch.combined(denoised, step)
+            watch.combined(total, step)
         for one in (one for one in acting if not isinstance(one.rule, Within)):
             before, kept, change = total, memory.before.get(one.index), None
             if isinstance(one.rule, Weigher):
                 state = one.rule.learn(one.sees(step), kept)
             elif isinstance(one.rule, Term):
                 change, state = one.rule.displacement(one.sees(step), kept)
+                change = _inside(one.rule, change, held)
                 total = before + change
             else:
                 assert isinstance(one.rule, Transform), "a rule is one of four"
                 total, state = one.rule.transform(before, one.sees(step), kept)
+                region = one.rule.region
+                total = total if region is None else before.lerp(total, region.over(before))
             memory.keep(one.index, state)
             if watch is not None and one.rule.adaptive:
                 watch.chose(one.index, one.strength)
@@ -167,6 +176,16 @@ class Guidance:
         if watch is not None:
             watch.guided_to(total)
         return total
+
+    def _cfg_region(self, step: Step) -> Tensor | None:
+        """Where CFG acts, [B, 1, ...] with 1 wherever it does; None for everywhere. One CFG rule acts at a level."""
+        found = None
+        for rule in self.combines:
+            active = rule.schedule(step.level) != 0.0
+            if rule.region is not None and bool((active & (step.cfg != 1.0)).any()):
+                mask = torch.where(expand(active, step.x) != 0, rule.region.over(step.x), 1.0)
+                found = mask if found is None else found * mask
+        return found
 
     def denoise(
         self, evaluate: Evaluate, x: Tensor, level: NoiseLevel, sampler: float = 1.0, memory: Memory | None = None,
@@ -190,6 +209,12 @@ class Guidance:
             branches[branch] = evaluate(branch)
         step = Step(x, level, branches, cfg, position or memory.position, following, gradient_context, watch)
         return self.steer(combine(step), step, memory, acting)
+
+
+def _inside(rule: Rule, change: Tensor, held: Tensor | None) -> Tensor:
+    """What a term adds inside its region; if it changes CFG's push (`with_cfg`), inside that of CFG too. [B, ...]"""
+    change = change if rule.region is None else change * rule.region.over(change)
+    return change if held is None or not rule.with_cfg else change * held
 
 
 def needs_of(acting: tuple[Acting, ...]) -> frozenset[Branch]:

@@ -26,12 +26,13 @@ from torch import Tensor
 
 from .branch import NEGATIVE, POSITIVE, Branch
 from .noise_level import NoiseLevel, expand
+from .region import Region
 from .register import Register
 from .schedule import ALWAYS, Positions, Schedule
 from .step import Step
 
 __all__ = [
-    "NEGATIVE", "POSITIVE", "Branch", "GuideTerm", "NoiseLevel", "Rule", "Schedule", "Stage", "Step", "Term",
+    "NEGATIVE", "POSITIVE", "Branch", "GuideTerm", "NoiseLevel", "Region", "Rule", "Schedule", "Stage", "Step", "Term",
     "Transform", "Weigher", "Within", "exactly_one", "expand", "flag", "is_one", "param", "reuse_param", "rule",
     "rules", "schedule_field",
 ]  # fmt: skip
@@ -71,6 +72,11 @@ class Rule:
     def schedule(self) -> Schedule:
         """How strong over noise; every rule has it as its field `schedule`."""
         raise NotImplementedError
+
+    @property
+    def region(self) -> Region | None:
+        """Where in the picture it acts, as a field of the rules that can be held to a part; None = everywhere."""
+        return None
 
     @property
     def title(self) -> str:

@@ -11,7 +11,14 @@ from ..guidance.rules.rescale import Rescale
 from ..host.common.decoders import check_range
 from ..host.engine.install import with_rule
 from ..host.engine.page_events import curve
-from ..host.schema.inputs import inputs_of, interval_inputs, interval_validation, schedule_of
+from ..host.schema.inputs import (
+    inputs_of,
+    interval_inputs,
+    interval_validation,
+    mask_input,
+    region_of,
+    schedule_of,
+)
 from ..host.schema.visibility import shown_for
 
 
@@ -42,14 +49,15 @@ class GuidanceCFG(io.ComfyNode):
                 ),
                 *shown_for("weight_from", ["node"], *inputs_of(CFG)),
                 *interval_inputs(),
+                mask_input(),
             ],
             outputs=[io.Model.Output(tooltip="The MODEL with CFG in this interval.")],
         )
 
     @classmethod
-    def execute(cls, model, weight_from, weight, unit, start, end, schedule=None) -> io.NodeOutput:
+    def execute(cls, model, weight_from, weight, unit, start, end, schedule=None, mask=None) -> io.NodeOutput:
         weight = None if weight_from == "sampler" else weight
-        out = with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule)))
+        out = with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule), region_of(mask)))
         return io.NodeOutput(out, ui=curve(model, out))
 
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host.engine.install import with_rule
 from ..host.engine.page_events import curve
-from ..host.schema.inputs import interval_inputs, interval_validation, schedule_of
+from ..host.schema.inputs import interval_inputs, interval_validation, mask_input, region_of, schedule_of
 from ..host.schema.shapes import shape_inputs, shape_rules
 
 
@@ -30,14 +30,17 @@ class GuidanceShape(io.ComfyNode):
                 "cfg 형태", "과포화", "색 번짐", "过饱和", "动态阈值", "引导修正",
             ],
             has_intermediate_output=True,
-            inputs=[io.Model.Input("model", tooltip="The MODEL to steer."), *shape_inputs(), *interval_inputs()],
+            inputs=[
+                io.Model.Input("model", tooltip="The MODEL to steer."), *shape_inputs(), *interval_inputs(),
+                mask_input(),
+            ],
             outputs=[io.Model.Output(tooltip="The MODEL whose CFG is shaped.")],
         )
 
     @classmethod
-    def execute(cls, model, rule, amount, unit, start, end, schedule=None) -> io.NodeOutput:
+    def execute(cls, model, rule, amount, unit, start, end, schedule=None, mask=None) -> io.NodeOutput:
         out = model
-        for shape in shape_rules(rule, amount, schedule_of(unit, start, end, schedule)):
+        for shape in shape_rules(rule, amount, schedule_of(unit, start, end, schedule), region_of(mask)):
             out = with_rule(out, shape)
         return io.NodeOutput(out, ui=curve(model, out))
 

@@ -12,7 +12,14 @@ from ..guidance.rules.autoguidance import Autoguidance
 from ..guidance.rules.cfg import CFG
 from ..host.engine.install import with_autoguidance, with_rule
 from ..host.engine.page_events import curve
-from ..host.schema.inputs import inputs_of, interval_inputs, interval_validation, schedule_of
+from ..host.schema.inputs import (
+    inputs_of,
+    interval_inputs,
+    interval_validation,
+    mask_input,
+    region_of,
+    schedule_of,
+)
 
 GUIDE_TOOLTIP = (
     "A weaker version of the same model: smaller, less trained, an earlier checkpoint, or without its LoRA. It must "
@@ -53,7 +60,7 @@ class GuidanceAutoguidance(io.ComfyNode):
                 "diversity", "약한 모델", "다양성", "弱模型", "多样性",
             ],
             has_intermediate_output=True,
-            inputs=[*guide_inputs(), weight, *interval_inputs(), guide_positive(), reuse],
+            inputs=[*guide_inputs(), weight, *interval_inputs(), guide_positive(), reuse, mask_input()],
             outputs=[io.Model.Output(tooltip="The MODEL, guided.")],
         )
 
@@ -63,11 +70,12 @@ class GuidanceAutoguidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, weight, reuse, unit, start, end, guide_model: Any = None, schedule=None, guide_positive=None
+        cls, model, weight, reuse, unit, start, end, guide_model: Any = None, schedule=None, guide_positive=None,
+        mask=None,
     ) -> io.NodeOutput:
         if is_one(weight):
             return io.NodeOutput(model)
-        rule = Autoguidance(weight, schedule_of(unit, start, end, schedule), reuse=reuse)
+        rule = Autoguidance(weight, schedule_of(unit, start, end, schedule), reuse=reuse, region=region_of(mask))
         out = with_autoguidance(model, guide_model, rule, guide_positive)
         return io.NodeOutput(out, ui=curve(model, out))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rule import NEGATIVE, POSITIVE, Schedule, Step, Term, expand, param, rule, schedule_field
+from ..rule import NEGATIVE, POSITIVE, Region, Schedule, Step, Term, expand, param, rule, schedule_field
 
 
 @rule("cfg")
@@ -26,6 +26,7 @@ class CFG(Term):
         low=0.0, high=100.0, step=0.1,
     )  # None = the sampler's own cfg
     schedule: Schedule = schedule_field()
+    region: Region | None = None
 
     def weights(self, share: Tensor, sampler: float | Tensor) -> Tensor:
         """What the schedule lets a share [B] of act where the sampler's own cfg is `sampler` (or [B]): float64 [B]."""

@@ -52,7 +52,8 @@ def check_step(
         _check_difference(guider, CFG(), observer)
     acting = tuple(one for one in may_act if one.rule.acts(one.rule.strength(level), cfg))
     if observer.evaluated and not is_plain(guider):
-        for rule in (one.rule for one in acting if _shapes(one.rule)):
+        held = [rule for rule in guidance.combines if _shapes(rule) and bool((cfg != 1.0).any())]
+        for rule in (*held, *(one.rule for one in acting if _shapes(one.rule))):
             _check_difference(guider, rule, observer)
     return cfg.nan_to_num(1.0), acting
 
@@ -147,8 +148,8 @@ def _asker(guidance: Guidance) -> str:
 
 
 def _shapes(rule: Rule) -> bool:
-    """Whether a rule shapes the difference that CFG adds."""
-    return NEGATIVE in rule.uses and not isinstance(rule, CFG)
+    """Whether a rule shapes the difference that CFG adds, or holds it to a part of the picture."""
+    return NEGATIVE in rule.uses and (not isinstance(rule, CFG) or rule.region is not None)
 
 
 def _lacking(guider: CFGGuider) -> str:

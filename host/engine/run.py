@@ -188,3 +188,13 @@ def check_sight(run: Run) -> None:
             f"{sighted} finds no channels and places in it. Choose a rule that needs none, such as CFG-Zero* or "
             f"RenormCFG."
         )
+
+
+def check_regions(run: Run, shape: tuple[int, ...]) -> None:
+    """Raise ValueError where a rule is held to a part of the picture that the latents [B, C, ...] have not."""
+    packed = run.latent_shapes is not None and len(run.latent_shapes) > 1
+    row = "several latents (such as a video and its sound) lie in one row" if packed else None
+    for rule, region in ((rule, rule.region) for rule in run.guidance.rules):
+        problem = None if region is None else row or region.problem(shape)
+        if problem is not None:
+            raise ValueError(f"{rule.title} has a mask that cannot be used: {problem}. Disconnect the mask.")

@@ -26,7 +26,7 @@ from .negative import put_negative
 from .observer import Observer
 from .one_call import beside_main, riders_of
 from .page_events import announce, announce_done, remark_on
-from .run import Run, open_run, run_of
+from .run import Run, check_regions, open_run, run_of
 
 
 def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_shapes=None, **kwargs):
@@ -37,6 +37,7 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
     run = open_run(guider, sigmas, latent_shapes)
     if run is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    check_regions(run, tuple(noise.shape))
     announce(run, guider.model_patcher)
     remark_on(run)
     finished = False
@@ -122,7 +123,7 @@ def _guide(executor, run: Run, guider: CFGGuider, x, timestep, model_options, se
     unknown = torch.full_like(level.b, nan)  # the guider's weight shows later
     may_act = run.guidance.acting(level, unknown, run.memory, chosen)
     with combining_with(guider, weights.wanted):
-        if not may_act and run.watch is None and not weights.changed:
+        if not may_act and run.watch is None and not weights.changed and not run.guidance.regional:
             return executor(x, timestep, model_options, seed)
         observer = Observer(guider, x, riders_of(run.guides, guider, needs_of(may_act)))
         denoised = executor(x, timestep, observer.options(model_options), seed)

@@ -80,7 +80,7 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, mai
     lines += [f"{g.name}: {describe(p)}{describe_sharing(model, p)}" for g, p in guides_of(model).items()]
     lines += [_describe_gradient(request, model) for request in plan_of(model).gradients]
     lines += ["", "Rules, in chain order:" if rules else "No guidance components on this MODEL."]
-    lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}" for i, rule in enumerate(rules, 1)]
+    lines += [f"  {i}. {rule.explain()}{where(rule.schedule)}{_part(rule)}" for i, rule in enumerate(rules, 1)]
     if not any(isinstance(rule, CFG) or (isinstance(rule, Weigher) and rule.alone) for rule in rules):
         lines.append(f"  CFG: the sampler's own, w = {sampler_cfg:g} at every noise level")
     lines += [
@@ -96,6 +96,10 @@ def _words(model: ModelPatcher, rules: tuple[Rule, ...], sampler_cfg: float, mai
         *describe_caches(model),
     ]
     return "\n".join(lines)
+
+
+def _part(rule: Rule) -> str:
+    return ", inside a mask" if rule.region is not None else ""
 
 
 def where(schedule: Schedule) -> str:

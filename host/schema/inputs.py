@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import Field, fields
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
+from ...guidance.region import Region
 from ...guidance.rule import Rule
 from ...guidance.rules.gradient import GradientGuidance
 from ...guidance.schedule import Interval, Schedule, Unit
@@ -103,6 +105,20 @@ def interval_inputs() -> list[io.Input]:
             "schedule", optional=True, tooltip="How strong the component is over noise (Guidance Schedule node)."
         ),
     ]
+
+
+def mask_input() -> io.Input:
+    """Where in the picture a component acts."""
+    return io.Mask.Input(
+        "mask", optional=True,
+        tooltip="Where in the picture it acts: white = as set, black = off (weight 1, not the negative prompt), grey "
+        "between. Any size; for a video one mask or one per frame.",
+    )
+
+
+def region_of(mask: torch.Tensor | None) -> Region | None:
+    """The region of a node's mask, [N, H, W] or [H, W]."""
+    return None if mask is None else Region(mask.reshape(-1, *mask.shape[-2:]))
 
 
 def schedule_of(unit: Unit, start: float, end: float, schedule: Schedule | None) -> Schedule:

@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ...guidance.region import Region
 from ...guidance.rules.cfg_norm import CFGNorm
 from ...guidance.rules.cfg_pp import CFGPlusPlus
 from ...guidance.rules.cfg_zero import CFGZero
@@ -48,11 +49,13 @@ def shape_inputs() -> list[io.Input]:
     return [chosen, *(entry for entry in inputs_of(Shape) if entry.id in COMMON)]
 
 
-def shape_rules(chosen: Mapping[str, Any], amount: float, schedule: Schedule) -> list[Shape]:
+def shape_rules(
+    chosen: Mapping[str, Any], amount: float, schedule: Schedule, region: Region | None = None
+) -> list[Shape]:
     """The rules that the node's inputs describe. chosen: the name under `rule`, and the values of its own inputs."""
     kinds = CHOICES[chosen["rule"]]
     return [
-        kind(amount=amount, schedule=schedule, **{entry.id: chosen[entry.id] for entry in _own((kind,))})
+        kind(amount=amount, schedule=schedule, region=region, **{entry.id: chosen[entry.id] for entry in _own((kind,))})
         for kind in kinds
     ]
 
