@@ -76,17 +76,18 @@ class Judge:
     def _features(self, images: Tensor) -> Tensor:
         return torch.cat([self.network.features(part) for part in images.split(250)])
 
-    def row(self, name: str, images: Tensor, labels: Tensor, evaluations: int) -> str:
-        """One line of the table."""
+    def scores(self, images: Tensor, labels: Tensor) -> tuple[float, float, float, float]:
+        """Class accuracy, Frechet distance, precision and recall of pictures."""
         images = images.clamp(-1, 1)
         scores = torch.cat([self.network(part) for part in images.split(250)])
         features = self._features(images)
-        distance = frechet_distance(self.features, features)
         near = precision_recall(self.features, features)
-        return (
-            f"| {name} | {class_accuracy(scores, labels):.1%} | {distance:.2f} | {near.precision:.3f} "
-            f"| {near.recall:.3f} | {evaluations} |"
-        )
+        return class_accuracy(scores, labels), frechet_distance(self.features, features), near.precision, near.recall
+
+    def row(self, name: str, images: Tensor, labels: Tensor, evaluations: int) -> str:
+        """One line of the table."""
+        accuracy, distance, precision, recall = self.scores(images, labels)
+        return f"| {name} | {accuracy:.1%} | {distance:.2f} | {precision:.3f} | {recall:.3f} | {evaluations} |"
 
 
 def main() -> None:

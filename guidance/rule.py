@@ -126,6 +126,10 @@ class Rule:
         amount = getattr(self, *self.off)
         return self.scheduled(self.neutral if amount is None else amount, self.schedule(level))  # None: not the rule's
 
+    def shown(self, level: NoiseLevel) -> Tensor:
+        """What a curve shows over noise, float64 [B]: the strength; of an adaptive rule how much of it may act."""
+        return self.schedule(level) if self.adaptive else self.strength(level)
+
     def scheduled(self, amount: float | Tensor, share: Tensor) -> Tensor:
         """A weight or scale (or one per sample [B]) of which the schedule lets a share [B] act, float64 [B]."""
         return exactly_one(1.0 + (amount - 1.0) * share) if self.neutral else amount * share

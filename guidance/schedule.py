@@ -117,7 +117,7 @@ class Curve(Schedule):
         _must_be_resolved(self)
         positions, values = zip(*reversed(self.points), strict=True)
         knots = torch.tensor([math.log(position) for position in positions], dtype=torch.float64)
-        return _interpolate(level.sigma.log(), knots, torch.tensor(values, dtype=torch.float64))
+        return interpolate(level.sigma.log(), knots, torch.tensor(values, dtype=torch.float64))
 
     def resolve(self, positions: Positions) -> Curve:
         points = self.points if self.unit == "sigma" else tuple(_subdivide(self.points))
@@ -164,7 +164,7 @@ def _subdivide(points: tuple[tuple[float, float], ...]):
     yield points[-1]
 
 
-def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+def interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     """Piecewise linear through (knots, values), knots not falling; constant beyond the ends. x: [B]."""
     x = x.clamp(knots[0], knots[-1])
     right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
 from guidance_pack.guidance.compose import Guidance, Memory
+from guidance_pack.guidance.learned import WeightNetwork
 from guidance_pack.guidance.loss import Loss
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.objective import At, Objective
@@ -95,14 +96,30 @@ def asks_a_guide(cls: type[Rule]) -> bool:
     return any(field.name == "objective" for field in fields(cls))
 
 
+def has_learned(cls: type[Rule]) -> bool:
+    """Whether the rule's weights come from a network that was trained."""
+    return any(field.name == "weights" for field in fields(cls))
+
+
+def trained_weights(width: int = 8, seed: int = 0, **config: Any) -> WeightNetwork:
+    """A network whose weights leave its constant, as training would make them."""
+    generator = torch.Generator().manual_seed(seed)
+    network = WeightNetwork(width=width, **config).requires_grad_(False)
+    network.initialise(generator)
+    network.layers[-1].weight.copy_(torch.randn(1, width, generator=generator, dtype=torch.float64))
+    network.layers[-1].bias.fill_(1.0)
+    return network
+
+
 def sets_cfg(cls: type[Rule]) -> bool:
     """Whether the rule sets the weight of CFG in the sampler's place."""
     return cls is CFG or (issubclass(cls, Weigher) and cls.alone)
 
 
 def standard(cls: type[Rule], at: At = "denoised") -> Rule:
-    """The rule with its defaults in a run, and an objective where it wants one."""
-    usual = cls(**{"objective": Objective(Bowl(), at)}) if asks_a_guide(cls) else cls()
+    """The rule with its defaults in a run, and an objective or a trained network where it wants one."""
+    wanted: dict[str, Any] = {"objective": Objective(Bowl(), at)} if asks_a_guide(cls) else {}
+    usual = cls(**wanted | ({"weights": trained_weights()} if has_learned(cls) else {}))
     return usual.over(levels(9.0, *SIGMAS, 0.1, 0.0))
 
 

@@ -7,8 +7,8 @@ import re
 
 SENTENCES = (
     # What the guider has not.
-    r"CFG Combine \(or CFG \+ Autoguidance\) needs a negative prompt, and \w+ takes none\. Use KSampler or CFGGuider",
-    r"\w+ mixes two prompts with two weights of its own, so CFG Combine cannot set one weight\. Choose weight_from",
+    r"(Autoguidance\)|Learned Weight) needs a negative prompt, and \w+ takes none\. Use KSampler or CFGGuider",
+    r"\w+ mixes two prompts with two weights of its own, so .+ cannot set one weight\. (Choose weight_from|Use)",
     r"works on the difference between one positive and one negative prompt, and \w+ (combines|takes|has|evaluates) ",
     # What the network offers no place for.
     r"kind = [a-z ]+ cannot be used with this model \(\w+\); it supports [a-z, ]+\. .* works with ",

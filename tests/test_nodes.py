@@ -130,7 +130,7 @@ def test_mix_is_the_two_nodes(nodes, model):
 @pytest.mark.parametrize(
     "node_id",
     ["GuidanceCFG", "GuidanceAutoguidance", "GuidanceMix", "GuidanceRescale", "GuidanceAPG", "GuidanceClamp",
-     "GuidanceAdaptiveWeight"],
+     "GuidanceAdaptiveWeight", "GuidanceLearnedWeight"],
 )
 def test_wrong_intervals_are_answered_when_queued(nodes, node_id, changed, words):
     widgets = {"unit": "percent", "start": 0.0, "end": 1.0, **changed}

@@ -177,13 +177,14 @@ def test_a_save_on_a_full_disk_is_said_and_an_interrupt_there_stays_one(scene, m
     from comfy.model_management import InterruptProcessingException
 
     from guidance_pack.guidance.training import checkpoint
+    from guidance_pack.host.training import keeping
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "atomic_save", full_disk)
         with pytest.raises(InterruptProcessingException):
             scene.train(watch=stop_after(2))
         assert "team could not be saved. The disk is full at" in caplog.text
-        patch.setattr(scene.module, "SAVE_SECONDS", -1.0)
+        patch.setattr(keeping, "SAVE_SECONDS", -1.0)
         with pytest.raises(OSError, match="The disk is full at .*unfinished experts .*Of the 1 steps.*Make room"):
             scene.train()
     calls = []

@@ -18,6 +18,7 @@ from help_steered import (
     classifier,
     degrade,
     expert_switch,
+    learned_weight,
     load_guide,
     loss,
     mix,
@@ -25,6 +26,7 @@ from help_steered import (
     schedule,
     shape,
     train_experts,
+    train_guidance,
 )
 from help_strip import FOUR, NAMES, STEPS, Panels, Strip, grid, one, words
 from workflow_scene import JUDGE
@@ -271,7 +273,8 @@ def inspection(strip: Strip) -> Panels:
 
 
 MADE = (
-    cfg, autoguidance, mix, adaptive_weight, degrade, schedule, rescale, clamp, apg, shape, classifier, loss,
+    cfg, autoguidance, mix, adaptive_weight, learned_weight, train_guidance, degrade, schedule, rescale, clamp, apg,
+    shape, classifier, loss,
     expert_switch, train_experts, load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect,
     inspection, compare, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts,
     export_experts, convert_checkpoint, post_hoc_ema, negative_attention, glide_prompt,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from help_strip import ASKED, CLASS_SCALE, DEALT, FOUR, NAMES, SHAPES, Panels, Strip, grid, one, table, words
+from help_strip import ASKED, CLASS_SCALE, DEALT, FOUR, NAMES, SHAPES, STEPS, Panels, Strip, grid, one, table, words
 
 SHAPED = {"PMC-CFG": {}, "FDG": {"low": 0.2}, "dynamic thresholding": {"mimic": 2.0}}  # and their own numbers
 
@@ -129,6 +129,39 @@ def adaptive_weight(strip: Strip) -> Panels:
         "over a\nweak one": "guide",
     }  # fmt: skip
     return [table(columns, DEALT, (2, 3, 9, 11))]
+
+
+def learned_weight(strip: Strip) -> Panels:
+    model = strip.begin(NAMES, 12, 0)
+    strip.shot("off", model)
+    for title, strength in (("constant", 0.0), ("learned", 1.0)):
+        given = {"model": model, "strength": strength}
+        strip.shot(title, strip.put("GuidanceLearnedWeight", f"curve {title}", **given)["MODEL"])
+    columns = {"no CFG": "off", "strength 0:\nCFG 2": "constant", "learned": "learned"}
+    return [words("The weight over the run"), _weights("curve learned"), table(columns, DEALT, (2, 3))]
+
+
+def train_guidance(strip: Strip) -> Panels:
+    model = strip.begin(NAMES, 12, 0)
+    drawn = strip.put(
+        "GuidanceMakePictures", model=strip.cfg(3.0), positive=strip.classes, count=20, batch_size=20, width=32,
+        height=32, steps=STEPS, cfg=1.0, sampler_name="euler", scheduler="karras", seed=5, name="help-lessons",
+    )
+    taught = strip.put(
+        "GuidanceTrainGuidance", model=model, pictures=drawn["pictures"], positive=strip.classes, name="help-weights",
+        iterations=40, batch_size=4, learning_rate=0.05,
+    )
+    learned = strip.put("GuidanceLearnedWeight", "curve learned", model=model, weights=taught["weights"])
+    strip.shot("learned", learned["MODEL"])
+    return [words("Learned from pictures at CFG 3,\nfrom a constant of 2"), _weights("curve learned")]
+
+
+def _weights(curve: str) -> dict:
+    """The two lines of a node with learned weights."""
+    return {
+        "kind": "chart", "draws": "strengths", "of": [curve], "names": ["constant", "learned"],
+        "ticks": [0, 1, 2, 3, 4, 5, 6], "high": 6.2,
+    }  # fmt: skip
 
 
 def classifier(strip: Strip) -> Panels:

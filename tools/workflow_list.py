@@ -13,7 +13,7 @@ from workflow_gradients import classifier, experts, targets
 from workflow_graph import Stamps
 from workflow_inspect import inspector
 from workflow_papers import PAPERS
-from workflow_scene import Scene
+from workflow_scene import SEED, Scene
 from workflow_training import lora_guide, p2_training
 
 # Where guidance of this model helps, in sigma: the noisy and the clean end.
@@ -172,6 +172,39 @@ def adaptive(object_info: dict, stamps: Stamps) -> dict:
     return scene.build()
 
 
+def learned(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "learned", "CFG at a constant weight, at weights learned for the model, and at some learned on the spot.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Weights that are learned\n**Learned Weight** is CFG whose weight a tiny network says, by the noise and "
+        "by how far both prompts are apart. Its curve on the node shows what it has learned beside the constant 2 that "
+        "it began with; strength 0 is that constant.\n\nThe last lane learns on the spot, from pictures that the model "
+        "itself drew without CFG, so it ends near weight 1. This is a taste: **Train Guidance** wants pictures of "
+        "yours (*Load Pictures*) and some hundred iterations.",
+    )
+    model = scene.main["MODEL"]
+    lane = scene.lane("CFG 2")
+    constant = scene.add("GuidanceLearnedWeight", lane, 2, title="Strength 0", model=model, strength=0.0)
+    scene.picture(lane, constant["MODEL"], "CFG 2", 3)
+    lane = scene.lane("Learned on pictures of the world")
+    known = scene.add("GuidanceLearnedWeight", lane, 2, model=model)
+    scene.picture(lane, known["MODEL"], "learned", 3)
+    lane = scene.lane("Learned on the spot")
+    drawn = scene.add(
+        "GuidanceMakePictures", lane, 1, model=model, positive=scene.classes["CONDITIONING"], count=16, batch_size=16,
+        width=32, height=32, steps=12, cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="of-classes",
+    )
+    taught = scene.add(
+        "GuidanceTrainGuidance", lane, 2, model=model, pictures=drawn["pictures"], name="shapes-taste",
+        positive=scene.classes["CONDITIONING"], iterations=10, batch_size=4, learning_rate=0.05,
+    )
+    own = scene.add("GuidanceLearnedWeight", lane, 3, model=model, weights=taught["weights"])
+    scene.picture(lane, own["MODEL"], "learned on the spot", 4)
+    return scene.build()
+
+
 # By the names of their files, which are the titles in the Templates dialog: first steps first, then what trains.
 WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "01-First-steps-CFG": first_steps,
@@ -187,6 +220,7 @@ WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "11-Look-into-a-run": inspector,
     "12-Train-experts": train_experts,
     "More-A-weight-that-chooses-itself": adaptive,
+    "More-Weights-that-are-learned": learned,
     "More-Two-classifiers-in-turn": experts,
     "More-Train-experts-of-maps": map_experts,
     "More-Train-a-LoRA-with-P2": p2_training,

@@ -1,13 +1,13 @@
-"""The files of a training: the checkpoint of one that was stopped, and the bank of one that is finished."""
+"""The files of a training: the checkpoint of one that was stopped, and what one becomes that is finished."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -29,37 +29,38 @@ ALL_TAKEN = (  # where the bank alone could not be written
 )
 _TOLD = 8  # differences in a message
 STRETCHES = 100  # at most so many numbers of each expert's loss curve are kept
-UNFINISHED = "guidance-components/expert-training/1"
+
+
+class Stoppable(Protocol):
+    """A training as its files see it."""
+
+    @property
+    def losses(self) -> Sequence[float]:
+        """Of the steps so far."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, to be given back to `restore`."""
+
+    def restore(self, saved: dict[str, Tensor]) -> None:
+        """Go on from there. Raises ValueError, the end of a sentence, where that cannot be."""
 
 
 @dataclass(frozen=True)
-class TrainingFiles:
-    """Where a training lies: the bank that it becomes, and what waits of it until then.
+class StoppedFiles:
+    """Where a training lies: the file that it becomes, and what waits of it until then.
 
     Attributes:
-        bank, waiting: the two files; their names are those that people give.
-        facts: what decides the outcome (`facts_of`).
-        place: where the bank lies, for messages.
+        final, waiting: the two files; their names are those that people give.
+        facts: what decides the outcome.
+        place: where the final file lies, for messages.
+        unfinished: the format of what waits.
     """
 
-    bank: Path
+    final: Path
     waiting: Path
     facts: Mapping[str, Any]
     place: str = "there"
-
-    def finished(self) -> BankFile | None:
-        """The bank, if it is there. Raises ValueError, in words, if it was trained otherwise."""
-        if not self.bank.exists():
-            return None
-        bank = read_bank(self.bank)
-        found: dict[str, Any] = {"base": bank.header.base, "base_sha256": bank.header.base_sha256}
-        found |= {key: bank.training.get(key) for key in self.facts if key not in found}
-        if differs := differences(self.facts, found):
-            raise ValueError(
-                f"{self.bank.name} is {self.place} already and was trained otherwise ({differs}). Choose another name, "
-                f"or delete {self.bank}."
-            )
-        return bank
+    unfinished: ClassVar[str]
 
     @contextmanager
     def reserved(self) -> Generator[None]:
@@ -70,19 +71,12 @@ class TrainingFiles:
             OSError: one of the folders cannot be written, in words.
         """
         with ExitStack() as kept:
-            for path in (self.bank, self.waiting):
+            for path in (self.final, self.waiting):
                 with disk_words(path.parent, "Nothing was trained. Mend that and run this again."):
                     kept.enter_context(name_lock(path))
             yield
 
-    def require_disk(self, training: ExpertsTraining) -> None:
-        """Raise OSError, in words, if there is no room for what the training will write."""
-        expert = sum(tensor.nbytes for tensor in training.student.tensors().values())
-        require_room(self.bank.parent, expert * training.recipe.experts, "the bank")
-        moments = 2 * expert
-        require_room(self.waiting.parent, expert * training.recipe.experts + moments, "a training that is stopped")
-
-    def save(self, training: ExpertsTraining) -> None:
+    def save(self, training: Stoppable) -> None:
         """Write what is to wait, replacing the file only once the new one is whole. Raises OSError in words."""
         kept = {key: tensor.detach().cpu().contiguous() for key, tensor in training.tensors().items()}
         words = (
@@ -91,9 +85,9 @@ class TrainingFiles:
         )
         with disk_words(self.waiting.parent, words):
             make_folder(self.waiting.parent)
-            atomic_save(self.waiting, kept, {"format": UNFINISHED, "facts": json.dumps(dict(self.facts))})
+            atomic_save(self.waiting, kept, {"format": self.unfinished, "facts": json.dumps(dict(self.facts))})
 
-    def resume(self, training: ExpertsTraining) -> None:
+    def resume(self, training: Stoppable) -> None:
         """Go on from what waits; nothing where nothing does.
 
         Raises:
@@ -109,21 +103,13 @@ class TrainingFiles:
                 f"{self.waiting} is no state of this training: {error}. Delete it to begin anew."
             ) from None
 
-    def finish(self, training: ExpertsTraining, workflow: Mapping[str, str]) -> BankFile:
-        """Write the bank, after which nothing waits; the bank. workflow: see `bank_of`.
-
-        Raises:
-            ValueError: not all steps are taken, or a bank of something else came in between, in words.
-            OSError: it cannot be written, in words.
-        """
-        bank = bank_of(training, self.bank.stem, self.facts, workflow)
-        try:
-            with disk_words(self.bank.parent, ALL_TAKEN):
-                write_bank(self.bank, bank, overwrite=False)
-        except FileExistsError:  # written under this name in the meantime, by what does not train
-            bank = self.finished() or bank
-        self.waiting.unlink(missing_ok=True)
-        return bank
+    def check_same(self, found: Mapping[str, Any]) -> None:
+        """Raise ValueError, in words, if the final file, of these facts, was trained otherwise."""
+        if differs := differences(self.facts, {key: found.get(key) for key in self.facts}):
+            raise ValueError(
+                f"{self.final.name} is {self.place} already and was trained otherwise ({differs}). Choose another "
+                f"name, or delete {self.final}."
+            )
 
     def _read(self) -> dict[str, Tensor]:
         path = self.waiting
@@ -131,7 +117,7 @@ class TrainingFiles:
             metadata, saved = read_snapshot(path)
         except SafetensorError as error:
             raise NetworkFileError(f"{path} is damaged ({shown(str(error), 120)}); delete it to begin anew.") from None
-        if metadata.get("format") != UNFINISHED:
+        if metadata.get("format") != self.unfinished:
             raise NetworkFileError(f"{path} is no training of this version of the pack; delete it to begin anew.")
         try:
             differs = differences(self.facts, parse_json(metadata.get("facts", ""), dict))
@@ -143,6 +129,44 @@ class TrainingFiles:
                 f"those, choose another name, or delete {path}."
             )
         return saved
+
+
+@dataclass(frozen=True)
+class TrainingFiles(StoppedFiles):
+    """Those of a bank of experts; `facts` as `facts_of` gives them."""
+
+    unfinished = "guidance-components/expert-training/1"
+
+    def finished(self) -> BankFile | None:
+        """The bank, if it is there. Raises ValueError, in words, if it was trained otherwise."""
+        if not self.final.exists():
+            return None
+        bank = read_bank(self.final)
+        self.check_same({**bank.training, "base": bank.header.base, "base_sha256": bank.header.base_sha256})
+        return bank
+
+    def require_disk(self, training: ExpertsTraining) -> None:
+        """Raise OSError, in words, if there is no room for what the training will write."""
+        expert = sum(tensor.nbytes for tensor in training.student.tensors().values())
+        require_room(self.final.parent, expert * training.recipe.experts, "the bank")
+        moments = 2 * expert
+        require_room(self.waiting.parent, expert * training.recipe.experts + moments, "a training that is stopped")
+
+    def finish(self, training: ExpertsTraining, workflow: Mapping[str, str]) -> BankFile:
+        """Write the bank, after which nothing waits; the bank. workflow: see `bank_of`.
+
+        Raises:
+            ValueError: not all steps are taken, or a bank of something else came in between, in words.
+            OSError: it cannot be written, in words.
+        """
+        bank = bank_of(training, self.final.stem, self.facts, workflow)
+        try:
+            with disk_words(self.final.parent, ALL_TAKEN):
+                write_bank(self.final, bank, overwrite=False)
+        except FileExistsError:  # written under this name in the meantime, by what does not train
+            bank = self.finished() or bank
+        self.waiting.unlink(missing_ok=True)
+        return bank
 
 
 def facts_of(

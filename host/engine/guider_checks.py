@@ -11,6 +11,7 @@ from comfy.samplers import CFGGuider
 
 from ...guidance.branch import NEGATIVE, POSITIVE
 from ...guidance.compose import Acting, Guidance
+from ...guidance.learned import LearnedRule
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.rule import Rule, exactly_one, is_one
 from ...guidance.rules.cfg import CFG
@@ -93,13 +94,14 @@ def _check_weight(guider: CFGGuider, guidance: Guidance) -> None:
     own = any(rule.weight is not None and not is_one(rule.weight) for rule in guidance.combines)
     if own and "negative" not in guider.original_conds:
         raise ValueError(
-            f"CFG Combine (or CFG + Autoguidance) needs a negative prompt, and {_title(guider)} takes none. {PLAIN} "
-            f"instead of it, or remove CFG Combine."
+            f"{_asker(guidance)} needs a negative prompt, and {_title(guider)} takes none. {PLAIN} instead of it, or "
+            f"remove that component."
         )
     if own and hasattr(guider, "cfg1"):
+        combine = "Choose weight_from = sampler in CFG Combine (its interval then applies to both), or use CFGGuider."
         raise ValueError(
-            f"{_title(guider)} mixes two prompts with two weights of its own, so CFG Combine cannot set one weight. "
-            f"Choose weight_from = sampler in CFG Combine (its interval then applies to both), or use CFGGuider."
+            f"{_title(guider)} mixes two prompts with two weights of its own, so {_asker(guidance)} cannot set one "
+            f"weight. {f'{PLAIN}.' if _learned(guidance) else combine}"
         )
     if (guidance.combines or guidance.weighers) and not all(map(numbers, stated_weights(guider))):
         kept = ", ".join(type(weight).__name__ for weight in stated_weights(guider))
@@ -144,7 +146,13 @@ def _check_difference(guider: CFGGuider, rule: Rule, observer: Observer) -> None
 
 def _asker(guidance: Guidance) -> str:
     """The nodes that set the weight of CFG."""
+    if _learned(guidance):
+        return "Learned Weight"
     return "CFG Combine (or CFG + Autoguidance)" if guidance.combines else "Adaptive Weight"
+
+
+def _learned(guidance: Guidance) -> bool:
+    return any(isinstance(rule, LearnedRule) for rule in guidance.rules)
 
 
 def _shapes(rule: Rule) -> bool:

@@ -9,10 +9,8 @@ from comfy.sampler_helpers import convert_cond
 
 from ...guidance.compose import Guidance
 from ...guidance.negative_attention import NegativeAttention
-from ...guidance.rule import Rule
-from ...guidance.rules.autoguidance import Autoguidance
+from ...guidance.rule import GuideTerm, Rule
 from ...guidance.rules.cfg import CFG
-from ...guidance.rules.feedback_autoguidance import FeedbackAutoguidance
 from ..common.compatibility import check_pair
 from ..common.keys import INSPECTIONS, KEY
 from ..common.model_options import alike
@@ -33,7 +31,7 @@ def with_rule(model: ModelPatcher, rule: Rule) -> ModelPatcher:
 
 
 def with_autoguidance(
-    model: ModelPatcher, guide: ModelPatcher, rule: Autoguidance | FeedbackAutoguidance, positive: list | None = None
+    model: ModelPatcher, guide: ModelPatcher, rule: GuideTerm, positive: list | None = None
 ) -> ModelPatcher:
     """A clone of the MODEL that is steered away from a weaker network. Raises ValueError for a pair that cannot be.
 
@@ -57,11 +55,11 @@ def with_autoguidance(
     source = (guide.model, weights.uuid, guide.model_options, positive, guide.object_patches, weights.injections)
     known = next((g for g in plan.guides if _same(g.source, source)), None)
     if known is not None:
-        return with_rule(model, replace(rule, guide=known.name))
+        return with_rule(model, _of_guide(rule, known))
     residents = [model, *(model.get_additional_models_with_key(g.key)[0] for g in plan.guides)]
     guide = sharing.resident_guide(guide, residents)
     added = PlannedGuide(f"guide {len(plan.guides) + 1}", positive, source, alike)
-    rules = Guidance((*plan.guidance.rules, replace(rule, guide=added.name)))
+    rules = Guidance((*plan.guidance.rules, _of_guide(rule, added)))
     out = with_plan(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
     out.set_additional_models(added.key, [guide])
     return out
@@ -102,6 +100,10 @@ def with_plan(model: ModelPatcher, plan: Plan) -> ModelPatcher:
         out.remove_wrappers_with_key(kind, KEY)
         out.add_wrapper_with_key(kind, KEY, wrapper)
     return out
+
+
+def _of_guide(rule: GuideTerm, guide: PlannedGuide) -> Rule:
+    return replace(rule, **{"guide": guide.name})
 
 
 def _check_overlap(model: ModelPatcher, plan: Plan, rule: CFG) -> None:

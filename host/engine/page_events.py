@@ -120,7 +120,7 @@ def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
     level = run.level(torch.tensor(sigmas, dtype=torch.float64))
     cfg = _sampler_weights(run, level)
     strengths = [
-        rule.weights(rule.schedule(level), cfg) if isinstance(rule, CFG) else _shown_strength(rule, level)
+        rule.weights(rule.schedule(level), cfg) if isinstance(rule, CFG) else rule.shown(level)
         for rule in run.guidance.rules
     ]
     found = zip(_keys(model), strengths, strict=True)
@@ -138,13 +138,8 @@ def _sampler_weights(run: Run, level: NoiseLevel) -> torch.Tensor:
 def _line(key: str, rule: Rule, level: NoiseLevel) -> dict[str, Any]:
     """`relative`: the sampler's own cfg is what the strength multiplies, so it is known only in the run."""
     relative = isinstance(rule, CFG) and rule.weight is None
-    strength = rule.schedule(level) if relative else _shown_strength(rule, level)
+    strength = rule.schedule(level) if relative else rule.shown(level)
     return {"key": key, "values": strength.tolist(), "relative": relative}
-
-
-def _shown_strength(rule: Rule, level: NoiseLevel) -> torch.Tensor:
-    """What a line shows of a rule: where one chooses its strength in the run, how much of it the schedule lets act."""
-    return rule.schedule(level) if rule.adaptive else rule.strength(level)
 
 
 def _keys(model: ModelPatcher) -> list[str]:

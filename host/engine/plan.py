@@ -72,8 +72,9 @@ def check_combines(combines: tuple[CFG, ...], positions: ModelPositions) -> None
     for index, span in enumerate(spans):
         if any(overlap(span, other) for other in spans[:index]):
             raise ValueError(
-                "Two CFG Combine (or CFG + Autoguidance) nodes on this MODEL act at the same noise levels, so it is "
-                "unclear which weight is meant. Give them intervals that do not overlap, or remove one."
+                "Two CFG Combine (or CFG + Autoguidance, Learned Weight) nodes on this MODEL act at the same noise "
+                "levels, so it is unclear which weight is meant. Give them intervals that do not overlap, or remove "
+                "one."
             )
 
 

@@ -21,6 +21,7 @@ from .validation import Node, validation
 ScheduleSocket = io.Custom("GUIDANCE_SCHEDULE")
 GuideSocket = io.Custom("GUIDE")
 PicturesSocket = io.Custom("GUIDANCE_PICTURES")
+WeightsSocket = io.Custom("GUIDANCE_WEIGHTS")
 UNITS = ["percent", "sigma"]
 LARGEST_SIGMA = 100_000.0
 USUAL_SCALE = 1000.0  # of a gradient, with room for losses whose gradients are small

@@ -32,6 +32,7 @@ KINDS: Mapping[str, Callable[[Any], bool]] = {
     "GUIDE": _has("guide", "patchers"),
     "GUIDANCE_SCHEDULE": lambda value: isinstance(value, Schedule),
     "GUIDANCE_PICTURES": _has("path", "files", "first"),
+    "GUIDANCE_WEIGHTS": _has("cfg", "autoguidance"),
     "GUIDANCE_INSPECTION": _has("records", "on"),
 }
 

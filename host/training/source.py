@@ -1,4 +1,4 @@
-"""What Make Pictures draws with: a MODEL, its prompts and its VAE, checked before the first picture."""
+"""What Make Pictures draws with and Train Guidance learns for: a MODEL, its prompts and its VAE, checked beforehand."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _shape(model: ModelPatcher, size: tuple[int, int]) -> tuple[int, int, int]:
     latents = latents_of(model)
     if latents.latent_dimensions != 2:
         kind = "in a row, as of sound or shapes" if latents.latent_dimensions == 1 else "with a time axis, as of videos"
-        raise ValueError(f"{describe(model)} works on latents {kind}; Make Pictures needs a model of single pictures.")
+        raise ValueError(f"{describe(model)} works on latents {kind}; this node needs a model of single pictures.")
     ratio = latents.spacial_downscale_ratio
     for side, value in zip(("height", "width"), size, strict=True):
         if value % ratio:

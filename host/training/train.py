@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,15 +33,14 @@ from ..models.expert_switch import ADM
 from ..models.guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
 from ..report.plot import draw_losses
 from .dataset import PictureFolder, training_pictures
+from .keeping import kept
 from .preview import check_preview, guided_pictures
 
-log = logging.getLogger(__name__)
 KINDS: list[str] = [*_KINDS]
 PRECISIONS: list[str] = [*_PRECISIONS]
 WEIGHTINGS: list[str] = [*_WEIGHTINGS]
 SCHEDULES = [ADM, "cosine", "stable diffusion"]
 CURVE_SECONDS = 2.0
-SAVE_SECONDS = 120.0
 OnStep = Callable[[ExpertsTraining, ExpertReport], None]
 
 
@@ -92,7 +90,7 @@ def train_experts(request: Request, watch: OnStep) -> Trained:
     if bank is None:
         with files.reserved():
             bank = files.finished() or _train(request, source, files, watch)  # another process may have been faster
-    return Trained(load_bank(bank), files.bank, kept_curves(bank))
+    return Trained(load_bank(bank), files.final, kept_curves(bank))
 
 
 def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: OnStep) -> BankFile:
@@ -103,7 +101,7 @@ def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: O
         pictures = training_pictures(request.pictures, spec, request.recipe.learn_from)
         files.resume(training)
         files.require_disk(training)
-        with _kept(training, files) as keep, _enough_memory(training):
+        with kept(training, files) as keep, _enough_memory(training):
             for report in training.steps(pictures, len(request.pictures)):
                 watch(training, report)
                 comfy.model_management.throw_exception_if_processing_interrupted()
@@ -121,34 +119,6 @@ def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -
 
 def _waiting_path(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / "guidance" / "unfinished experts" / f"{name}.safetensors"
-
-
-@contextmanager
-def _kept(training: ExpertsTraining, files: TrainingFiles) -> Generator[Callable[[], None]]:
-    """Saves the training when it is left early, and every so often when the given function is called."""
-    last = monotonic()
-
-    def now_and_then() -> None:
-        nonlocal last
-        if monotonic() - last > SAVE_SECONDS:
-            files.save(training)
-            last = monotonic()
-
-    finished = False
-    try:
-        yield now_and_then
-        finished = True
-    finally:
-        if not finished and training.losses and training.consistent:
-            _save_if_possible(training, files)
-
-
-def _save_if_possible(training: ExpertsTraining, files: TrainingFiles) -> None:
-    """Save beside an error or an interrupt, which stays what is raised."""
-    try:
-        files.save(training)
-    except OSError as error:
-        log.warning("Guidance Components: the training %s could not be saved. %s", files.waiting.stem, error)
 
 
 @contextmanager

@@ -64,6 +64,31 @@ def training(warm_start: bool, precision: Literal["fp32", "fp16"]) -> Scene:
                  lambda: [*bank.parent.glob("*.partial*"), *waiting.glob("*.partial*")])  # fmt: skip
 
 
+def weights() -> Scene:
+    """Train Guidance: as Train Experts."""
+    from guidance_pack.guidance.training.matching import WeightRecipe
+    from guidance_pack.host.models.guidance_weights import weights_path
+    from guidance_pack.host.training.learn import WeightsRequest, train_weights, waiting_path
+
+    model = tiny("shapes-edm")
+    positive = use("GuidanceClassLabel", model=model, label="star")
+    recipe = WeightRecipe(iterations=3, batch=2, particles=2, width=4)
+    request = WeightsRequest(model, drawn(model), NAME, recipe, positive)
+    file, waiting = weights_path(NAME), waiting_path(NAME)
+
+    def act():
+        with torch.inference_mode():
+            train_weights(request, lambda *_: None)
+        return file.read_bytes()
+
+    def start():
+        for path in (file, waiting):
+            path.unlink(missing_ok=True)
+
+    return Scene(act, lambda: tiny_sampled(model), start, [model.model.diffusion_model],
+                 lambda: [*file.parent.glob("*.partial*"), *waiting.parent.glob("*.partial*")])  # fmt: skip
+
+
 def converted() -> Scene:
     """Convert Checkpoint."""
     folder = models("diffusion_models")
@@ -238,6 +263,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "train experts": functools.partial(training, True, "fp32"),
     "train experts anew": functools.partial(training, False, "fp32"),
     "train experts fp16": functools.partial(training, True, "fp16"),
+    "train guidance": weights,
     "convert checkpoint": converted,
     "post-hoc ema": averaged,
     "import experts": imported,

@@ -31,8 +31,10 @@ class Scene:
         for name in seeds.FOLDERS:  # loading a family for the first time imports it, which is nobody's fault
             seeds.loaded(self.valid / name, name)
         self.guides, self.denoisers = self.root / "guides", self.root / "diffusion_models"
-        self.pictures = folder / "input" / "set"
-        for name, place in (("guides", self.guides), ("diffusion_models", self.denoisers)):
+        self.pictures, self.weights = folder / "input" / "set", self.root / "guidance_weights"
+        for name, place in (
+            ("guides", self.guides), ("diffusion_models", self.denoisers), ("guidance_weights", self.weights)
+        ):
             known = folder_paths.folder_names_and_paths.get(name, ([], set()))[1]
             folder_paths.folder_names_and_paths[name] = ([str(place)], known)
         folder_paths.folder_names_and_paths["checkpoints"] = ([], set())
@@ -41,11 +43,11 @@ class Scene:
         self.paths = folder_paths
         self.kinds: tuple[Callable[[Random], Attempt], ...] = (
             self._denoiser, self._denoiser, self._guide, self._guide, self._folder, self._folder, self._folder,
-            self._bank, self._bank, self._experts, self._picture, self._picture, self._average,
+            self._bank, self._bank, self._weights, self._experts, self._picture, self._picture, self._average,
         )
 
     def draw(self, random: Random) -> Attempt:
-        for place in (self.guides, self.denoisers, self.pictures.parent):
+        for place in (self.guides, self.denoisers, self.weights, self.pictures.parent):
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
         self.paths.filename_list_cache.clear()
@@ -82,6 +84,25 @@ class Scene:
         self._link("own.safetensors")
         words, refused = self._spoil(self.valid / "bank.safetensors", self.guides / "bank.safetensors", random)
         return self._load("bank.safetensors", words, refused, random)
+
+    def _weights(self, random: Random) -> Attempt:
+        from guidance_pack.guidance.noise_level import NoiseLevel
+        from guidance_pack.host.models import guidance_weights
+
+        name = "weights.safetensors"
+        words, refused = self._spoil(self.valid / name, self.weights / name, random)
+
+        def run() -> list[str]:
+            guidance_weights.weights_names()
+            guidance_weights.weights_file_problem(name)
+            guidance_weights.weights_fingerprint(name)
+            found = guidance_weights.load_weights(name)
+            level = NoiseLevel.variance_exploding(torch.tensor([0.1, 5.0]))
+            finite = bool(torch.isfinite(found.cfg.usual(level)).all())
+            wrong = [] if finite else ["a weight is not finite"]
+            return wrong + _odd(found.state_dict()) + ["it should have been refused"] * refused
+
+        return Attempt(f"weights: {words}", run, _size(self.weights))
 
     def _folder(self, random: Random) -> Attempt:
         name = random.choice(seeds.FOLDERS)

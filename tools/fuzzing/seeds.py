@@ -42,6 +42,7 @@ def write(folder: Path) -> None:
     for name in FOLDERS:
         getattr(guide_files, name)(folder / name)
     _bank(folder)
+    _weights(folder)
     _experts(folder)
     pixels = torch.randint(0, 256, (40, 56, 3), dtype=torch.uint8)
     for file in ("a.png", "b.jpg", "c.webp"):
@@ -83,6 +84,17 @@ def _bank(folder: Path) -> None:
         (2.0,), 0.5, spec.labels, spec.preprocessing,
     )
     file.write_bank(folder / "bank.safetensors", file.BankFile("bank", header, adapters, {"loss": [[1.0], [2.0]]}))
+
+
+def _weights(folder: Path) -> None:
+    """Learned weights of guidance."""
+    from guidance_pack.guidance.learned import LearnedWeights
+    from guidance_pack.guidance.networks.tiny.files import write_network
+    from guidance_pack.guidance.training.weights import WEIGHTS
+
+    learned = LearnedWeights(cfg={"width": 4}, autoguidance={"constant": 1.5, "width": 4})
+    about = {"facts": {"recipe": {"seed": 0}}, "loss": [1.0, 0.5], "evaluations": 12}
+    write_network(folder / "weights.safetensors", WEIGHTS, learned.config, about, learned.state_dict(), torch.float64)
 
 
 def _experts(folder: Path) -> None:

@@ -101,6 +101,25 @@ def followed(models: Models, max_weight: float):
     return use("GuidanceAdaptiveWeight", **given)
 
 
+def learned(models: Models):
+    """Learned Weight with a network of its own."""
+    import cases
+
+    from guidance_pack.guidance.learned import LearnedWeights
+
+    weights = LearnedWeights(cfg={"width": 8}).requires_grad_(False)
+    weights.cfg = cases.trained_weights()
+    return use("GuidanceLearnedWeight", model=models.main, weights=weights)
+
+
+def unlearned(models: Models):
+    """Its rule alone, of which nothing is used: the node leaves CFG at a constant."""
+    from guidance_pack.guidance.rules.learned_weight import LearnedWeight
+    from guidance_pack.host.engine.install import with_rule
+
+    return with_rule(models.main, LearnedWeight(0.0))
+
+
 def by_rule(models: Models, weight: float):
     """Autoguidance in the engine whatever its weight: the node leaves it out at weight 1."""
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
@@ -185,6 +204,7 @@ COMPONENTS: dict[str, Component] = {
     "inpaint": Component(
         functools.partial(steered, weight=2.0), functools.partial(by_rule, weight=1.0), masked=True
     ),
+    "learned weight": Component(learned, unlearned, WITH_NEGATIVE),
     "mix": Component(functools.partial(mixed, total=3.0), functools.partial(by_rule, weight=1.0)),
     "classifier": pair(classified, ON, OFF),
     "classifier noisy": pair(classified, NOISY, OFF),

@@ -92,21 +92,29 @@ def write_network(
     metadata: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     dtype: torch.dtype = torch.float16,
+    *,
+    workflow: Mapping[str, str] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write a network in `dtype`, replacing the file only once the new one is complete.
 
+    Args:
+        workflow: the strings "workflow" and "prompt" of ComfyUI, where it was made there.
+
     Raises:
         NetworkFileError: an unknown format, or metadata that lacks a required fact.
+        FileExistsError: there is a file, and it is not to be overwritten.
         OSError: it cannot be written.
     """
     _check_facts(Path(path).name, file_format, metadata)
     header = {"format": file_format, "config": json.dumps(dict(config)), "metadata": json.dumps(dict(metadata))}
+    header |= workflow or {}
     stored = {
         # Counters, such as BatchNorm's, are whole numbers and stay so.
         name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in tensors.items()
     }
-    atomic_save(path, stored, header)
+    atomic_save(path, stored, header, overwrite)
 
 
 def read_denoiser(path: str | Path) -> NetworkFile:
