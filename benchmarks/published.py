@@ -1,9 +1,9 @@
 """What loading and running the papers' networks costs: `.venv/bin/python benchmarks/published.py --comfyui FOLDER`.
 
-Files of the released layouts with random weights are written first: ADM 64x64 (.pt, float32) and EDM2-XS img64 (.pkl,
-float16). Each is loaded in a process of its own: time, and the highest resident memory above what was there before,
-against the file's size. Then the network's forward as ComfyUI calls it, against the same network made of torch.nn with
-the same weights in the same dtype, interleaved, medians.
+Files of the released layouts with random weights are written first: ADM 64x64 and GLIDE (.pt, float32), EDM2-XS img64
+(.pkl, float16). Each is loaded in a process of its own: time, and the highest resident memory above what was there
+before, against the file's size. Then the network's forward as ComfyUI calls it, against the same network made of
+torch.nn with the same weights in the same dtype, interleaved, medians.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 from overhead import load_host  # noqa: E402  # also makes the tests' helpers importable
 
-CASES = {"ADM 64x64": "adm", "EDM2-XS img64": "edm2"}
+CASES = {"ADM 64x64": "adm", "EDM2-XS img64": "edm2", "GLIDE 64x64": "glide"}
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     print(f"\n{platform.platform()}, {options.device}")
 
 
-FILES = {"adm": "64x64_diffusion.pt", "edm2": "edm2-img64-xs-0134217-0.110.pkl"}
+FILES = {"adm": "64x64_diffusion.pt", "edm2": "edm2-img64-xs-0134217-0.110.pkl", "glide": "base.pt"}
 
 
 def plain(kind: str):
@@ -49,11 +49,17 @@ def plain(kind: str):
     import host_models
 
     from guidance_pack.guidance.networks.adm.config import DENOISERS
+    from guidance_pack.guidance.networks.adm.glide import GLIDE, GlideUNet
     from guidance_pack.guidance.networks.adm.unet import AdmUNet
     from guidance_pack.guidance.networks.edm2.config import EDM2Config
     from guidance_pack.guidance.networks.edm2.unet import EDM2
 
-    made = AdmUNet(**DENOISERS["64x64_diffusion"].as_dict()) if kind == "adm" else EDM2(EDM2Config(img_channels=3))
+    if kind == "edm2":
+        made = EDM2(EDM2Config(img_channels=3))
+    elif kind == "glide":
+        made = GlideUNet(**GLIDE["GLIDE's base"].as_dict())
+    else:
+        made = AdmUNet(**DENOISERS["64x64_diffusion"].as_dict())
     host_models.fill(made, 0)
     return made.eval().requires_grad_(False)
 
@@ -64,7 +70,7 @@ def write(kind: str, path: Path, title: str, comfyui: Path, device: str, repeats
     import torch
 
     tensors = dict(plain(kind).state_dict())
-    if kind == "adm":
+    if kind != "edm2":
         torch.save(tensors, path)
     else:
         import checkpoint_writers
@@ -79,13 +85,12 @@ def measure(kind: str, path: Path, title: str, comfyui: Path, device: str, repea
     import comfy.model_management as management
     import torch
 
-    from guidance_pack.host.models import adm as adm_model
-    from guidance_pack.host.models import edm2 as edm2_model
+    from guidance_pack.host.models import adm, edm2, glide
 
     torch.set_grad_enabled(False)
     before = peak()
     started = time.perf_counter()
-    model, _ = (adm_model if kind == "adm" else edm2_model).load(str(path), path.name)
+    model, _ = {"adm": adm, "edm2": edm2, "glide": glide}[kind].load(str(path), path.name)
     seconds, size = time.perf_counter() - started, path.stat().st_size
     held = (peak() - before) / size
     management.load_models_gpu([model])
@@ -94,13 +99,16 @@ def measure(kind: str, path: Path, title: str, comfyui: Path, device: str, repea
     other.to(hosted.dtype).to(model.load_device)
     x = torch.randn(1, 3, 64, 64, dtype=hosted.dtype, device=model.load_device)
     t, y = torch.tensor([1.0], device=model.load_device), torch.tensor([3], device=model.load_device)
-    row = torch.nn.functional.one_hot(y, 1000)  # EDM2 takes a row per class; its MODEL makes it of the number
+    tokens = torch.full((1, 128), -1, device=model.load_device)
+    # EDM2 takes a row per class; its MODEL makes it of the number.
+    told = {"adm": {"y": y}, "edm2": {"y": torch.nn.functional.one_hot(y, 1000)}, "glide": {"y": tokens}}[kind]
+    asked = {"tokens": tokens} if kind == "glide" else {"y": y}
     times: dict[str, list[float]] = {"hosted": [], "plain": []}
     with torch.inference_mode():
         for repeat in range(repeats + 1):
-            for name, network, label in (("hosted", hosted, y), ("plain", other, y if kind == "adm" else row)):
+            for name, network, given in (("hosted", hosted, asked), ("plain", other, told)):
                 started = time.perf_counter()
-                network(x, t, y=label)
+                network(x, t, **given)
                 if repeat:  # the first round warms up
                     times[name].append((time.perf_counter() - started) * 1000)
     ours, theirs = (statistics.median(values) for values in times.values())

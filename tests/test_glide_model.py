@@ -131,6 +131,32 @@ def test_without_a_mask_all_of_the_picture_is_unknown(model, networks):
     assert_same(found, wanted)
 
 
+def test_make_pictures_needs_no_text(model, monkeypatch, tmp_path):
+    from guidance_pack.host.training import generate
+
+    monkeypatch.setattr(generate, "made_root", lambda: tmp_path)
+    with torch.inference_mode():
+        drawing = generate.Drawing(16, 16, 2, 1.0, "ddim", "normal", 1)
+        made = generate.make_pictures(model("base"), None, None, None, "unconditional", 3, 2, drawing)
+    assert len(made.files) == 3
+
+
+@pytest.mark.parametrize("at", ["noisy input", "through denoiser"])
+def test_a_guide_steers_it(model, at):
+    import steering
+
+    from guidance_pack.guidance.rules.gradient import GradientGuidance
+    from guidance_pack.host.engine.steer import steer_to_class
+
+    main, rule = model("base"), GradientGuidance(50.0)
+    with torch.inference_mode():
+        steered = steer_to_class(main, steering.loaded(2), "dog", rule, at=at, decoder="vae", vae=None)
+    run = [said(LONG), start(1), sigmas_at(main, [300])]
+    plain = euler(main, *run)
+    assert float((euler(steered, *run) - plain).abs().max()) > 1e-4
+    assert torch.equal(euler(main, *run), plain)
+
+
 def test_no_text_is_the_empty_one_and_other_conditioning_is_refused(model, networks):
     import nodes
     from guidance_pack.host.common.labels import class_conditioning

@@ -155,6 +155,25 @@ def loaded_denoiser() -> Scene:
     return Scene(act, lambda: tiny_sampled(tiny("shapes-edm")))
 
 
+def loaded_glide() -> Scene:
+    """Load Denoiser (GLIDE's upsampler), GLIDE Prompt, Low Resolution and a run."""
+    import adm_files
+    import host_models
+
+    folder = models("diffusion_models")
+    adm_files.write(adm_files.glide(2, in_channels=6), folder / f"{NAME}-glide.safetensors")
+    small = torch.rand(1, 4, 4, 3, generator=torch.Generator().manual_seed(1))
+
+    def act():
+        model = use("GuidanceLoadDenoiser", name=f"{NAME}-glide.safetensors")
+        nothing = use("GuidanceGlidePrompt", text="", vocabulary="none (the text is empty)")
+        asked = use("GuidanceLowResolution", conditioning=nothing, image=small)
+        latent = {"samples": torch.zeros(1, 3, 16, 16)}
+        return host_models.tensors(host_models.sample(model, asked, asked, latent, steps=2, cfg=2.0))
+
+    return Scene(act, lambda: tiny_sampled(tiny("shapes-edm")))
+
+
 def loaded_guides() -> Scene:
     """Load Guide, Expert Switch, Loss Guidance by depth, and a run of the embedded flow model."""
     model = tiny("shapes-flow")
@@ -268,7 +287,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "post-hoc ema": averaged,
     "import experts": imported,
     "export experts": exported,
-    "load denoiser": loaded_denoiser,
+    "load denoiser": loaded_denoiser, "load glide": loaded_glide,
     "load guides": loaded_guides,
     "compare": compared,
     "train lora": lora_training,

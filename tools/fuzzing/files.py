@@ -57,7 +57,10 @@ class Scene:
         from guidance_pack.host.models import denoisers
         from guidance_pack.host.models.convert import convert
 
-        source = random.choice(("adm.safetensors", "adm.pt", "old.pt", "edm2.safetensors", "edm2.pkl", "edm2.pkl"))
+        source = random.choice((
+            "adm.safetensors", "adm.pt", "old.pt", "edm2.safetensors", "edm2.pkl", "edm2.pkl", "glide.safetensors",
+            "glide.pt",
+        ))
         target = self.denoisers / source
         words, refused = self._spoil(self.valid / source, target, random)
 

@@ -58,6 +58,9 @@ def _denoisers(folder: Path) -> None:
     adm_files.write(network, folder / "adm.safetensors")
     torch.save(network.state_dict(), folder / "adm.pt")
     torch.save(network.state_dict(), folder / "old.pt", _use_new_zipfile_serialization=False)
+    glide = adm_files.glide(0, vocabulary=50, context=8)
+    adm_files.write(glide, folder / "glide.safetensors")
+    torch.save(glide.state_dict(), folder / "glide.pt")
     config = EDM2Config(16, 3, 4, 32, (1, 2), 1, (8,))
     state = {key: torch.rand(value.shape) + 0.1 for key, value in EDM2(config, device="meta").state_dict().items()}
     save_file(state, folder / "edm2.safetensors")
