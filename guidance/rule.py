@@ -33,8 +33,8 @@ from .step import Step
 
 __all__ = [
     "NEGATIVE", "POSITIVE", "Branch", "GuideTerm", "NoiseLevel", "Region", "Rule", "Schedule", "Stage", "Step", "Term",
-    "Transform", "Weigher", "Within", "exactly_one", "expand", "flag", "is_one", "param", "reuse_param", "rule",
-    "rules", "schedule_field",
+    "Transform", "Weigher", "Within", "exactly_one", "expand", "flag", "is_one", "param", "region_field", "reuse_param",
+    "rule", "rules", "schedule_field",
 ]  # fmt: skip
 
 Sees = Literal["sample", "channels", "space"]  # numbers in any order; also which is of which channel; where they lie
@@ -258,6 +258,11 @@ def reuse_param() -> Any:
 def schedule_field() -> Any:
     """The schedule field that every rule has."""
     return field(default=ALWAYS)
+
+
+def region_field() -> Any:
+    """The field of a rule that can be held to a part of the picture."""
+    return field(default=None, kw_only=True, metadata={"doc": "Where in the picture it acts; None = everywhere."})
 
 
 def check_ranges(checked: Rule) -> None:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .rule import NEGATIVE, POSITIVE, Region, Rule, Schedule, Step, Term, Transform, expand, param, schedule_field
+from .rule import (
+    NEGATIVE,
+    POSITIVE,
+    Region,
+    Rule,
+    Schedule,
+    Step,
+    Term,
+    Transform,
+    expand,
+    param,
+    region_field,
+    schedule_field,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +34,7 @@ class Shape(Rule):
         1.0, "How much of it is done: 1 = all of it, as its authors wrote it; 0 = off.", low=0.0, high=1.0
     )
     schedule: Schedule = schedule_field()
-    region: Region | None = field(default=None, kw_only=True)
+    region: Region | None = region_field()
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class GuidanceCFG(io.ComfyNode):
     @classmethod
     def execute(cls, model, weight_from, weight, unit, start, end, schedule=None, mask=None) -> io.NodeOutput:
         weight = None if weight_from == "sampler" else weight
-        out = with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule), region_of(mask)))
+        out = with_rule(model, CFG(weight, schedule_of(unit, start, end, schedule), region=region_of(mask)))
         return io.NodeOutput(out, ui=curve(model, out))
 
 

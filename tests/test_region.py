@@ -63,7 +63,7 @@ def test_half_a_mask_is_half_the_push_and_outside_its_interval_cfg_is_off_withou
     half = Region(torch.full((1, 3, 3), 0.5))
     assert torch.allclose(guided(CFG(5.0, region=half)), guided(CFG(3.0)))
     low, high = Interval(1.0, 0.0, "sigma_ve"), Interval(9.0, 1.0, "sigma_ve")
-    two = CFG(5.0, low, Region(torch.zeros(1, 2, 2))), CFG(3.0, high)
+    two = CFG(5.0, low, region=Region(torch.zeros(1, 2, 2))), CFG(3.0, high)
     assert torch.equal(guided(*two), guided(CFG(3.0)))
     assert torch.equal(guided(*two, sigma=0.5), given()[POSITIVE])
     assert torch.equal(guided(CFG(None, region=Region(left())), sampler=4.0), guided(CFG(4.0, region=Region(left()))))

@@ -5,7 +5,19 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rule import POSITIVE, GuideTerm, Region, Schedule, Step, expand, param, reuse_param, rule, schedule_field
+from ..rule import (
+    POSITIVE,
+    GuideTerm,
+    Region,
+    Schedule,
+    Step,
+    expand,
+    param,
+    region_field,
+    reuse_param,
+    rule,
+    schedule_field,
+)
 
 
 @rule("autoguidance")
@@ -27,7 +39,7 @@ class Autoguidance(GuideTerm):
     schedule: Schedule = schedule_field()
     guide: str = field(default="guide")  # the name of the weaker network among the branches
     reuse: int = reuse_param()
-    region: Region | None = None
+    region: Region | None = region_field()
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
         fresh = self.branch in step.branches

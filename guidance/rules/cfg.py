@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..rule import NEGATIVE, POSITIVE, Region, Schedule, Step, Term, expand, param, rule, schedule_field
+from ..rule import NEGATIVE, POSITIVE, Region, Schedule, Step, Term, expand, param, region_field, rule, schedule_field
 
 
 @rule("cfg")
@@ -26,7 +26,7 @@ class CFG(Term):
         low=0.0, high=100.0, step=0.1,
     )  # None = the sampler's own cfg
     schedule: Schedule = schedule_field()
-    region: Region | None = None
+    region: Region | None = region_field()
 
     def weights(self, share: Tensor, sampler: float | Tensor) -> Tensor:
         """What the schedule lets a share [B] of act where the sampler's own cfg is `sampler` (or [B]): float64 [B]."""
