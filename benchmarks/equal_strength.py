@@ -150,7 +150,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> str:
     """Means over seeds: the rule, and in brackets plain CFG at its effective weight."""
     heads = [
-        "rule", "CFG", "effective", "seeds", "accuracy", "Frechet", "precision", "recall", "beyond range", "evaluations",
+        "rule", "CFG", "effective", "seeds", "accuracy", "Frechet", "precision", "recall", "beyond range",
+        "evaluations",
     ]  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, weight in dict.fromkeys((one["name"], one["weight"]) for one in found):
