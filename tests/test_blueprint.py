@@ -38,6 +38,11 @@ def test_the_server_lists_every_file(listed):
     assert {entry["source"] for _, entry in listed.values()} == {"custom_node"}
 
 
+def test_a_whole_name_can_be_searched():
+    """The page's search finds nothing by more than 32 letters."""
+    assert all(len(name) <= 32 for name in BLUEPRINTS)
+
+
 def test_it_is_one_node_that_names_its_subgraph(saved, inner):
     (node,) = saved["nodes"]
     assert len(saved["definitions"]["subgraphs"]) == 1 and node["type"] == inner["id"]
@@ -46,9 +51,11 @@ def test_it_is_one_node_that_names_its_subgraph(saved, inner):
         assert [(s["name"], s["type"]) for s in outside] == [(s["name"], s["type"]) for s in inside]
 
 
-def test_a_model_and_its_guide_go_in_and_a_model_comes_out(inner):
-    assert [s["name"] for s in inner["inputs"] if s["type"] == "MODEL"] == ["model", "guide_model"]
-    assert [(s["name"], s["type"]) for s in inner["outputs"]] == [("MODEL", "MODEL")]
+def test_models_go_in_and_come_out(inner):
+    """It goes between loader and sampler; a guide only goes in."""
+    went_in = [s["name"] for s in inner["inputs"] if s["type"] == "MODEL"]
+    came_out = [s["type"] for s in inner["outputs"]]
+    assert came_out == ["MODEL"] * len([name for name in went_in if name != "guide_model"]) != []
 
 
 def test_its_nodes_exist_with_these_sockets_and_no_widget_is_left_over(inner, server):
@@ -77,7 +84,7 @@ def test_links_agree_at_both_ends(inner):
         assert link["id"] in (given.get("links") or given["linkIds"])
         assert link["id"] in (taken.get("linkIds") or [taken["link"]])
     sockets = [socket for socket in (*inner["inputs"], *inner["outputs"])]
-    assert all(len(socket["linkIds"]) == 1 for socket in sockets), "a socket that leads nowhere"
+    assert all(socket["linkIds"] for socket in sockets), "a socket that leads nowhere"
 
 
 def test_the_numbers_outside_are_those_inside(saved, inner, server):
@@ -88,7 +95,7 @@ def test_the_numbers_outside_are_those_inside(saved, inner, server):
     promoted = [slot for slot, socket in enumerate(outer["inputs"]) if "widget" in socket]
     assert len(promoted) == len(outer["widgets_values"]) > 0
     for slot, value in zip(promoted, outer["widgets_values"], strict=True):
-        (link,) = [link for link in inner["links"] if (link["origin_id"], link["origin_slot"]) == (INSIDE, slot)]
-        node = nodes[link["target_id"]]
-        socket = node["inputs"][link["target_slot"]]
-        assert widget_values(node, object_info[node["type"]])[socket["widget"]["name"]] == value
+        links = [link for link in inner["links"] if (link["origin_id"], link["origin_slot"]) == (INSIDE, slot)]
+        for node, socket in [(nodes[link["target_id"]], link["target_slot"]) for link in links]:
+            name = node["inputs"][socket]["widget"]["name"]
+            assert widget_values(node, object_info[node["type"]])[name] == value

@@ -1,12 +1,14 @@
 """The blueprint in the real page, in both renderers: found by search, wired, set and run as a person would."""
 
+import copy
+
 import browser
 import pytest
-from blueprint import BLUEPRINTS
+from blueprint import BLUEPRINTS, draw
 from make_workflows import stamps
 from workflow_scene import Scene
 
-(NAME,) = BLUEPRINTS
+NAME = "CFG + Autoguidance (two weights)"
 EMPTY = (1200, 850)  # a place on the canvas where nothing stands
 LAST = "app.rootGraph.nodes.at(-1)"
 
@@ -30,12 +32,12 @@ def page(request, server, scene):
         yield opened
 
 
-def add(page):
-    """Open the search, type the name, Enter, click: the node is there."""
+def add(page, name=NAME):
+    """Open the search, type the name, wait until it is the one that is shown, Enter, click: the node is there."""
     count = page.do("() => app.rootGraph.nodes.length")
     page.do("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
-    page.tab.locator("input:focus").fill(NAME)
-    page.tab.get_by_text("Subgraph Blueprints / guidance").first.wait_for()
+    page.tab.locator("input:focus").fill(name)
+    page.tab.get_by_text(name, exact=True).last.wait_for()
     page.tab.keyboard.press("Enter")
     page.tab.wait_for_function("(count) => app.rootGraph.nodes.length > count", arg=count)
     page.tab.mouse.click(*EMPTY)
@@ -103,3 +105,31 @@ def test_saved_and_opened_again_it_is_the_same(page):
     assert page.prompt() == before
     assert kinds(before)["GuidanceCFG"][1]["weight"] == 2.5
     assert page.complaints == []
+
+
+def between_loader_and_sampler(scene, blueprint):
+    """The scene with a blueprint's node between the main model and the sampler, as a person wires it."""
+    made = copy.deepcopy({**scene, "definitions": blueprint["definitions"]})
+    node = {**copy.deepcopy(blueprint["nodes"][0]), "id": made["last_node_id"] + 1, "pos": [0, 900]}
+    titled = {node.get("title", node["type"]): node for node in made["nodes"]}
+    loader, sampler = titled["Main model"], titled["KSampler"]
+    link = next(entry for entry in made["links"] if entry[3] == sampler["id"] and entry[4] == 0)
+    link[1:3] = [node["id"], 0]
+    loader["outputs"][0]["links"].remove(link[0])
+    node["outputs"][0]["links"] = [link[0]]
+    for slot in [slot for slot, socket in enumerate(node["inputs"]) if socket["type"] == "MODEL"]:
+        made["last_link_id"] += 1
+        made["links"].append([made["last_link_id"], loader["id"], 0, node["id"], slot, "MODEL"])
+        node["inputs"][slot]["link"] = made["last_link_id"]
+        loader["outputs"][0]["links"].append(made["last_link_id"])
+    return {**made, "last_node_id": node["id"], "nodes": [*made["nodes"], node]}
+
+
+@pytest.mark.parametrize("name", [name for name in BLUEPRINTS if name != NAME])
+def test_every_other_one_acts_between_loader_and_sampler(page, scene, server, name):
+    page.open(between_loader_and_sampler(scene, draw(name, server.get("/object_info"), stamps())))
+    assert page.missing() == []
+    sampler = kinds(page.prompt())["KSampler"][1]
+    last = page.prompt()[sampler["model"][0]]
+    assert last["class_type"] in {"GuidanceCFG", "GuidanceAutoguidance", "GuidanceAPG"}
+    assert page.run() == "success"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+from workflow_big import SDXL_FROM, SDXL_TO, TWO_THIRDS
 from workflow_graph import TITLE, Output, Stamps, Workflow
 
 from devtools.server import PACK
@@ -32,7 +34,7 @@ class Blueprint(Workflow):
         given = self.socket(name, "FLOAT", label)
         self.given[given.slot]["widget"] = {"name": name}
         self.promoted.append(value)
-        return given
+        return replace(given, value=value)
 
     def give(self, name: str, output: Output) -> None:
         """An output of the subgraph."""
@@ -103,13 +105,7 @@ def box(left: int, slots: list[dict]) -> list[int]:
     return [left, TITLE, SLOTS_WIDTH, SLOT * (len(slots) + 2)]
 
 
-def cfg_and_autoguidance(object_info: dict, stamps: Stamps) -> dict:
-    made = Blueprint(
-        "CFG + Autoguidance (two weights)",
-        "CFG from start to end (percent of the run) and autoguidance by a weaker model, each with its own weight.",
-        object_info, stamps,
-    )  # fmt: skip
-    lane = made.lane("")
+def cfg_and_autoguidance(made: Blueprint, lane: int) -> None:
     model, guide = made.socket("model", "MODEL"), made.socket("guide_model", "MODEL")
     guided = made.add(
         "GuidanceCFG", lane, 0, model=model, weight_from="node", weight=made.widget("cfg_weight", "cfg weight", 4.0),
@@ -120,7 +116,98 @@ def cfg_and_autoguidance(object_info: dict, stamps: Stamps) -> dict:
         weight=made.widget("guide_weight", "guide weight", 2.0),
     )
     made.give("MODEL", guided["MODEL"])
+
+
+def interval_and_apg(made: Blueprint, lane: int) -> None:
+    guided = made.add(
+        "GuidanceCFG", lane, 0, model=made.socket("model", "MODEL"), weight_from="sampler", unit="sigma",
+        start=made.widget("cfg_start", "cfg start (sigma)", SDXL_FROM),
+        end=made.widget("cfg_end", "cfg end (sigma)", SDXL_TO),
+    )
+    threshold = made.widget("norm_threshold", "APG norm threshold", 15.0)
+    guided = made.add(
+        "GuidanceAPG", lane, 1, model=guided["MODEL"], eta=0.0, norm_threshold=threshold, momentum=-0.5
+    )
+    made.give("MODEL", guided["MODEL"])
+
+
+def damaged_self(made: Blueprint, lane: int, kind: str = "identity attention", end: float = 1.0) -> None:
+    model = made.socket("model", "MODEL")
+    weak = made.add(
+        "GuidanceDegrade", lane, 0, model=model, kind=kind, strength=made.widget("strength", "damage", 1.0)
+    )
+    guided = made.add(
+        "GuidanceAutoguidance", lane, 1, model=model, guide_model=weak["MODEL"],
+        weight=made.widget("weight", "guide weight", 2.0), unit="percent", start=0.0,
+        end=made.widget("end", "end (percent)", end),
+    )
+    made.give("MODEL", guided["MODEL"])
+
+
+def structure_for_flux(made: Blueprint, lane: int) -> None:
+    damaged_self(made, lane, "skipped layers", TWO_THIRDS)
+
+
+def growing_cfg(made: Blueprint, lane: int) -> None:
+    grow = made.add(
+        "GuidanceSchedule", lane, 0, shape="linear", unit="percent", start=0.0, end=1.0,
+        start_strength=made.widget("start_strength", "share of cfg at the start", 0.3),
+        end_strength=made.widget("end_strength", "share of cfg at the end", 1.3),
+    )
+    guided = made.add(
+        "GuidanceCFG", lane, 1, model=made.socket("model", "MODEL"), schedule=grow["schedule"], weight_from="sampler"
+    )
+    made.give("MODEL", guided["MODEL"])
+
+
+def two_networks(made: Blueprint, lane: int) -> None:
+    networks = {name: made.socket(name, "MODEL", name.replace("_", " ")) for name in ("high_noise", "low_noise")}
+    end = made.widget("cfg_end", "cfg end (percent)", TWO_THIRDS)
+    for row, (name, network) in enumerate(networks.items()):
+        guided = made.add(
+            "GuidanceCFG", lane, row, model=network, weight_from="sampler", unit="percent", start=0.0, end=end
+        )
+        made.give(name, guided["MODEL"])
+
+
+PLANS = {
+    "CFG + Autoguidance (two weights)": (
+        "CFG from start to end (percent of the run) and autoguidance by a weaker model, each with its own weight.",
+        cfg_and_autoguidance,
+    ),
+    "Interval and APG for SDXL": (
+        "The sampler's cfg only between two sigmas (2404.07724; SD 1.5 has the same noise), and APG "
+        "(2410.02416) against burnt colours.",
+        interval_and_apg,
+    ),
+    "Guided by its damaged self": (
+        "Truer structure without a second file: away from the same model with identity attention (2403.17377), beside "
+        "any cfg; for SD 1.5, SDXL and most others.",
+        damaged_self,
+    ),
+    "Structure for Flux": (
+        "For models that take cfg 1 (Flux, SD 3.5, Wan): away from the same model with layers skipped (2508.12880), in "
+        "the first two thirds of the run.",
+        structure_for_flux,
+    ),
+    "Growing CFG for SD3 and SDXL": (
+        "A little of the sampler's cfg while the composition is decided, more for the details (2404.13040).",
+        growing_cfg,
+    ),
+    "Two-stage interval for Wan": (
+        "The sampler's cfg up to one place of the whole run, for Wan 2.2's high-noise and low-noise network alike: "
+        "what follows costs half.",
+        two_networks,
+    ),
+}  # fmt: skip
+
+
+def draw(name: str, object_info: dict, stamps: Stamps) -> dict:
+    """A blueprint by its name, as the page saves one."""
+    description, add_nodes = PLANS[name]
+    made = Blueprint(name, description, object_info, stamps)
+    add_nodes(made, made.lane(""))
     return made.build()
 
 
-BLUEPRINTS = {"CFG + Autoguidance (two weights)": cfg_and_autoguidance}
+BLUEPRINTS = {name: partial(draw, name) for name in PLANS}

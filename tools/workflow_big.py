@@ -8,7 +8,8 @@ from workflow_large import SEED, File, Large, split
 PLACE = "a lighthouse on a rocky coast at dawn, soft light, sea spray, photograph"
 SIGN = 'a small bookshop in the rain at night, warm light, a hand-painted sign that reads "GUIDANCE"'
 # Where CFG helps SDXL (Kynkaanniemi et al., 2404.07724), in sigma. SD 1.5 has the same noise levels.
-CFG_BETWEEN = {"weight_from": "sampler", "unit": "sigma", "start": 5.42, "end": 0.28}
+SDXL_FROM, SDXL_TO = 5.42, 0.28
+CFG_BETWEEN = {"weight_from": "sampler", "unit": "sigma", "start": SDXL_FROM, "end": SDXL_TO}
 FOX = "a red fox runs through fresh snow between birches, tracking camera, morning light"
 STILL = "static, blurry, overexposed, subtitles, watermark, deformed"
 TWO_THIRDS = 0.67  # of the run: what follows cleans up

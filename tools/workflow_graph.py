@@ -34,11 +34,12 @@ class Stamps:
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a node, to connect to another node's input."""
+    """One output of a node, to connect to another node's input; `value`: what a widget there keeps."""
 
     node: int
     slot: int
     kind: str
+    value: float | None = None
 
 
 @dataclass
@@ -232,7 +233,7 @@ def widget_values(info: dict, values: dict) -> list:
             continue
         default = options.get("default", options["options"][0] if options.get("options") else "")
         value = values.get(name, default)
-        found.append(default if isinstance(value, Output) else value)
+        found.append(default if (kept := value.value if isinstance(value, Output) else value) is None else kept)
         if has_control(name, kind, options):
             found.append("fixed")
     return found
