@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from faulting.draws import SCENES, Drawer
+from faulting.operations import FailingOperation
 from faulting.trial import Scene, Trial
 
 SAMPLE = (  # cheap scenes of every kind
@@ -83,6 +84,21 @@ def test_what_is_left_behind_is_found(comfy, tmp_path, leave, words):
         torch.set_grad_enabled(before)
     assert record["raised"] and record["outcome"] == ("wrong" if words else "right")
     assert words in record["words"]
+
+
+def test_comfyui_is_left_to_take_patches_off(comfy):
+    from comfy.model_patcher import ModelPatcher
+
+    cpu = torch.device("cpu")
+    patcher = ModelPatcher(nn.Linear(2, 2), cpu, cpu, weight_inplace_update=True)
+    patcher.patches["weight"] = [(1.0, (torch.ones(2, 2),), 1.0, None, None)]
+    patcher.patch_model(cpu)
+    with FailingOperation(0, RuntimeError("injected")) as failing:
+        patcher.unpatch_model(cpu)
+        assert failing.count > 0
+        with pytest.raises(RuntimeError, match="injected"):
+            torch.ones(1)
+        torch.ones(1)
 
 
 def test_a_number_is_a_fault_and_every_scene_takes_its_turn():

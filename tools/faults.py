@@ -14,6 +14,7 @@ each, and the same command goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
@@ -43,6 +44,8 @@ def _tried(options: argparse.Namespace, known: set[int]) -> list[dict]:
     """The records of the faults that are asked for and not known yet."""
     from faulting.draws import Drawer
 
+    gc.collect()
+    gc.freeze()  # what modules hold would be looked through at every count of the tensors
     drawer, started, records = Drawer(options.seed), time.monotonic(), []
     numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
     for number in numbers:
