@@ -24,8 +24,10 @@ def ppap_glide(object_info: dict, stamps: Stamps) -> dict:
         f"advises against commercial use)\n{RESNET_NOTE}\n\nThe empty text makes GLIDE unconditional and needs no "
         "vocabulary. **Make Pictures** draws what the experts learn from: the paper's set is 500,000 (2212.05973), "
         "this one a start. Both it and the training go on where they were stopped. PPAP's authors released no experts "
-        "for GLIDE; these are your own. The first stage takes 250 steps of DDPM, the upsampler its 27.",
-        (360, 480),
+        "for GLIDE; these are your own. The first stage takes 250 steps of DDPM, the upsampler its 27. "
+        "Depth and segmentation go the same way: a DPT folder or torchvision's deeplabv3_resnet50 as the guide, Loss "
+        "Guidance in place of Classifier Guidance.",
+        (360, 540),
     )
     lane = made.lane("Pictures and experts")
     base, nothing = made.denoiser(lane, 1, "base.pt", GLIDE, "GLIDE, 64 by 64"), prompt(made, lane)
