@@ -175,3 +175,24 @@ def test_two_processes_share_a_study_without_a_trial_twice(tmp_path):
     assert all(len(lines) > 2 for lines in both)  # both worked
     first = {line[0]: line[2] for line in alone if line[0] != "spent" and int(line[0]) < 8}
     assert {run[0]: run[2] for run in runs if run[0] in first}.items() <= first.items()  # up to their order
+
+
+def test_the_command_runs_what_the_node_needs_and_no_more():
+    from tune import prepare
+
+    from devtools.terminal import DevError
+
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    prompt = {
+        "1": node("GuidanceTinyModel"), "2": node("GuidanceCFG", model=["1", 0]), "5": node("GuidanceLoadGuide"),
+        "3": node("GuidanceTune", model=["2", 0], budget=400, **{"guides.guide_2": ["5", 0]}),
+        "4": node("SaveImage", images=["3", 4]),
+    }  # fmt: skip
+    part, tune = prepare(prompt, {"budget": 900})
+    assert set(part) == {"1", "2", "3", "5", "tell recipe", "tell report"} and tune == "3"
+    assert part["3"]["inputs"]["budget"] == 900 and prompt["3"]["inputs"]["budget"] == 400
+    assert part["tell recipe"]["inputs"] == {"source": ["3", 1]}
+    with pytest.raises(DevError, match="0 nodes Tune Guidance; it needs one"):
+        prepare({"1": node("GuidanceTinyModel")}, {})

@@ -125,6 +125,52 @@ def compare(strip: Strip) -> Panels:
     return [words(said), {"kind": "whole", "shot": "grid", "width": 520}]
 
 
+def tune(strip: Strip) -> Panels:
+    strip.begin(FOUR, 8)
+    guided = strip.put(
+        "GuidanceAutoguidance", model=strip.cfg(1.5), guide_model=strip.weak_model(), weight=1.2
+    )["MODEL"]
+    made = strip.put(
+        "GuidanceTune",
+        model=guided,
+        positive=strip.classes,
+        negative=strip.none,
+        latent_image=strip.empty,
+        vae=strip.main["VAE"],
+        guide=strip.guide("shapes-classifier"),
+        label=FOUR,
+        vary="cfg weight: 1 .. 4\nautoguidance weight: 1 .. 2.5",
+        budget=700,
+        seeds=3,
+        new_seeds=3,
+        study="help",
+        seed=strip.seed,
+        steps=8,
+        cfg=1.0,
+        sampler_name="euler",
+        scheduler="karras",
+        cell_size=64,
+    )
+    strip.save("plot", made["plot"])
+    strip.save("strip", made["strip"])
+    # Without the third column, which is empty.
+    plot = {"kind": "whole", "shot": "plot", "width": 560, "part": (0, 66, 660, 402)}
+    return [words("What each weight does to the judge"), plot, {"kind": "whole", "shot": "strip", "width": 560}]
+
+
+def load_recipe(strip: Strip) -> Panels:
+    strip.begin(FOUR, 4)
+    recipe = (
+        '{"format": "guidance-components/recipe/1", "components": '
+        '[{"kind": "cfg", "weight": 3.0}, {"kind": "rescale", "phi": 0.5}]}'
+    )
+    strip.shot("without", strip.model)
+    strip.shot("with", strip.put("GuidanceLoadRecipe", model=strip.model, recipe=recipe)["MODEL"])
+    rows = [[one(name, 0, 1, 2, 3)] for name in ("without", "with")]
+    said = "cfg 3 and rescale 0.5 from a text,\nwithout a node for each"
+    return [words(said), grid([""], rows, ["as it\ncame", "with the\nrecipe"])]
+
+
 def score(strip: Strip) -> Panels:
     strip.begin(FOUR, 8)
     judge = strip.guide(JUDGE)
@@ -276,8 +322,8 @@ MADE = (
     cfg, autoguidance, mix, adaptive_weight, learned_weight, train_guidance, degrade, schedule, rescale, clamp, apg,
     shape, classifier, loss,
     expert_switch, train_experts, load_guide, class_label, tiny_model, make_pictures, load_pictures, report, inspect,
-    inspection, compare, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution, import_experts,
-    export_experts, convert_checkpoint, post_hoc_ema, negative_attention, glide_prompt,
+    inspection, compare, tune, load_recipe, score, loss_weighting, load_denoiser, paper_sigmas, low_resolution,
+    import_experts, export_experts, convert_checkpoint, post_hoc_ema, negative_attention, glide_prompt,
 )  # fmt: skip
 PICTURES: dict[str, Callable[[Strip], Panels]] = {made.__name__: made for made in MADE}
 # What must have run before, on the same ComfyUI.

@@ -1,9 +1,9 @@
-"""The workflow that compares: one node, a grid over two weights."""
+"""The workflows that look for settings: a grid over two weights, and a search."""
 
 from __future__ import annotations
 
 from workflow_graph import Stamps
-from workflow_scene import SEED, STEPS, Scene
+from workflow_scene import CLASSES, SEED, STEPS, Scene
 
 
 def compare(object_info: dict, stamps: Stamps) -> dict:
@@ -36,4 +36,38 @@ def compare(object_info: dict, stamps: Stamps) -> dict:
         filename_prefix="guidance/compare",
     )
     scene.add("PreviewAny", lane, 2, title="The settings of every cell", size=(560, 240), source=grid["table"])
+    return scene.build()
+
+
+def tune(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "tune", "A search for the weight of CFG that a judge likes best, checked on new seeds; the result as a recipe.",
+        object_info, stamps,
+    )
+    scene.shared(
+        "## Tune\n**Tune Guidance** tries settings from the same noise, lets a classifier judge, and checks the winner "
+        "on seeds that the search did not see. It needs Optuna (the node says how to get it).\n\nIts report says "
+        "whether the winner is one. **Load Recipe** puts the settings on the MODEL; another judge, which took no part "
+        "in the search, has the last word.\n\nRaise *budget* and run again: the search goes on.",
+        high=390,
+    )
+    lane, cfg = scene.cfg_lane("The MODEL, and the search", 1.5)
+    few = scene.add("EmptyLatentImage", lane, 1, title="Four pictures a run", width=32, height=32, batch_size=4)
+    critic = scene.add("GuidanceLoadGuide", lane, 1, title="Judge of the search", name="shapes-classifier")
+    found = scene.add(
+        "GuidanceTune", lane, 2, size=(400, 1100), model=cfg["MODEL"], positive=scene.classes["CONDITIONING"],
+        negative=scene.no_class["CONDITIONING"], latent_image=few["LATENT"], vae=scene.main["VAE"],
+        guide=critic["guide"], label=CLASSES, vary="cfg weight: 1 .. 6", budget=260,
+        seeds=2, new_seeds=2, study="workflow", seed=SEED, steps=6, cfg=1.0, sampler_name="euler", scheduler="karras",
+        cell_size=64,
+    )
+    lane = scene.lane("What was found")
+    scene.add("PreviewAny", lane, 1, title="The report", size=(460, 420), source=found["report"])
+    scene.add(
+        "SaveImage", lane, 1, title="What each weight does", size=(460, 300), images=found["plot"],
+        filename_prefix="guidance/tune",
+    )
+    lane = scene.lane("The recipe, judged by another network")
+    applied = scene.add("GuidanceLoadRecipe", lane, 1, model=cfg["MODEL"], recipe=found["recipe"])
+    scene.picture(lane, applied["MODEL"], "with the recipe", 2)
     return scene.build()

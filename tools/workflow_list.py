@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from workflow_big import BIG
-from workflow_compare import compare
+from workflow_compare import compare, tune
 from workflow_degrade import degraded_guide
 from workflow_experts import map_experts, own_experts, ppap, train_experts
 from workflow_glide import ppap_glide
@@ -221,6 +221,7 @@ WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "12-Train-experts": train_experts,
     "More-A-weight-that-chooses-itself": adaptive,
     "More-Weights-that-are-learned": learned,
+    "More-Tune-guidance": tune,
     "More-Two-classifiers-in-turn": experts,
     "More-Train-experts-of-maps": map_experts,
     "More-Train-a-LoRA-with-P2": p2_training,
