@@ -160,6 +160,12 @@ def growing_cfg(made: Blueprint, lane: int) -> None:
     made.give("MODEL", guided["MODEL"])
 
 
+def negative_at_cfg_1(made: Blueprint, lane: int) -> None:
+    numbers = {name: made.widget(name, name, value) for name, value in (("weight", 5.0), ("tau", 2.5), ("alpha", 0.25))}
+    guided = made.add("GuidanceNegativeAttention", lane, 0, model=made.socket("model", "MODEL"), **numbers)
+    made.give("MODEL", guided["MODEL"])
+
+
 def two_networks(made: Blueprint, lane: int) -> None:
     networks = {name: made.socket(name, "MODEL", name.replace("_", " ")) for name in ("high_noise", "low_noise")}
     end = made.widget("cfg_end", "cfg end (percent)", TWO_THIRDS)
@@ -193,6 +199,11 @@ PLANS = {
     "Growing CFG for SD3 and SDXL": (
         "A little of the sampler's cfg while the composition is decided, more for the details (2404.13040).",
         growing_cfg,
+    ),
+    "Negative prompt at cfg 1 (NAG)": (
+        "A negative prompt for models of few steps, in their attention, with the values of its authors' nodes "
+        "(2505.21179): SDXL Turbo and Lightning, Flux, SD 3.5, Qwen-Image, Wan.",
+        negative_at_cfg_1,
     ),
     "Two-stage interval for Wan": (
         "The sampler's cfg up to one place of the whole run, for Wan 2.2's high-noise and low-noise network alike: "
