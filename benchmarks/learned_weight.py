@@ -25,7 +25,9 @@ from torch import Tensor
 from world import render
 
 from guidance_pack.guidance.branch import NEGATIVE, POSITIVE, Branch
+from guidance_pack.guidance.checkpoints.guide_source import GuideSource
 from guidance_pack.guidance.compose import Guidance, Memory
+from guidance_pack.guidance.guide import families
 from guidance_pack.guidance.learned import WeightNetwork
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
@@ -34,12 +36,16 @@ from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.rules.feedback import Feedback
 from guidance_pack.guidance.rules.learned_weight import LearnedWeight
 from guidance_pack.guidance.schedule import Interval
+from guidance_pack.guidance.training.distillation import distillation_loss
 from guidance_pack.guidance.training.matching import Lessons, WeightRecipe
 from guidance_pack.guidance.training.weights import WeightsFiles, WeightsTraining, facts_of_weights, read_weights
 
 PICTURES, PICTURES_SEED = 2000, 71_001  # of the lessons; no training of a network and no judge uses this world
 NAME, NULL, BATCH = "shapes-edm", len(LABELS), 100
-RECIPES = {"mmd": WeightRecipe(), "l2": WeightRecipe(objective="l2")}
+TEACHER = "shapes-classifier"  # whose opinion is the reward; the judge is another network
+RECIPES = {
+    "mmd": WeightRecipe(), "l2": WeightRecipe(objective="l2"), "mmd and a classifier": WeightRecipe(reward=0.05)
+}
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -56,7 +62,20 @@ def lessons(network: Denoiser) -> Lessons:
                 POSITIVE: network(x, sigma, labels), NEGATIVE: network(x, sigma, torch.full_like(labels, NULL))
             }
 
-    return Lessons(table, PICTURES, lambda rows: world.images[rows], predict)
+    return Lessons(table, PICTURES, lambda rows: world.images[rows], predict, reward=reward())
+
+
+def reward() -> Callable[[Tensor, Tensor], Tensor]:
+    """How far what a classifier says of a guided estimate is from what it says of the picture."""
+    path = ROOT / "assets" / f"{TEACHER}.safetensors"
+    teacher, spec = families()["tiny"]().load(GuideSource(path, TEACHER))
+    teacher.requires_grad_(False)
+    loss = distillation_loss("task", spec.task, 1.0)
+
+    def opinion(pictures: Tensor) -> Tensor:
+        return teacher(spec.prepare(pictures), None)
+
+    return lambda guided, clean: loss(opinion(guided), opinion(clean))
 
 
 def learn(network: Denoiser, recipe: WeightRecipe, asset: Path | None) -> WeightNetwork:
@@ -67,7 +86,7 @@ def learn(network: Denoiser, recipe: WeightRecipe, asset: Path | None) -> Weight
     weights = training.settle().cfg.requires_grad_(False)
     shown = ", ".join(f"{s:g}: {w:.2f}" for s, w in zip(levels.b.tolist(), weights.usual(levels).tolist(), strict=True))
     cost = f"{training.evaluations} evaluations, {time.monotonic() - began:.0f} s"
-    print(f"{recipe.objective}: {cost}; sigma: weight {shown}", flush=True)
+    print(f"{recipe.objective}, reward {recipe.reward:g}: {cost}; sigma: weight {shown}", flush=True)
     if asset is not None:
         facts = facts_of_weights(recipe, {"model": NAME}, f"shapes world {PICTURES_SEED}", PICTURES)
         WeightsFiles(asset, asset.with_suffix(".waiting"), facts).finish(training, {})
@@ -144,13 +163,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cfg", type=float, nargs="*", default=[1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--interval", type=float, nargs="*", default=[2.0, 3.0])
+    parser.add_argument("--feedback", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--learn", nargs="*", choices=[*RECIPES], default=[*RECIPES])
     parser.add_argument("--asset", type=Path)
     parser.add_argument("--weights", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     file = read_denoiser(ROOT / "assets" / f"{NAME}.safetensors")
     network = precondition(build(file), "edm", file.sigma_data)
     learned = {path.stem: read_weights(str(path))[0].cfg for path in options.weights} or {
-        name: learn(network, recipe, options.asset if name == "mmd" else None) for name, recipe in RECIPES.items()
+        name: learn(network, RECIPES[name], options.asset if name == "mmd" else None) for name in options.learn
     }
     judge, (low, high) = Judge(JUDGE, options.samples), INTERVAL
     print(f"{options.samples} samples, Heun, {options.steps} steps, seeds {options.seeds}; {platform.machine()}, "
@@ -160,7 +181,8 @@ def main() -> None:
     inside = Interval(high, low, "sigma_ve")
     settings = {f"{w:g}": Guidance((CFG(w),)) for w in options.cfg}
     settings |= {f"{w:g} in ({low:g}, {high:g}]": Guidance((CFG(w, inside),)) for w in options.interval}
-    settings["feedback, up to 10"] = Guidance((Feedback(),))
+    if options.feedback:
+        settings["feedback, up to 10"] = Guidance((Feedback(),))
     for name, weights in learned.items():
         both = CFG(weights.constant, inside), LearnedWeight(1.0, inside, weights)
         settings[f"learned: {name}, in ({low:g}, {high:g}]"] = Guidance(both)

@@ -65,7 +65,7 @@ def training(warm_start: bool, precision: Literal["fp32", "fp16"]) -> Scene:
 
 
 def weights() -> Scene:
-    """Train Guidance: as Train Experts."""
+    """Train Guidance: the next training, which may go on with a stopped one, is that which was never stopped."""
     from guidance_pack.guidance.training.matching import WeightRecipe
     from guidance_pack.host.models.guidance_weights import weights_path
     from guidance_pack.host.training.learn import WeightsRequest, train_weights, waiting_path
