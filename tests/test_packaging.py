@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from devtools import checks
+from devtools.comfyui import RELEASES
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
@@ -111,7 +112,8 @@ def test_the_registry_understands_the_metadata(published):
     version = project()["project"]["version"]
     assert identity == f"guidance-components|{version}|guidance-components|Guidance Components"
     systems, accelerators, comfyui = support.split("|")
-    assert "OS Independent" in systems and "NVIDIA CUDA" in accelerators and comfyui == ">=0.30.0"
+    assert "OS Independent" in systems and "NVIDIA CUDA" in accelerators
+    assert comfyui == project()["tool"]["comfy"]["requires-comfyui"]
 
 
 @pytest.mark.slow
@@ -182,6 +184,13 @@ def test_the_ci_runs_the_command_that_the_readme_gives():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     given = [shlex.split(line, comments=True) for line in readme.splitlines() if "tools/dev.py test" in line]
     assert TEST_COMMAND.split() in given
+
+
+def test_the_weekly_run_takes_the_oldest_comfyui_that_is_declared():
+    declared = project()["tool"]["comfy"]["requires-comfyui"].removeprefix(">=")
+    assert declared in RELEASES
+    assert f"options: --comfyui {declared}\n" in (ROOT / ".github" / "workflows" / "hosts.yml").read_text("utf-8")
+    assert f"ComfyUI {declared.rpartition('.')[0]} or newer" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_every_workflow_of_the_ci_runs_that_command():

@@ -38,15 +38,20 @@ def cells_of(families: Sequence[str]) -> list[Cell]:
 
 
 def page(results: Mapping[Cell, Outcome], names: Mapping[str, str], version: str) -> str:
-    """The page in markdown. names: the families, with what ComfyUI calls each. Raises KeyError for a missing cell."""
+    """The page in markdown. names: the families, with what ComfyUI calls each."""
     notes: list[str] = []
     rows = [["family", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
-    for family, name in sorted(names.items(), key=lambda item: item[1].lower()):
-        found = {cell.component: results[cell] for cell in cells_of([family])}
+    left = []
+    for family, name in sorted(names.items(), key=lambda item: (item[1].lower(), item[0])):
+        found = {cell.component: results[cell] for cell in cells_of([family]) if cell in results}
+        if len(found) < len(cells_of([family])):
+            left.append(f"{name} (`{family}`)")
+            continue
         rows.append([f"{name} (`{family}`)", *(_words(found, column, notes) for column in COLUMNS.values())])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
-    return f"{HEAD.format(version=version)}\n{table}\n\n{listed}\n"
+    listed = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    missing = [f"\nNot judged yet: {', '.join(left)}."] if left else []
+    return "\n".join([HEAD.format(version=version), table, "", *listed, *missing, ""])
 
 
 def _words(found: Mapping[str, Outcome], column: Mapping[str, str], notes: list[str]) -> str:
