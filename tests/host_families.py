@@ -6,7 +6,7 @@ Each is built as host_models.py says. The suite samples a few of them; FAMILIES 
 from __future__ import annotations
 
 import torch
-from host_models import FLUX_UNET, MODELS, QWEN_UNET, SD3_UNET, SDXL_UNET, WAN_UNET, HostModel, unet
+from host_models import FLUX_UNET, MODELS, QWEN_UNET, SD3_UNET, SDXL_UNET, WAN_UNET, HostModel, host_source, unet
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:
@@ -265,4 +265,6 @@ OTHERS = (
               "num_head_channels": 32}, ((64, 16), (1, 5)), (8, 96), scheduler="simple"),
 )  # fmt: skip
 
-BUILT = {spec.name: spec for spec in (*MODELS.values(), *UNETS, *IMAGES, *VIDEOS, *WANS, *OTHERS)}
+EVERY = {spec.name: spec for spec in (*MODELS.values(), *UNETS, *IMAGES, *VIDEOS, *WANS, *OTHERS)}
+KNOWN = host_source("supported_models.py")
+BUILT = {name: spec for name, spec in EVERY.items() if f"class {spec.config}(" in KNOWN}  # of this ComfyUI

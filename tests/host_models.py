@@ -15,12 +15,25 @@ Nothing of ComfyUI is imported before a function runs: take the `comfy` fixture 
 
 import functools
 import math
+import os
+import sys
 import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+
+
+@functools.cache
+def host_source(file: str) -> str:
+    """A file of the ComfyUI of these tests, below comfy/; empty where it has none. Read, so that cases are known
+    before anything is imported: older ComfyUIs lack the newest families.
+    """
+    places = [os.environ.get("GUIDANCE_COMFYUI", ""), *sys.path]
+    found = next((Path(place, "comfy") for place in places if Path(place, "comfy", "model_base.py").is_file()), None)
+    return found.joinpath(file).read_text("utf-8") if found is not None and found.joinpath(file).is_file() else ""
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def test_kernels_that_networks_call_in_training_too_have_a_backward(pack, name):
     assert steering.slope(score, q, direction, 1e-2) == pytest.approx(float(found.norm()), rel=1e-2)
 
 
-@pytest.mark.parametrize("name", ["joy_image", "ernie", "cosmos_predict2"])
+@pytest.mark.parametrize("name", [name for name in ("joy_image", "ernie", "cosmos_predict2") if name in BUILT])
 def test_networks_that_call_these_kernels_give_a_gradient(pack, name):
     spec = BUILT[name]
     model = steering.as_nodes_do(spec.build, 0)
