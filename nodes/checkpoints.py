@@ -37,8 +37,8 @@ class GuidanceConvertCheckpoint(io.ComfyNode):
             node_id="GuidanceConvertCheckpoint",
             display_name="Convert Checkpoint",
             category="guidance/papers",
-            description="Writes an ADM, P2 or EDM2 file (.pt, .pkl) as safetensors beside it. Nothing that the file "
-            "carries is run; its SHA-256 is noted in the new one.",
+            description="Writes an ADM, P2, GLIDE or EDM2 file (.pt, .pkl) as safetensors beside it. Nothing that the "
+            "file carries is run; its SHA-256 is noted in the new one.",
             search_aliases=["pickle to safetensors", "edm2 pkl", "convert pt"],
             is_output_node=True,
             inputs=[
