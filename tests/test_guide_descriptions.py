@@ -7,7 +7,8 @@ import re
 import guide_conformance as conformance
 import pytest
 import torch
-from guide_files import LABELS, clip, imagenet, vit
+from guide_files import LABELS, clip, imagenet, squeezenet, vit
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from guidance_pack.guidance.checkpoints.guide_source import GuideFileError, GuideSource
@@ -169,6 +170,23 @@ def test_a_tensor_too_many_or_too_few_in_words(written, tmp_path):
     save_file(tensors, path, {"architecture": "squeezenet1_1"})
     with pytest.raises(GuideFileError, match="lacks features.0.bias"):
         conformance.load(path)
+
+
+@pytest.mark.parametrize("kind", ["vit", "squeezenet"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(lambda t: t * float("nan"), "is not finite"), (lambda t: t.to(torch.int8), "is of int8; weights are floating")],
+)
+def test_numbers_that_are_no_weights_in_words(tmp_path, kind, spoil, words):
+    source = tmp_path / "vit" if kind == "vit" else tmp_path / "wrong.safetensors"
+    file = vit(source) / "model.safetensors" if kind == "vit" else squeezenet(source)
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(file)
+    last = max(key for key in tensors if key.startswith("classifier") and key.endswith("weight"))
+    save_file({**tensors, last: spoil(tensors[last])}, file, metadata)
+    with pytest.raises(GuideFileError, match=f"is no usable network: its tensor .*{words}"):
+        conformance.load(source)
 
 
 def wrong_json(path):
