@@ -311,3 +311,32 @@ def test_agreement_is_the_judges_own_number(comfy, guide):
     label = ", ".join(LABELS[index] for index in made.labels)
     chances = agreement(images, guide, Wanted(label))
     assert chances.shape == (6,) and score(images, guide, label, None).right == tuple((chances > 0.5).tolist())
+
+
+def test_a_recipe_is_written_into_the_pictures_made_with_it(server):
+    import io
+
+    from PIL import Image
+
+    from devtools import gallery
+
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs, "_meta": {"title": kind}}
+
+    recipe = {"format": "guidance-components/recipe/1", "components": [{"kind": "cfg", "weight": 2.0}]}
+    prompt = {
+        "1": node("GuidanceTinyModel", name="shapes-edm"), "2": node("GuidanceClassLabel", model=["1", 0], label="star"),
+        "3": node("GuidanceLoadRecipe", model=["1", 0], recipe=json.dumps(recipe)),
+        "4": node("EmptyLatentImage", width=16, height=16, batch_size=1),
+        "5": node("KSampler", model=["3", 0], positive=["2", 0], negative=["2", 0], latent_image=["4", 0], seed=1,
+                  steps=["3", 2], cfg=["3", 1], sampler_name="euler", scheduler="karras", denoise=1.0),
+        "6": node("VAEDecode", samples=["5", 0], vae=["1", 1]),
+        "7": node("SaveImage", images=["6", 0], filename_prefix="recipe"),
+    }  # fmt: skip
+    body = {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": {"nodes": []}}}}
+    status, answer = server.post("/prompt", body)
+    assert status == 200, answer
+    (image,) = gallery.wait_for(server, answer["prompt_id"], prompt, "recipe")["7"]["images"]
+    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
+    written = Image.open(io.BytesIO(server.fetch(f"/view?{query}"))).info
+    assert json.loads(written["guidance_recipe"])["components"] == recipe["components"]

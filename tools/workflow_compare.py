@@ -68,6 +68,6 @@ def tune(object_info: dict, stamps: Stamps) -> dict:
         filename_prefix="guidance/tune",
     )
     lane = scene.lane("The recipe, judged by another network")
-    applied = scene.add("GuidanceLoadRecipe", lane, 1, model=cfg["MODEL"], recipe=found["recipe"])
+    applied = scene.add("GuidanceLoadRecipe", lane, 1, size=(300, 320), model=cfg["MODEL"], recipe=found["recipe"])
     scene.picture(lane, applied["MODEL"], "with the recipe", 2)
     return scene.build()

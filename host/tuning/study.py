@@ -73,12 +73,13 @@ class Study:
             None for one that ends with the process.
         name: of this search among those in the same place.
         goals: how many numbers judge a setting.
+        sampler: another way to choose what is tried; None = NumberedSampler.
 
     Raises:
         ValueError: the place cannot be used, in words.
     """
 
-    def __init__(self, where: Path | str | None, name: str, goals: int, seed: int):
+    def __init__(self, where: Path | str | None, name: str, goals: int, seed: int, sampler: BaseSampler | None = None):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALVES)
         self.worker = uuid.uuid4().hex[:8]
@@ -86,7 +87,7 @@ class Study:
         self.halving = goals == 1  # Optuna stops no trial early that has several numbers
         self.study = optuna.create_study(
             storage=_storage(where), study_name=name, directions=["maximize"] * goals, load_if_exists=True,
-            sampler=NumberedSampler(seed), pruner=pruner if self.halving else None,
+            sampler=sampler or NumberedSampler(seed), pruner=pruner if self.halving else None,
         )
 
     def ask(self, space: tuple[Dimension, ...]) -> tuple[Trial, dict[str, Any]]:
