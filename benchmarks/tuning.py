@@ -41,7 +41,8 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|")
         for seed in options.seeds:
             compare(options, judge, seed)
-        print("\n| seed | limits | scale | its own judge | accuracy | contrast | clipped |\n|---|---|---|---|---|---|---|")
+        print("\n| seed | limits | scale | its own judge | accuracy | contrast | clipped |")
+        print("|---|---|---|---|---|---|---|")
         for seed in options.seeds:
             cheat(options, judge, seed)
 
@@ -103,7 +104,7 @@ def compare(options: argparse.Namespace, judge: UnseenJudge, seed: int) -> None:
         started = time.process_time()
         found = tune(problem, study_of(problem, seed, sampler), _nothing)
         settings = found.winner.settings if found.winner is not None else problem.first
-        sure = f"{found.check.chances[0]:.0%} sure" if found.check is not None else "no winner"
+        sure = f"{found.check.chances[0]:.0%} sure" if found.check is not None else "not told apart"
         row(f"{name} ({sure}, {len(found.candidates)} settings)", settings, found.spent)
         print(f"{name}: {time.process_time() - started:.0f} s of the processor", file=sys.stderr)
 
@@ -150,7 +151,8 @@ def guided_problem(options: argparse.Namespace, seed: int) -> Any:
 
     model = with_rule(load_tiny_model("shapes-edm"), CFG(CAME["cfg weight"]))
     auto = Autoguidance(CAME["autoguidance weight"])
-    return problem_of(options, seed, with_autoguidance(model, load_tiny_model("shapes-edm-weak"), auto), VARY, told=True)
+    guided = with_autoguidance(model, load_tiny_model("shapes-edm-weak"), auto)
+    return problem_of(options, seed, guided, VARY, told=True)
 
 
 def classifier_problem(options: argparse.Namespace, seed: int) -> Any:

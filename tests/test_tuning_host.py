@@ -325,7 +325,8 @@ def test_a_recipe_is_written_into_the_pictures_made_with_it(server):
 
     recipe = {"format": "guidance-components/recipe/1", "components": [{"kind": "cfg", "weight": 2.0}]}
     prompt = {
-        "1": node("GuidanceTinyModel", name="shapes-edm"), "2": node("GuidanceClassLabel", model=["1", 0], label="star"),
+        "1": node("GuidanceTinyModel", name="shapes-edm"),
+        "2": node("GuidanceClassLabel", model=["1", 0], label="star"),
         "3": node("GuidanceLoadRecipe", model=["1", 0], recipe=json.dumps(recipe)),
         "4": node("EmptyLatentImage", width=16, height=16, batch_size=1),
         "5": node("KSampler", model=["3", 0], positive=["2", 0], negative=["2", 0], latent_image=["4", 0], seed=1,
