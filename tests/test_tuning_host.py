@@ -341,3 +341,15 @@ def test_a_recipe_is_written_into_the_pictures_made_with_it(server):
     query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
     written = Image.open(io.BytesIO(server.fetch(f"/view?{query}"))).info
     assert json.loads(written["guidance_recipe"])["components"] == recipe["components"]
+
+
+def test_settings_that_were_stopped_early_count_where_settings_are_told_apart(guided, guide, runs):
+    """The few that reach the last seed are alike: they were chosen so."""
+    from guidance_pack.guidance.tuning.evidence import tells_apart
+    from guidance_pack.host.tuning.tune import tables_of
+
+    asked = problem(guided, guide, budget=140)
+    found = tuned(asked, study_of(asked))
+    tables = tables_of([found.first, *found.candidates])
+    assert [len(table[0]) for table in tables] == [2, 4] and len(tables[0]) == 1 + len(found.candidates)
+    assert found.told_apart and tells_apart(tables[0])

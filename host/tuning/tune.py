@@ -122,6 +122,16 @@ def pictures_of(readings: Sequence[Reading]) -> list[list[float]]:
     return [[value for reading in readings for value in reading.values[goal]] for goal in range(_goals(readings))]
 
 
+def tables_of(candidates: Sequence[Candidate]) -> list[list[list[float]]]:
+    """For each judge and each number of runs: a row per candidate that has made so many, a column per picture. Those of
+    few runs hold the settings that were stopped early too, those of many runs more pictures of fewer settings."""
+    tables = []
+    for runs in range(1, max(len(c.readings) for c in candidates) + 1):
+        columns = [pictures_of(c.readings[:runs]) for c in candidates if len(c.readings) >= runs]
+        tables += [[list(row) for row in goal] for goal in zip(*columns, strict=True)]
+    return tables
+
+
 def _goals(readings: Sequence[Reading]) -> int:
     return len(readings[0].values) if readings else 0
 
@@ -258,9 +268,7 @@ class _Search:
         front = _front([c for c in candidates if c.whole and c.kept])
         winner = _middle(front)
         first = self.first
-        goals = range(len(self.problem.judges))
-        whole = [first, *(c for c in candidates if c.whole)]
-        apart = any(tells_apart([pictures_of(c.readings)[goal] for c in whole]) for goal in goals)
+        apart = any(map(tells_apart, tables_of([first, *candidates])))
         if winner is not None and _dominates(first, winner):
             winner = None
         check = self._check(winner) if winner is not None and apart else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...guidance.tuning.evidence import spreads
 from ...guidance.tuning.guards import describe
 from .problem import Problem
-from .tune import Candidate, Check, Tuned, pictures_of
+from .tune import Candidate, Check, Tuned, tables_of
 
 MOST_ROWS = 20
 
@@ -31,8 +31,8 @@ def verdict(tuned: Tuned, names: Sequence[str]) -> str:
         )
     if not tuned.told_apart:
         return (
-            "**This objective cannot tell the settings apart**: over the seeds of the search their means differ no "
-            f"more than chance makes them ({_spread(tuned)}). The settings are left as they were. More seeds, wider "
+            "**This objective cannot tell the settings apart**: their means differ by less than twice what "
+            f"chance makes of them ({_spread(tuned)}). The settings are left as they were. More seeds, wider "
             f"ranges or another judge may show a difference."
         )
     if tuned.winner is None:
@@ -78,12 +78,9 @@ def _spent(tuned: Tuned, problem: Problem) -> str:
 
 
 def _spread(tuned: Tuned) -> str:
-    whole = [tuned.first, *(c for c in tuned.candidates if c.whole)]
-    told = []
-    for goal in range(len(tuned.first.means)):
-        spread, chance = spreads([pictures_of(c.readings)[goal] for c in whole])
-        told.append(f"spread {spread:.3g}, by chance {chance:.3g}")
-    return "; ".join(told)
+    found = [spreads(table) for table in tables_of([tuned.first, *tuned.candidates])]
+    spread, chance = max(found, key=lambda pair: pair[0] / pair[1] if pair[1] else 0.0)
+    return f"spread {spread:.3g}, by chance {chance:.3g}"
 
 
 def _table(tuned: Tuned, problem: Problem, names: Sequence[str]) -> str:
