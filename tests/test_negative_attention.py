@@ -211,6 +211,22 @@ def test_a_degraded_model_beside_it_is_a_guide_without_it(built, name):
     assert min(far(own[0].denoised, d[0]) for d in (main, probe.alone(weak, positive, setting, own))) > 1e-4
 
 
+def test_a_copied_negative_prompt_is_still_the_negative(comfy):
+    """Windows over a long video give the host copies of its prompts."""
+    from comfy.sampler_helpers import convert_cond
+
+    from guidance_pack.host.common.keys import NEGATIVE_ATTENTION
+    from guidance_pack.host.degrade.layers import Layout
+    from guidance_pack.host.negative.run import NegativeInAttention
+
+    positive, negative = (convert_cond(prompt) for prompt in prompts("sd15"))
+    wrapper, seen = NegativeInAttention(RULE, Layout(), {}, negative), []
+    copies = [[{**entry} for entry in prompt] for prompt in (positive, negative)]
+    for conds in ([positive, negative], copies, copies[::-1], [None, copies[1]]):
+        wrapper.calc_cond_batch(lambda *given: seen.append(given[-1]), None, conds, None, None, {})
+    assert [options["transformer_options"][NEGATIVE_ATTENTION] for options in seen] == [{1}, {1}, {0}, {1}]
+
+
 def test_what_cannot_be_is_refused_in_words(built, comfy):
     import comfy.samplers
 

@@ -42,7 +42,7 @@ class NegativeInAttention(Uncopied):
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """One call of the host. conds: a list of entries for each prompt."""
-        others = {index for index, cond in enumerate(conds) if cond is not None and cond is self.others}
+        others = {index for index, cond in enumerate(conds) if cond and self.others and _same(cond, self.others)}
         transformer = {**model_options.get("transformer_options", {}), NEGATIVE_ATTENTION: others}
         return executor(model, conds, x_in, timestep, {**model_options, "transformer_options": transformer})
 
@@ -95,6 +95,11 @@ class NegativeInAttention(Uncopied):
         options = entrance.put_on(options)
         network(some(x), some(t), some(c_concat), some(prompt["c_crossattn"]), None, options, **named)
         return entrance.given
+
+
+def _same(first: list[dict], second: list[dict]) -> bool:
+    """Whether two lists are one prompt: windows over a long video, and other packs, copy them."""
+    return first[0].get("uuid") is not None and first[0]["uuid"] == second[0].get("uuid")
 
 
 def _check_masks(given: dict, more: dict, prompt: dict) -> None:
