@@ -161,8 +161,11 @@ def growing_cfg(made: Blueprint, lane: int) -> None:
 
 
 def negative_at_cfg_1(made: Blueprint, lane: int) -> None:
-    numbers = {name: made.widget(name, name, value) for name, value in (("weight", 5.0), ("tau", 2.5), ("alpha", 0.25))}
-    guided = made.add("GuidanceNegativeAttention", lane, 0, model=made.socket("model", "MODEL"), **numbers)
+    guided = made.add(
+        "GuidanceNegativeAttention", lane, 0, model=made.socket("model", "MODEL"),
+        weight=made.widget("weight", "weight", 5.0), tau=made.widget("tau", "tau", 2.5),
+        alpha=made.widget("alpha", "alpha", 0.25),
+    )
     made.give("MODEL", guided["MODEL"])
 
 
