@@ -38,6 +38,8 @@ def test_settings_are_told_apart_from_their_seeds():
     effect = torch.linspace(0, 1, 8)[:, None]
     assert tells_apart((effect + 10 * levels + 0.1 * own).tolist())
     assert not tells_apart((0.1 * effect + 10 * levels + own).tolist())
+    four = torch.tensor([[0.0, 1.0, 0.2, 0.9], [0.1, 1.3, 0.1, 1.0]])
+    assert not tells_apart(four.tolist()) and tells_apart((four + torch.tensor([[0.0], [9.0]])).tolist())
     spread, chance = spreads((levels + own).tolist())
     assert spread == pytest.approx(chance, rel=0.5) and spreads([[1.0, 2.0]]) == (0.0, 0.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-TELLS_APART = 2.0  # how many times as wide as by chance the means of settings must lie
+BY_CHANCE = 2.326  # standard deviations of a normal number: 1 % lie above
 
 
 def probability_better(differences: Sequence[float]) -> float:
@@ -38,10 +38,16 @@ def tells_apart(table: Sequence[Sequence[float]]) -> bool:
     each column.
 
     The means of rows are compared with what the pictures' own spread makes of them (what rows and columns do not
-    explain, over the root of the number of columns); a column's level, which all settings share, does not count.
+    explain, over the root of the number of columns); a column's level, which all settings share, does not count. Their
+    ratio squared is Fisher's F, held to 1 % by Paulson's normal approximation (Ann. Math. Statist. 13, 1942).
     """
     spread, chance = spreads(table)
-    return spread > TELLS_APART * chance
+    if chance == 0.0:
+        return spread > 0.0
+    rows = 2 / (9 * (len(table) - 1))
+    rest = 2 / (9 * (len(table) - 1) * (len(table[0]) - 1))
+    root = (spread / chance) ** (2 / 3)
+    return (1 - rest) * root - (1 - rows) > BY_CHANCE * math.sqrt(rest * root**2 + rows)
 
 
 def spreads(table: Sequence[Sequence[float]]) -> tuple[float, float]:

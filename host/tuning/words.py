@@ -31,8 +31,8 @@ def verdict(tuned: Tuned, names: Sequence[str]) -> str:
         )
     if not tuned.told_apart:
         return (
-            "**This objective cannot tell the settings apart**: their means differ by less than twice what "
-            f"chance makes of them ({_spread(tuned)}). The settings are left as they were. More seeds, wider "
+            "**This objective cannot tell the settings apart**: their means differ by no more than chance "
+            f"makes of them ({_spread(tuned)}). The settings are left as they were. More seeds, wider "
             f"ranges or another judge may show a difference."
         )
     if tuned.winner is None:
