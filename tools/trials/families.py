@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+
+from refusals import SENTENCES
 
 from .cells import Cell
 from .judge import FINE, Outcome
@@ -27,7 +30,8 @@ run of three steps on a small network of the family with random weights, judged 
   and *through the model*.
 - *Attention*, *blocks*, *dropout*, *input noise*: Degraded Model's kinds, as the guide of Autoguidance.
 - *Inpainting*: Autoguidance while half of the latent is masked.
-- A number is the refusal below, which comes before sampling. *Host*: ComfyUI alone does not run this small network so.
+- A number is the sort of refusal below, with an example of it; it comes before sampling. *Host*: ComfyUI alone does not
+  run this small network so.
 """
 
 
@@ -39,7 +43,7 @@ def cells_of(families: Sequence[str]) -> list[Cell]:
 
 def page(results: Mapping[Cell, Outcome], names: Mapping[str, str], version: str) -> str:
     """The page in markdown. names: the families, with what ComfyUI calls each."""
-    notes: list[str] = []
+    notes: dict[str, str] = {}
     rows = [["family", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
     left = []
     for family, name in sorted(names.items(), key=lambda item: (item[1].lower(), item[0])):
@@ -49,12 +53,12 @@ def page(results: Mapping[Cell, Outcome], names: Mapping[str, str], version: str
             continue
         rows.append([f"{name} (`{family}`)", *(_words(found, column, notes) for column in COLUMNS.values())])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    listed = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    listed = [f"{number}. {note}" for number, note in enumerate(notes.values(), 1)]
     missing = [f"\nNot judged yet: {', '.join(left)}."] if left else []
     return "\n".join([HEAD.format(version=version), table, "", *listed, *missing, ""])
 
 
-def _words(found: Mapping[str, Outcome], column: Mapping[str, str], notes: list[str]) -> str:
+def _words(found: Mapping[str, Outcome], column: Mapping[str, str], notes: dict[str, str]) -> str:
     """One cell of the table; new refusals are added to `notes`."""
     outcomes = {component: found[component] for component in column}
     works = [column[component] for component, outcome in outcomes.items() if outcome.kind == "right"]
@@ -63,12 +67,12 @@ def _words(found: Mapping[str, Outcome], column: Mapping[str, str], notes: list[
     return ", ".join([*works, *why])
 
 
-def _why(outcome: Outcome, notes: list[str]) -> str:
+def _why(outcome: Outcome, notes: dict[str, str]) -> str:
     if outcome.kind not in FINE:
         return f"**{outcome.kind}**"
     if outcome.kind == "host":
         return "host"
     note = " ".join(outcome.words.split())
-    if note not in notes:
-        notes.append(note)
-    return str(notes.index(note) + 1)
+    sort = next((sentence for sentence in SENTENCES if re.search(sentence, outcome.words, re.DOTALL)), note)
+    notes.setdefault(sort, note)  # refusals of one sort differ in names; one of them is shown
+    return str(list(notes).index(sort) + 1)
