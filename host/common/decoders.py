@@ -8,7 +8,7 @@ the host's preview (latent_preview.py), one small matrix.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.sd
@@ -44,16 +44,24 @@ class Decoder:
     white: float = 1.0
     flat: bool = True
     source: comfy.sd.VAE | None = None
+    _factors: dict = field(default_factory=dict, repr=False)
 
     def picture(self, denoised: torch.Tensor, latents: LatentFormat, network: Any) -> torch.Tensor:
         """[B, C, ...] in the model's own scale -> [B, 3, (T,) H, W] in [-1, 1], not clamped."""
         if self.kind == PIXELS:
             return denoised
         if self.kind == LINEAR:
-            return linear_rgb(denoised, latents, rgb_factors(latents, denoised))
+            return linear_rgb(denoised, latents, self._rgb_factors(latents, denoised))
         assert network is not None, "a VAE decodes with its network"
         decoded = self._decoded(latents.process_out(denoised).to(self.dtype), network).to(denoised.dtype)
         return (decoded - self.black) * (2.0 / (self.white - self.black)) - 1.0
+
+    def _rgb_factors(self, latents: LatentFormat, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        key = (type(latents), like.dtype, like.device)
+        if key not in self._factors:
+            with torch.inference_mode(False):  # autograd saves them
+                self._factors[key] = rgb_factors(latents, like)
+        return self._factors[key]
 
     def _decoded(self, latent: torch.Tensor, network: Any) -> torch.Tensor:
         if not self.flat or latent.ndim == 4:
