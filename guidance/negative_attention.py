@@ -14,10 +14,10 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class NegativeAttention(Within):
-    """z' = alpha min(1, tau |z+|_1 / |z~|_1) z~ + (1 - alpha) z+,  z~ = z+ + (w - 1)(z+ - z-)   2505.21179 Eqs. 5-8
+    """z' = alpha min(1, tau |z+|_1 / |z~|_1) z~ + (1 - alpha) z+,  z~ = z+ + (w - 1)(z+ - z-)   2505.21179
 
     z+ and z- are what a layer's attention gives a picture's token with the positive and the negative prompt, before the
-    layer's output projection; |z|_1 is over the channels of a token.
+    layer's output projection; |z|_1 is over the channels of a token. As in its authors' code; w is their nag_scale.
     """
 
     name, title, paper = "negative_attention", "Negative in Attention", "2505.21179"
