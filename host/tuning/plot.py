@@ -23,7 +23,7 @@ def draw_tuning(tuned: Tuned, problem: Problem) -> torch.Tensor:
     panels = [*(["front"] if len(problem.judges) > 1 else []), *problem.space]
     rows = -(-len(panels) // ACROSS)
     canvas = Canvas(HEAD + rows * (HIGH + GAP + FOOT))
-    _legend(canvas, problem.judges[0].name)
+    _legend(canvas, problem.judges[0].name, front=len(problem.judges) > 1)
     width = (WIDTH - LEFT - RIGHT + GAP) / ACROSS
     for place, panel in enumerate(panels):
         row, column = divmod(place, ACROSS)
@@ -55,10 +55,10 @@ def draw_rows(tuned: Tuned, size: int) -> torch.Tensor:
     return sheet.picture()
 
 
-def _legend(canvas: Canvas, name: str) -> None:
+def _legend(canvas: Canvas, name: str, front: bool) -> None:
     canvas.text(LEFT, 24, f"{name}: mean over the pictures, and its standard error; higher is better", INK, 15)
-    x = float(LEFT)
-    for words, colour in (("best", BEST), ("tried", OTHER), ("passes a limit", PASSED), ("as it came", FIRST)):
+    x, came = float(LEFT), [("as it came", FIRST)] if front else []
+    for words, colour in (("best", BEST), ("tried", OTHER), ("passes a limit", PASSED), *came):
         canvas.dot(x + 6, 50, 5, colour)
         canvas.text(x + 18, 50, words, QUIET, 14)
         x += 44 + 8 * len(words)
@@ -72,7 +72,8 @@ def _points(tuned: Tuned, dimension: Dimension) -> list[Point]:
         value = candidate.values[dimension.name]
         if dimension.choices:
             value = next(i for i, choice in enumerate(dimension.choices) if choice.setting == value)
-        found.append((float(value), candidate.means[0], _error(pictures_of(candidate.readings)[0]), candidate))
+        error = _error(pictures_of(candidate.readings)[0]) if candidate.whole else 0.0
+        found.append((float(value), candidate.means[0], error, candidate))
     return found
 
 
@@ -127,7 +128,7 @@ def _panel(canvas: Canvas, frame, title: str, points: list[Point], ticks, log: b
         canvas.text(across(value), bottom + 14, words[:12], QUIET, 12, "mm")
     for x, y, error, candidate in sorted(points, key=lambda point: point[3] is winner):
         colour = _colour(candidate, winner)
-        if error and candidate.whole:
+        if error:
             canvas.line([(across(x), up(y - error)), (across(x), up(y + error))], colour, 1.0)
         canvas.dot(across(x), up(y), 5 if candidate.whole else 2.5, colour)
 
