@@ -22,7 +22,7 @@ SHEETS = {
     "05-Too-much-CFG-and-its-cures": 4,
     "06-Classifier-guidance": 4,
     "More-A-weight-that-chooses-itself": 3,
-    "More-Tune-guidance": 1,
+    "More-Tune-guidance": 2,
     "More-Two-classifiers-in-turn": 2,
     "07-Follow-depth-or-segmentation": 3,
     "More-Train-a-LoRA-with-P2": 2,
