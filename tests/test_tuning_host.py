@@ -132,6 +132,29 @@ def test_limits_stop_a_setting_and_a_front_has_several_judges(guided, guide, run
     assert passed and all(len(c.readings) == 1 for c in passed) and all(c.kept for c in found.front)
 
 
+def test_where_the_best_passes_a_limit_on_new_seeds_the_next_is_taken(guided, guide, runs, monkeypatch):
+    from dataclasses import replace
+
+    from guidance_pack.guidance.tuning.guards import Limits
+    from guidance_pack.host.tuning import tune as search
+
+    def look(readings):
+        first, second = readings[0].values[0]
+        weight = 100 * (second - first)
+        number = first + (weight - 3.0) ** 2
+        return search.Look(0.2, 10.0 if abs(weight - best) < 1e-6 and number > 1.5 else 1.0, 0.0, 0.1)
+
+    best = 9.0
+    monkeypatch.setattr(search, "seen_in", look)
+    asked = replace(problem(guided, guide, budget=240), limits=Limits(0.0, 4.0, 0.0, 0.0))
+    before = tuned(asked, study_of(asked))
+    best = before.winner.values["cfg weight"]
+    after = tuned(asked, study_of(asked))
+    assert before.won and after.won and after.winner.values["cfg weight"] != best
+    assert not any(value > 0 for value in after.check.excess.values())
+    assert after.spent <= 240
+
+
 def test_runs_are_what_the_nodes_give(tiny, guided, guide):
     asked = problem(guided, guide)
     settings = chained(*tiny, cfg=3.0)

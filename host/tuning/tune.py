@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .study import Study
 
 SURE = 0.9  # a winner is one from this probability on
+CHECKED = 2  # candidates that the budget is kept for: the best may pass a limit on new seeds
 MOST_IDLE = 24  # trials in a row that were all tried before: there is nothing more to try
 MOST_SHOWN = 8  # pictures of each row of the strip
 Progress = Callable[[str, int, int], None]  # what is drawn, evaluations spent and in all
@@ -168,7 +169,7 @@ class _Search:
         """Raise ValueError if not even one other setting could be tried."""
         effort = self.problem.effort
         costs = [self._cost(settings) for settings in (self.problem.unguided, self.problem.first)]
-        least = (effort.seeds + effort.checks) * (sum(costs) + max(costs))
+        least = (effort.seeds + effort.checks) * sum(costs) + (effort.seeds + CHECKED * effort.checks) * max(costs)
         if effort.budget < least:
             raise ValueError(
                 f"budget is {effort.budget} evaluations. The unguided pictures, the MODEL's own settings and one other "
@@ -215,9 +216,9 @@ class _Search:
         return self.problem.effort.budget - self.study.spent() - self._spare()
 
     def _spare(self) -> int:
-        """What the check will take: its runs of the winner, of the first settings and unguided."""
-        costs = (self.dearest, *(self._cost(settings) for settings in (self.problem.first, self.problem.unguided)))
-        return len(self.new) * sum(costs)
+        """What the check will take: its runs of the best, of the first settings and unguided."""
+        others = sum(self._cost(settings) for settings in (self.problem.first, self.problem.unguided))
+        return len(self.new) * (CHECKED * self.dearest + others)
 
     def _cost(self, settings: Settings) -> int:
         key = key_of(settings)
@@ -266,12 +267,12 @@ class _Search:
         """The winner, checked on new seeds."""
         candidates = self._candidates()
         front = _front([c for c in candidates if c.whole and c.kept])
-        winner = _middle(front)
         first = self.first
+        ranked = _ranked([c for c in candidates if c.whole and c.kept and not _dominates(first, c)])
+        winner, check = next(ranked, None), None
         apart = any(map(tells_apart, tables_of([first, *candidates])))
-        if winner is not None and _dominates(first, winner):
-            winner = None
-        check = self._check(winner) if winner is not None and apart else None
+        if winner is not None and apart:
+            winner, check = self._checked(winner, ranked)
         chosen = winner.settings if winner is not None and check is not None and self._won(check) else first.settings
         return Tuned(
             chosen, first, winner, tuple(front), tuple(candidates), check, apart, self.study.spent(),
@@ -292,10 +293,21 @@ class _Search:
     def _won(self, check: Check) -> bool:
         """A winner that keeps the limits on new seeds and is surely better for a judge, and surely worse for none. One
         that keeps limits which the first settings pass has won by that."""
-        if any(value > 0.0 for value in check.excess.values()):
+        if _passes(check):
             return False
         better = any(chance >= SURE for chance in check.chances) and min(check.chances) > 1.0 - SURE
         return better or not self.first.kept
+
+    def _checked(self, best: Candidate, others: Iterator[Candidate]) -> tuple[Candidate, Check | None]:
+        """The best of those that keep the limits on new seeds too, with its check; if none does, the best."""
+        found = check = self._check(best)
+        one = best
+        while found is not None and _passes(found):
+            following = next(others, None)
+            if following is None:
+                break
+            one, found = following, self._check(following)
+        return (one, found) if found is not None and not _passes(found) else (best, check)
 
     def _check(self, winner: Candidate) -> Check | None:
         best, first, made = [], [], 0
@@ -334,6 +346,19 @@ class _Search:
 
 def _stop_if_asked(*step) -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def _passes(check: Check) -> bool:
+    """Whether the checked settings pass a limit."""
+    return any(value > 0.0 for value in check.excess.values())
+
+
+def _ranked(candidates: list[Candidate]) -> Iterator[Candidate]:
+    """Candidates from the best on: each the middle of the front of those that are left."""
+    left = list(candidates)
+    while (best := _middle(_front(left))) is not None:
+        yield best
+        left.remove(best)
 
 
 def _dominates(one: Candidate, other: Candidate) -> bool:
