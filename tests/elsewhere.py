@@ -24,6 +24,8 @@ COPIES = {ATEN.copy_, ATEN._to_copy, ATEN.copy, ATEN._local_scalar_dense, ATEN._
 DRAWS: list[torch.Generator] = []  # that draw for AWAY
 MADE_OF_OTHERS = {ATEN._scaled_dot_product_flash_attention_for_cpu}
 EVERYWHERE = {"MPS", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd"}
+# By its own list torch has these for no Mac; PYTORCH_ENABLE_MPS_FALLBACK=1 computes them on the CPU (docs/hosts.md).
+BY_THE_CPU = {ATEN.native_group_norm_backward}
 WHOLE = {ATEN.cat, ATEN.stack, ATEN.mm, ATEN.bmm, ATEN.addmm, ATEN.gather, ATEN.index_select}  # no scalars of the CPU
 
 
@@ -185,7 +187,7 @@ def compute(function, args, kwargs):
         args[0].data = Away(found)  # its shape is another now
         return args[0]
 
-    if away and function.overloadpacket not in MADE_OF_OTHERS and not on_mac(function):
+    if away and function.overloadpacket not in MADE_OF_OTHERS | BY_THE_CPU and not on_mac(function):
         raise NotImplementedError(f"The operator '{function.name()}' is not implemented for a Mac's GPU")
 
     def back(value):

@@ -23,6 +23,7 @@ SHEETS = {
     "06-Classifier-guidance": 4,
     "More-A-weight-that-chooses-itself": 3,
     "More-Tune-guidance": 2,
+    "More-Weights-that-are-learned": 3,
     "More-Two-classifiers-in-turn": 2,
     "07-Follow-depth-or-segmentation": 3,
     "More-Train-a-LoRA-with-P2": 2,

@@ -9,6 +9,8 @@ from make_workflows import stamps
 from workflow_scene import Scene
 
 NAME = "CFG + Autoguidance (two weights)"
+REFUSED_BY_TINY = {"GuidanceNegativeAttention"}  # its classes stand in no attention
+LAST_KINDS = {"GuidanceCFG", "GuidanceAutoguidance", "GuidanceAPG", *REFUSED_BY_TINY}
 EMPTY = (1200, 850)  # a place on the canvas where nothing stands
 LAST = "app.rootGraph.nodes.at(-1)"
 
@@ -131,5 +133,6 @@ def test_every_other_one_acts_between_loader_and_sampler(page, scene, server, na
     assert page.missing() == []
     sampler = kinds(page.prompt())["KSampler"][1]
     last = page.prompt()[sampler["model"][0]]
-    assert last["class_type"] in {"GuidanceCFG", "GuidanceAutoguidance", "GuidanceAPG"}
-    assert page.run() == "success"
+    assert last["class_type"] in LAST_KINDS
+    said = page.run()
+    assert said == "success" or (last["class_type"] in REFUSED_BY_TINY and "cannot be used with this model" in said)

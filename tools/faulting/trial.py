@@ -126,9 +126,9 @@ def left_on() -> list[str]:
 
 
 def tensor_bytes() -> int:
-    """Of all tensors that are alive, each storage once."""
+    """Of all tensors that are alive, each storage once; a subclass holds its numbers in such tensors, or has none."""
     gc.collect()
-    tensors = (held for held in gc.get_objects() if issubclass(type(held), torch.Tensor))
+    tensors = (held for held in gc.get_objects() if type(held) in (torch.Tensor, torch.nn.Parameter))
     storages = (tensor.untyped_storage() for tensor in tensors if tensor.device.type != "meta")
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
