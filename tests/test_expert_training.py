@@ -173,6 +173,7 @@ def first_of(prefix, saved):
         (lambda s: s.pop(first_of("expert.0.down", s)), "only half of the change"),
         (lambda s: s.update({first_of("expert.0.up", s): torch.zeros(1, 1)}), "does not give its shape"),
         (lambda s: s.update({(n := first_of("expert.0.up", s)): s[n].int()}), "is of int32; weights are"),
+        (lambda s: s.update({(n := first_of("expert.0.up", s)): s[n].long()}), "is of int64; weights are"),
         (lambda s: s.update({"expert.7.whole.x": torch.zeros(1)}), "has expert.7.whole.x, which is of no finished"),
         (lambda s: s.pop(first_of("student.", s)), "lacks student."),
         (lambda s: s.update({first_of("student.", s): torch.zeros(1, 2, 3)}), r"of shape \[1, 2, 3\] instead of"),

@@ -93,6 +93,11 @@ def number_problem(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     return ""
 
 
+def counts_batches(name: str, tensor: Tensor) -> bool:
+    """Whether it is a batch normalisation's count, the one whole number among a network's weights."""
+    return tensor.dtype == torch.int64 and name.endswith("num_batches_tracked")
+
+
 def weight_problem(tensor: Tensor) -> str:
     """Why a tensor cannot be a weight, as the end of a sentence; "" if it can: dense, floating, finite."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
