@@ -57,7 +57,9 @@ class Tile:
 
 def as_image(sheet: Image.Image) -> torch.Tensor:
     """A finished sheet as an IMAGE [1, H, W, 3] in [0, 1]."""
-    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255.0)[None]
+    pixels = np.array(sheet, dtype=np.float32)
+    pixels /= 255.0  # in place: a large sheet is held once
+    return torch.from_numpy(pixels)[None]
 
 
 class Sheet:
