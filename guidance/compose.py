@@ -180,10 +180,10 @@ class Guidance:
     def _cfg_region(self, step: Step) -> Tensor | None:
         """Where CFG acts, [B, 1, ...] with 1 wherever it does; None for everywhere. One CFG rule acts at a level."""
         found = None
-        for rule in self.combines:
+        for rule, region in ((rule, rule.region) for rule in self.combines if rule.region is not None):
             active = rule.schedule(step.level) != 0.0
-            if rule.region is not None and bool((active & (step.cfg != 1.0)).any()):
-                mask = torch.where(expand(active, step.x) != 0, rule.region.over(step.x), 1.0)
+            if bool((active & (step.cfg != 1.0)).any()):
+                mask = torch.where(expand(active, step.x) != 0, region.over(step.x), 1.0)
                 found = mask if found is None else found * mask
         return found
 

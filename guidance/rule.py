@@ -182,6 +182,13 @@ class GuideTerm(Term):
         """The guide's."""
         return Branch(network=self.guide)
 
+    def difference(self, step: Step, kept: Tensor | None) -> Tensor:
+        """D_main - D_guide [B, ...]; where the guide is not evaluated, the one that was kept."""
+        if self.branch in step.branches:
+            return step.branches[POSITIVE] - step.branches[self.branch]
+        assert kept is not None, "asked for the guide where nothing is kept"
+        return kept
+
     def needs(self, turn: int, kept: bool) -> frozenset[Branch]:
         fresh = turn % self.reuse == 0 or not kept
         return self.uses | {self.branch} if fresh else self.uses

@@ -114,8 +114,7 @@ def differ(first, second):
 
 
 def pixels_of(server, image):
-    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
-    return np.asarray(Image.open(io.BytesIO(server.fetch(f"/view?{query}"))), dtype=np.float32) / 255.0
+    return np.asarray(Image.open(io.BytesIO(gallery.fetch_picture(server, image))), dtype=np.float32) / 255.0
 
 
 def test_a_curve_follows_edits_at_once(page):

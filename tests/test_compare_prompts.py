@@ -49,8 +49,7 @@ def run(server, prompt, name="compare"):
 
 
 def picture(server, image):
-    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
-    return np.asarray(Image.open(io.BytesIO(server.fetch(f"/view?{query}"))).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(gallery.fetch_picture(server, image))).convert("RGB"))
 
 
 def found_at(strip, wanted):

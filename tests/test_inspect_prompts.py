@@ -48,8 +48,7 @@ def run(server, name, made):
 
 
 def pixels(server, image):
-    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
-    return np.asarray(Image.open(io.BytesIO(server.fetch(f"/view?{query}"))).convert("RGB"), dtype=np.float32)
+    return np.asarray(Image.open(io.BytesIO(gallery.fetch_picture(server, image))).convert("RGB"), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")

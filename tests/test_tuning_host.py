@@ -361,8 +361,7 @@ def test_a_recipe_is_written_into_the_pictures_made_with_it(server):
     status, answer = server.post("/prompt", body)
     assert status == 200, answer
     (image,) = gallery.wait_for(server, answer["prompt_id"], prompt, "recipe")["7"]["images"]
-    query = f"filename={image['filename']}&subfolder={image['subfolder']}&type={image['type']}"
-    written = Image.open(io.BytesIO(server.fetch(f"/view?{query}"))).info
+    written = Image.open(io.BytesIO(gallery.fetch_picture(server, image))).info
     assert json.loads(written["guidance_recipe"])["components"] == recipe["components"]
 
 

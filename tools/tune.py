@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +111,7 @@ def save(server: Server, outputs: dict[str, Any], tune: str, folder: Path) -> No
     (folder / "recipe.json").write_text(texts["recipe"] + "\n", encoding="utf-8")
     (folder / "report.md").write_text(texts["report"], encoding="utf-8")
     for name, image in zip(("strip", "plot"), outputs[tune]["images"], strict=True):
-        query = urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")})
-        (folder / f"{name}.png").write_bytes(server.fetch(f"/view?{query}"))
+        (folder / f"{name}.png").write_bytes(gallery.fetch_picture(server, image))
     say(f"{texts['report']}\n{folder}: recipe.json, report.md, strip.png, plot.png")
 
 

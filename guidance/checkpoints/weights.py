@@ -93,9 +93,10 @@ def number_problem(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     return ""
 
 
-def counts_batches(name: str, tensor: Tensor) -> bool:
-    """Whether it is a batch normalisation's count, the one whole number among a network's weights."""
-    return tensor.dtype == torch.int64 and name.endswith("num_batches_tracked")
+def trained_problem(name: str, tensor: Tensor) -> str:
+    """`weight_problem` of what a training changes: weights, and the whole number of batch normalisation's batches."""
+    counts = tensor.dtype == torch.int64 and name.endswith("num_batches_tracked")
+    return "" if counts else weight_problem(tensor)
 
 
 def weight_problem(tensor: Tensor) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..checkpoints.atomic import atomic_save
 from ..checkpoints.snapshot import read_snapshot
-from ..checkpoints.weights import counts_batches, file_problem, shapes_of, weight_problem
+from ..checkpoints.weights import file_problem, shapes_of, trained_problem
 from ..checkpoints.words import shown
 from ..guide import LONGEST_LABEL
 from ..networks.tiny.files import NetworkFileError, json_object
@@ -203,8 +203,7 @@ def _header(name: str, metadata: Mapping[str, str]) -> BankHeader:
 
 def _adapters(name: str, tensors: Mapping[str, Tensor], header: BankHeader) -> tuple[Adapter, ...]:
     for key, tensor in tensors.items():
-        problem = "" if counts_batches(key, tensor) else weight_problem(tensor)
-        if problem:
+        if problem := trained_problem(key, tensor):
             raise NetworkFileError(f"{name}: its tensor {shown(key)} {problem}; train the bank again.")
     try:
         adapters = tuple(adapters_of(tensors, header.count, header.scale))

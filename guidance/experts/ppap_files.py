@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.state_dicts import open_checkpoint
-from ..checkpoints.weights import counts_batches, number_problem, weight_problem
+from ..checkpoints.weights import number_problem, trained_problem
 from ..checkpoints.words import shown, shown_shape
 from ..networks.tiny.files import NetworkFileError
 from ..preprocessing import Preprocessing
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file: BatchNorm's counters, and weights of at least two bytes a number."""
     tensors = open_checkpoint(path).tensors()
     for name, tensor in tensors.items():
-        if problem := "" if counts_batches(name, tensor) else weight_problem(tensor):
+        if problem := trained_problem(name, tensor):
             raise NetworkFileError(f"{path.name} is no usable expert: its tensor {shown(name)} {problem}.")
     return {name: tensor.float() if tensor.element_size() == 1 else tensor for name, tensor in tensors.items()}
 

@@ -42,8 +42,7 @@ class Autoguidance(GuideTerm):
     region: Region | None = region_field()
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        fresh = self.branch in step.branches
-        difference = step.branches[POSITIVE] - step.branches[self.branch] if fresh else state
+        difference = self.difference(step, state)
         return expand(step.strength - 1.0, step.x) * difference, difference if self.reuse > 1 else None
 
     def explain(self) -> str:

@@ -24,6 +24,5 @@ class LearnedAutoguidance(LearnedRule, GuideTerm):
     reuse: int = reuse_param()
 
     def displacement(self, step: Step, state: Any) -> tuple[Tensor, Any]:
-        fresh = self.branch in step.branches
-        difference = step.branches[POSITIVE] - step.branches[self.branch] if fresh else state
+        difference = self.difference(step, state)
         return self.push(step, difference), difference if self.reuse > 1 else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,28 @@ class StoppedFiles:
                 f"{self.waiting} is no state of this training: {error}. Delete it to begin anew."
             ) from None
 
+    def finished(self) -> Any:
+        """What the final file holds; None without one. Raises ValueError, in words, if it was trained otherwise."""
+        raise NotImplementedError
+
+    def publish(self, write: Callable[[], None]) -> Any:
+        """Write the final file, after which nothing waits; what is there instead, if it came in the meantime.
+
+        write: raises FileExistsError then; what does not train keeps no name reserved.
+
+        Raises:
+            ValueError: the file that came was trained otherwise, in words.
+            OSError: it cannot be written, in words.
+        """
+        found = None
+        try:
+            with disk_words(self.final.parent, ALL_TAKEN):
+                write()
+        except FileExistsError:
+            found = self.finished()
+        self.waiting.unlink(missing_ok=True)
+        return found
+
     def check_same(self, found: Mapping[str, Any]) -> None:
         """Raise ValueError, in words, if the final file, of these facts, was trained otherwise."""
         if differs := differences(self.facts, {key: found.get(key) for key in self.facts}):
@@ -160,13 +182,7 @@ class TrainingFiles(StoppedFiles):
             OSError: it cannot be written, in words.
         """
         bank = bank_of(training, self.final.stem, self.facts, workflow)
-        try:
-            with disk_words(self.final.parent, ALL_TAKEN):
-                write_bank(self.final, bank, overwrite=False)
-        except FileExistsError:  # written under this name in the meantime, by what does not train
-            bank = self.finished() or bank
-        self.waiting.unlink(missing_ok=True)
-        return bank
+        return self.publish(lambda: write_bank(self.final, bank, overwrite=False)) or bank
 
 
 def facts_of(
@@ -244,9 +260,11 @@ def loss_curves(training: ExpertsTraining) -> list[list[float]]:
     """For each expert the mean loss of equal stretches of its steps so far, at most 100, in order."""
     steps = training.recipe.steps
     stretches = min(STRETCHES, steps)
-    curves = []
-    for expert in range(training.recipe.experts):
-        losses = torch.tensor(training.losses[expert * steps : (expert + 1) * steps], dtype=torch.float64)
-        parts = losses.tensor_split(max(1, len(losses) * stretches // steps))
-        curves.append([float(f"{float(part.mean()):.6g}") for part in parts if len(part)])
-    return curves
+    own = [training.losses[expert * steps : (expert + 1) * steps] for expert in range(training.recipe.experts)]
+    return [stretch_means(losses, len(losses) * stretches // steps) for losses in own]
+
+
+def stretch_means(losses: Sequence[float], count: int) -> list[float]:
+    """The means of equal stretches of losses, in order: `count` of them, at least one; of no losses none."""
+    parts = torch.tensor(losses, dtype=torch.float64).tensor_split(max(1, count))
+    return [float(f"{float(part.mean()):.6g}") for part in parts if len(part)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.weights import counts_batches, misfit, number_problem, shapes_of, weight_problem
+from ..checkpoints.weights import misfit, number_problem, shapes_of, trained_problem, weight_problem
 from ..checkpoints.words import shown
 from ..experts.bank import adapter_tensors, adapters_of, problems
 from .recipe import ExpertRecipe
@@ -47,8 +47,7 @@ def _parts_problem(recipe: ExpertRecipe, base: nn.Module, saved: Mapping[str, Te
     if not all(adapter.names() for adapter in adapters):
         return "a finished expert in it is empty"
     for name, tensor in saved.items():
-        problem = "" if counts_batches(name, tensor) else weight_problem(tensor)
-        if problem:
+        if problem := trained_problem(name, tensor):
             return f"its tensor {shown(name)} {problem}"
     wrong = problems(base, adapters)
     return f"it {wrong[0]}" if wrong else ""

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checkpoints.atomic import disk_words
 from ..checkpoints.weights import misfit, number_problem, shapes_of
-from ..learned import KNOTS, LearnedWeights, gap_of
+from ..learned import KNOTS, NOISIEST, QUIETEST, LearnedWeights, gap_of
 from ..networks.tiny.files import NetworkFileError, build, declare, read_network, write_network
 from ..schedule import interpolate
 from ..seeds import generator_of
-from .checkpoint import ALL_TAKEN, STRETCHES, StoppedFiles
+from .checkpoint import STRETCHES, StoppedFiles, stretch_means
+from .experts import MOMENTS
 from .matching import Draw, Lessons, WeightRecipe, batch_loss, noisy
 
 WEIGHTS = "guidance-components/guidance-weights/1"
 declare(WEIGHTS, LearnedWeights, ("facts", "loss", "evaluations"))
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of Adam
 
 
 class WeightsTraining:
@@ -100,7 +100,7 @@ class WeightsTraining:
     def settle(self) -> LearnedWeights:
         """The weights so far, with the gaps that were usual in the training, for a curve."""
         middles = ((torch.arange(KNOTS) + 0.5) * len(self.lessons.levels.b) / KNOTS).long()
-        noise = self.lessons.levels[middles].sigma.clamp(1e-4, 1e4).log().flip(0)
+        noise = self.lessons.levels[middles].sigma.clamp(QUIETEST, NOISIEST).log().flip(0)
         for part, network in self.parts.items():
             sums, counts = (row.flip(0) for row in self.seen[part])
             met = counts > 0  # a step never begins at the cleanest levels
@@ -169,19 +169,15 @@ class WeightsFiles(StoppedFiles):
         """
         weights = training.settle().requires_grad_(False)
         about = {
-            "facts": dict(self.facts), "loss": loss_curve(training.losses), "evaluations": training.evaluations,
+            "facts": dict(self.facts), "loss": stretch_means(training.losses, min(STRETCHES, len(training.losses))),
+            "evaluations": training.evaluations,
             "torch": torch.__version__,
         }
-        try:
-            with disk_words(self.final.parent, ALL_TAKEN):
-                write_network(
-                    self.final, WEIGHTS, weights.config, about, weights.state_dict(), torch.float64,
-                    workflow=workflow, overwrite=False,
-                )
-        except FileExistsError:  # written under this name in the meantime, by what does not train
-            weights = self.finished() or weights
-        self.waiting.unlink(missing_ok=True)
-        return weights
+        write = partial(
+            write_network, self.final, WEIGHTS, weights.config, about, weights.state_dict(), torch.float64,
+            workflow=workflow, overwrite=False,
+        )
+        return self.publish(write) or weights
 
 
 def read_weights(path: str) -> tuple[LearnedWeights, dict[str, Any]]:
@@ -199,12 +195,6 @@ def read_weights(path: str) -> tuple[LearnedWeights, dict[str, Any]]:
     if not all(type(loss) in (int, float) for loss in file.metadata["loss"]):
         raise NetworkFileError(f"{file.name}: loss in its metadata must be numbers; get the file again.")
     return build(file), file.metadata
-
-
-def loss_curve(losses: list[float]) -> list[float]:
-    """The mean loss of equal stretches of the steps, at most STRETCHES, in order."""
-    parts = torch.tensor(losses, dtype=torch.float64).tensor_split(min(STRETCHES, max(1, len(losses))))
-    return [float(f"{float(part.mean()):.6g}") for part in parts if len(part)]
 
 
 def facts_of_weights(

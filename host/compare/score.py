@@ -55,8 +55,7 @@ def score(images: torch.Tensor, guide: LoadedGuide, label: str, target: torch.Te
             f"agree with. A classifier needs none."
         )
     said = _output(images, guide)
-    wanted = _output(_sized(target, images), guide)[torch.arange(len(images)) % len(target)]
-    return _agreement(said, wanted, task)
+    return _agreement(said, _aim(target, images, guide), task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +80,12 @@ def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch
         ValueError: nothing asked for that this guide can judge by, in words.
     """
     core = guide.guide
-    task, places = core.first.task, torch.arange(len(images))
+    task = core.first.task
     _check_pixels(core)
     if task == "classification":
         if not wanted.label.strip():
             raise ValueError(f"label is empty, and {core.name} is a classifier. Write which class is asked for.")
-        asked = class_weights(core, wanted.label) > 0
+        asked, places = class_weights(core, wanted.label) > 0, torch.arange(len(images))
         chances = _output(images, guide).double().softmax(1)
         return (chances * asked[places % len(asked)]).sum(1)
     if task == "embedding" and wanted.text.strip():
@@ -97,8 +96,7 @@ def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch
         raise ValueError(
             f"{core.name} ({task}) compares pictures with a target: connect target{more}. A classifier needs a label."
         )
-    aim = _output(_sized(wanted.target, images), guide)
-    return _likeness(_output(images, guide), aim[places % len(wanted.target)], task)
+    return _likeness(_output(images, guide), _aim(wanted.target, images, guide), task)
 
 
 def _check_pixels(guide: Guide) -> None:
@@ -114,6 +112,11 @@ def _words_of(guide: LoadedGuide, text: str) -> torch.Tensor:
         raise ValueError(f"{guide.guide.name} reads no text; choose a CLIP or SigLIP folder, or connect target.")
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
     return patcher.model.embed_text([text.strip()]).float().cpu()
+
+
+def _aim(target: torch.Tensor, images: torch.Tensor, guide: LoadedGuide) -> torch.Tensor:
+    """What the guide says of the target of each picture; several targets take turns."""
+    return _output(_sized(target, images), guide)[torch.arange(len(images)) % len(target)]
 
 
 def _sized(target: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ def weights_path(name: str) -> Path:
     """Where weights of this name will lie. Raises ValueError for a name that is none or points elsewhere."""
     if problem := weights_name_problem(name):
         raise ValueError(problem)
-    return Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{name}.safetensors"
+    return _roots()[0] / f"{name}.safetensors"
 
 
 def weights_name_problem(name: str) -> str | None:

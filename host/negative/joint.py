@@ -63,13 +63,13 @@ class JointPrompts:
             text = options["img_slice"][0] if joined else args["txt"].shape[1]
             picture = args["img"][:, text:] if joined else args["img"]
             tokens = text + picture.shape[1]
-            said = self._negative(layer, picture[self.mixing.rows.to(picture.device)], options, extra["original_block"])
+            rows = self.mixing.rows.to(picture.device)
+            said = self._negative(layer, picture[rows], options, extra["original_block"])
 
             def attend(q, k, v, mask, heads, plain):
                 whole = plain(q, k, v, mask)
                 mine = whole[:, text:]
-                negative = mine.index_copy(0, self.mixing.rows.to(mine.device), said)
-                return torch.cat([whole[:, :text], self.mixing.mix(mine, negative)], 1)
+                return torch.cat([whole[:, :text], self.mixing.mix(mine, mine.index_copy(0, rows, said))], 1)
 
             args = {**args, "transformer_options": _with_override(options, tokens, attend)}
             return extra["original_block"](args) if inner is None else inner(args, extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -23,7 +24,7 @@ class Mixing:
     weight: torch.Tensor
     chosen: torch.Tensor
 
-    @property
+    @cached_property
     def rows(self) -> torch.Tensor:
         """The numbers of the chosen rows."""
         return self.chosen.nonzero()[:, 0]

@@ -220,8 +220,8 @@ def recipe_of_weights(settings: Mapping[str, Any], with_guide: bool) -> WeightRe
 
 def training_problem(name: str | None, particles: int | None, objective: Any) -> str | None:
     """What is wrong with the widgets, in words; None if nothing is, or if a value is linked and not known yet."""
-    if name is not None and weights_name_problem(name):
-        return weights_name_problem(name)
+    if name is not None and (problem := weights_name_problem(name)):
+        return problem
     if particles is not None and objective is not None:
         try:
             WeightRecipe(particles=particles, objective=objective)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 STARTS = 10  # trials that are spread at random before there is anything to learn from
 HALVES = 2  # of the trials that reach a rung, the better half goes on
-OPEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 RUN, CLAIM = "run", "claim"
 
 
@@ -123,10 +122,6 @@ class Study:
             Tried(t.number, {d.name: d.rounded(t.params[d.name]) for d in space}, t.state == TrialState.COMPLETE)
             for t in found
         ]
-
-    def count(self) -> int:
-        """The trials that were begun."""
-        return len(self.study.get_trials(deepcopy=False, states=OPEN))
 
     def reading(self, key: str, index: int) -> Reading | None:
         """What a run gave, whoever made it."""

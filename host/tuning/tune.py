@@ -266,16 +266,15 @@ class _Search:
     def conclude(self) -> Tuned:
         """The winner, checked on new seeds."""
         candidates = self._candidates()
-        front = _front([c for c in candidates if c.whole and c.kept])
-        first = self.first
-        ranked = _ranked([c for c in candidates if c.whole and c.kept and not _dominates(first, c)])
+        able, first = [c for c in candidates if c.whole and c.kept], self.first
+        ranked = _ranked([c for c in able if not _dominates(first, c)])
         winner, check = next(ranked, None), None
         apart = any(map(tells_apart, tables_of([first, *candidates])))
         if winner is not None and apart:
             winner, check = self._checked(winner, ranked)
         chosen = winner.settings if winner is not None and check is not None and self._won(check) else first.settings
         return Tuned(
-            chosen, first, winner, tuple(front), tuple(candidates), check, apart, self.study.spent(),
+            chosen, first, winner, tuple(_front(able)), tuple(candidates), check, apart, self.study.spent(),
             self.study.importance(), self._strip(winner.settings if winner is not None else first.settings),
         )
 

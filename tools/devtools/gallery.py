@@ -92,14 +92,19 @@ def save_pictures(server: Server, outputs: dict, workflow: dict, name: str, fold
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     for number, (node, image) in enumerate(found, start=1):
-        query = urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")})
         file = folder / f"{name}_{number}{Path(image['filename']).suffix}"
         says = " ".join(outputs[node].get("text", ()))
-        file.write_bytes(server.fetch(f"/view?{query}"))
+        file.write_bytes(fetch_picture(server, image))
         pictures.append(Picture(file, name, title_of(nodes[node]), nodes[node]["type"], says))
     if not pictures:
         raise DevError(f"workflow {name} ran but made no picture: give it a Save Image or Preview Image node")
     return pictures
+
+
+def fetch_picture(server: Server, image: dict) -> bytes:
+    """The file of a picture among a node's outputs."""
+    query = urllib.parse.urlencode({key: image[key] for key in ("filename", "subfolder", "type")})
+    return server.fetch(f"/view?{query}")
 
 
 def describe(file: Path) -> str:

@@ -22,6 +22,7 @@ CONTEXT, VOCABULARY = 128, 50257
 INPUTS = {"base": 3, "upsample": 6, "base_inpaint": 7, "upsample_inpaint": 10}  # channels
 ENLARGING, INPAINTING = (6, 10), (7, 10)  # of these
 
+
 @dataclass(frozen=True)
 class GlideConfig(AdmConfig):
     """A U-Net that reads a text.
