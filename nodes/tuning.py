@@ -41,7 +41,7 @@ class GuidanceTune(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_scene_inputs(), *_aim_inputs(), *_search_inputs(), *sampler_inputs(), *inputs_of(Limits),
-                _size_input(),
+                _size_input(), _minutes_input(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The MODEL with the best settings; as it came if none is surely better."),
@@ -55,13 +55,14 @@ class GuidanceTune(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, latent_image, vae, guide, label, text, vary, budget, seeds, new_seeds, study,
-        saturation, contrast, clipping, variety, cell_size, positives=None, guides=None, target=None, **sampler,
+        saturation, contrast, clipping, variety, cell_size, minutes, positives=None, guides=None, target=None,
+        **sampler,
     ) -> io.NodeOutput:
         prompts = (positive, *(positives or {}).values())
         scenes = [Scene((model,), prompt, negative, latent_image, vae) for prompt in prompts]
         aim = Aim((guide, *(guides or {}).values()), label, text, target)
         limits = Limits(saturation, contrast, clipping, variety)
-        first, effort = Settings(0, (), **sampler), Effort(seeds, new_seeds, budget)
+        first, effort = Settings(0, (), **sampler), Effort(seeds, new_seeds, budget, minutes)
         made = tune_guidance(scenes, first, vary, aim, limits, effort, study, cell_size)
         pictures = [ui.PreviewImage(picture, cls=cls).as_dict() for picture in (made.strip, made.plot)]
         shown = {**pictures[0], "images": [image for found in pictures for image in found["images"]]}
@@ -186,6 +187,13 @@ def _size_input() -> io.Input:
     return io.Int.Input(
         "cell_size", default=160, min=16, max=2048, step=8, advanced=True,
         tooltip="Longest side of a picture in the strip, in pixels. Small ones grow by whole factors.",
+    )
+
+
+def _minutes_input() -> io.Input:
+    return io.Float.Input(
+        "minutes", default=0.0, min=0.0, max=100_000.0, step=1.0, round=0.01,
+        tooltip="Of this run at most, the check included, beside budget; 0 = no limit. Queue again to go on.",
     )
 
 

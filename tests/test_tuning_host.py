@@ -117,6 +117,25 @@ def test_an_interrupted_search_goes_on_with_what_it_has(guided, guide, runs, tmp
     assert found.spent < tuned(more, study_of(more, where)).spent <= 140
 
 
+@pytest.mark.parametrize(("minutes", "words"), [(3, "Nothing else was tried"), (30, "30 minutes"), (0, "minutes; ")])
+def test_the_minutes_are_kept_with_time_for_the_check(guided, guide, runs, monkeypatch, minutes, words):
+    """Every run takes a minute."""
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    from guidance_pack.host.tuning import clock, tune
+    from guidance_pack.host.tuning.words import tuned_words
+
+    for module in (clock, tune):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 60.0 * len(runs)))
+    asked = problem(guided, guide, budget=240)
+    asked = replace(asked, effort=replace(asked.effort, minutes=minutes))
+    found = tuned(asked, study_of(asked))
+    assert words in tuned_words(found, asked)
+    assert found.out_of_time == bool(minutes) and (not minutes or found.minutes <= max(minutes, 4))
+    assert (found.check is not None) == (minutes != 3) and (minutes or found.spent > 200)
+
+
 def test_limits_stop_a_setting_and_a_front_has_several_judges(guided, guide, runs, monkeypatch):
     from dataclasses import replace
 
@@ -282,7 +301,7 @@ def test_the_node_gives_all_that_it_promises(guided, guide, monkeypatch, tmp_pat
             model=guided, positive=over.positive, negative=over.negative, latent_image=over.latent, vae=over.vae,
             guide=guide, guides={"guide_2": guide}, label=LABEL, text="", vary="cfg weight: 1 .. 4", budget=45, seeds=2,
             new_seeds=2, study="mine", seed=5, steps=1, cfg=1.0, sampler_name="euler", scheduler="karras", denoise=1.0,
-            saturation=1.5, contrast=0.0, clipping=0.1, variety=0.7, cell_size=32,
+            saturation=1.5, contrast=0.0, clipping=0.1, variety=0.7, cell_size=32, minutes=0.0,
         ).result  # fmt: skip
     assert json.loads(recipe)["components"][0]["kind"] == "cfg" and "| as it came |" in report
     assert plot.shape[2] == 960 and strip.ndim == 4 and (tmp_path / "guidance" / "studies" / "mine.log").is_file()
@@ -368,7 +387,7 @@ def test_a_recipe_is_written_into_the_pictures_made_with_it(server):
 def test_settings_that_were_stopped_early_count_where_settings_are_told_apart(guided, guide, runs):
     """The few that reach the last seed are alike: they were chosen so."""
     from guidance_pack.guidance.tuning.evidence import tells_apart
-    from guidance_pack.host.tuning.tune import tables_of
+    from guidance_pack.host.tuning.result import tables_of
 
     asked = problem(guided, guide, budget=140)
     found = tuned(asked, study_of(asked))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the Tune Guidance node of a saved workflow on a running ComfyUI, without the page.
 
-    python tools/tune.py WORKFLOW.json [--server http://127.0.0.1:8188] [--study NAME] [--budget 4000] [--out FOLDER]
+    python tools/tune.py WORKFLOW.json [--server http://127.0.0.1:8188] [--budget 4000] [--minutes 60] [--out FOLDER]
 
 WORKFLOW.json is one that was saved in the page, or exported for the API. Only what Tune Guidance needs is run. The
 recipe, the report and the pictures go to FOLDER; the report is said as well. Started on several servers with one study
@@ -23,7 +23,7 @@ from devtools.server import ROOT, Server
 from devtools.terminal import DevError, say
 
 NODE, NAME = "GuidanceTune", "Tune Guidance"
-CHANGED = ("study", "budget", "seeds", "new_seeds", "seed", "vary")
+CHANGED = {"study": str, "budget": int, "minutes": float, "seeds": int, "new_seeds": int, "seed": int, "vary": str}
 RECIPE, REPORT = 1, 2  # of the node's outputs
 
 
@@ -120,11 +120,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("workflow", type=Path, help="a saved workflow with one Tune Guidance")
     parser.add_argument("--server", default="http://127.0.0.1:8188", help="of the running ComfyUI")
     parser.add_argument("--out", type=Path, default=Path("tuned"), help="folder for the results (default: %(default)s)")
-    for name in CHANGED:
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=str if name in ("study", "vary") else int,
-            help="instead of the node's own",
-        )
+    for name, kind in CHANGED.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="instead of the node's own")
     return parser.parse_args()
 
 

@@ -10,8 +10,8 @@ import torch
 from ..compare.sheet import Sheet, Words
 from ..report.chart import COLOURS, GRID, INK, LEFT, QUIET, RIGHT, WIDTH, Canvas, round_step
 from .problem import Problem
+from .result import Candidate, Tuned, pictures_of
 from .space import Dimension
-from .tune import Candidate, Tuned, pictures_of
 
 ACROSS, HIGH, GAP, HEAD, FOOT = 3, 230, 54, 74, 44
 BEST, OTHER, PASSED, FIRST = COLOURS[2], COLOURS[0], "#c92a2a", COLOURS[1]

@@ -42,11 +42,12 @@ class Judge:
 @dataclass(frozen=True)
 class Effort:
     """How much is spent. seeds, checks: runs of the sampler for a setting in the search, and for the check afterwards.
-    budget: evaluations of networks in all, each of a whole batch."""
+    budget: evaluations of networks in all, each of a whole batch. minutes: of one search at most; 0 = no limit."""
 
     seeds: int
     checks: int
     budget: int
+    minutes: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

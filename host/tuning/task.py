@@ -24,8 +24,9 @@ from ..models.guides import LoadedGuide
 from .plot import draw_rows, draw_tuning
 from .problem import MOST_GOALS, Effort, Judge, Problem
 from .recipes import recipe_of
+from .result import Tuned
 from .space import parse_space
-from .tune import Tuned, tune
+from .tune import tune
 from .words import tuned_words, verdict
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import torch
@@ -12,9 +12,11 @@ import torch
 from ...guidance.tuning.evidence import probability_better, tells_apart
 from ...guidance.tuning.guards import Look
 from ..compare.settings import Settings
+from .clock import Clock
 from .problem import Problem, seen_in
 from .reading import BudgetSpent, Reading
 from .recipes import key_of
+from .result import Candidate, Check, Tuned, dominates, front, mean, pictures_of, ranked, tables_of
 from .space import set_all, value_now
 
 if TYPE_CHECKING:
@@ -25,84 +27,6 @@ CHECKED = 2  # candidates that the budget is kept for: the best may pass a limit
 MOST_IDLE = 24  # trials in a row that were all tried before: there is nothing more to try
 MOST_SHOWN = 8  # pictures of each row of the strip
 Progress = Callable[[str, int, int], None]  # what is drawn, evaluations spent and in all
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """Settings that were tried.
-
-    Attributes:
-        number: of the trial; None for the settings that the MODEL came with.
-        readings: of its runs, in the order of the runs. whole: whether all of the search's runs were made.
-        excess: by how much it passes each guard's limit (`Limits.excess`).
-    """
-
-    number: int | None
-    values: dict[str, Any]
-    settings: Settings
-    readings: tuple[Reading, ...]
-    whole: bool
-    excess: dict[str, float]
-
-    @property
-    def means(self) -> tuple[float, ...]:
-        """Of all pictures, per judge."""
-        return tuple(_mean(column) for column in pictures_of(self.readings))
-
-    @property
-    def kept(self) -> bool:
-        """Whether it keeps every limit."""
-        return all(value <= 0.0 for value in self.excess.values())
-
-    @property
-    def evaluations(self) -> float:
-        """Of one run."""
-        return sum(reading.evaluations for reading in self.readings) / len(self.readings)
-
-
-@dataclass(frozen=True, eq=False)
-class Check:
-    """The winner beside the settings that the MODEL came with, on new seeds; per judge.
-
-    Attributes:
-        best, first: means over the same pictures. chances: that the winner is better on average over all pictures.
-        wins: pictures on which it is. runs: of the sampler that were compared. excess: of the winner, on these.
-    """
-
-    best: tuple[float, ...]
-    first: tuple[float, ...]
-    chances: tuple[float, ...]
-    wins: tuple[int, ...]
-    pictures: int
-    runs: int
-    excess: dict[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Tuned:
-    """What came of a search.
-
-    Attributes:
-        chosen: the settings to use: the winner's where it is one, else those that the MODEL came with.
-        winner: the best that was tried, None if nothing else kept the limits. front: the best of several judges.
-        told_apart: whether the judges tell the settings apart at all.
-        strip: pictures of the winner, of the first settings and unguided from the same new seeds, [B, H, W, 3] each.
-    """
-
-    chosen: Settings
-    first: Candidate
-    winner: Candidate | None
-    front: tuple[Candidate, ...]
-    candidates: tuple[Candidate, ...]
-    check: Check | None
-    told_apart: bool
-    spent: int
-    importance: dict[str, float] = field(default_factory=dict)
-    strip: tuple[torch.Tensor, ...] = ()
-
-    @property
-    def won(self) -> bool:
-        return self.winner is not None and self.chosen is self.winner.settings
 
 
 def tune(problem: Problem, study: Study, progress: Progress) -> Tuned:
@@ -118,34 +42,12 @@ def tune(problem: Problem, study: Study, progress: Progress) -> Tuned:
     return search.conclude()
 
 
-def pictures_of(readings: Sequence[Reading]) -> list[list[float]]:
-    """The values of all pictures of some runs, per judge."""
-    return [[value for reading in readings for value in reading.values[goal]] for goal in range(_goals(readings))]
-
-
-def tables_of(candidates: Sequence[Candidate]) -> list[list[list[float]]]:
-    """For each judge and each number of runs: a row per candidate that has made so many, a column per picture. Those of
-    few runs hold the settings that were stopped early too, those of many runs more pictures of fewer settings."""
-    tables = []
-    for runs in range(1, max(len(c.readings) for c in candidates) + 1):
-        columns = [pictures_of(c.readings[:runs]) for c in candidates if len(c.readings) >= runs]
-        tables += [[list(row) for row in goal] for goal in zip(*columns, strict=True)]
-    return tables
-
-
-def _goals(readings: Sequence[Reading]) -> int:
-    return len(readings[0].values) if readings else 0
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 class _Search:
     def __init__(self, problem: Problem, study: Study, progress: Progress):
         self.problem, self.study, self.progress = problem, study, progress
         self.runs = range(problem.effort.seeds)
         self.new = range(problem.effort.seeds, problem.effort.seeds + problem.effort.checks)
+        self.clock = Clock(problem.effort.minutes)
         self.per_level = 1.0  # how often the sampler evaluates a noise level
         self.dearest = 0
         self.costs: dict[str, int] = {}  # of a run at one evaluation per level
@@ -157,7 +59,7 @@ class _Search:
         self._check_budget()
         for index in self.runs:
             for settings, words in ((problem.unguided, "unguided"), (problem.first, "as it came")):
-                reading = self._reading(settings, index, words)
+                reading = self._reading(settings, index, words, spare=None)
                 self.per_level = max(self.per_level, reading.evaluations / problem.cost(settings))
                 self._check_budget()
         self.first = self._candidate(None, {}, problem.first, len(self.runs), whole=True)
@@ -197,7 +99,7 @@ class _Search:
             for index in self.runs:
                 readings.append(self._reading(settings, index, f"setting {trial.number + 1}", spare=self._spare()))
                 excess = self._excess(readings)
-                means = [_mean(column) for column in pictures_of(readings)]
+                means = [mean(column) for column in pictures_of(readings)]
                 if self.study.halving:
                     trial.report(means[0], index + 1)
                 last = index + 1 == len(self.runs)
@@ -226,8 +128,11 @@ class _Search:
             self.costs[key] = self.problem.cost(settings)
         return round(self.per_level * self.costs[key])
 
-    def _reading(self, settings: Settings, index: int, words: str, spare: int = 0) -> Reading:
-        """Of one run: from the study's memory, or drawn now. Raises BudgetSpent, keeping `spare` back."""
+    def _reading(self, settings: Settings, index: int, words: str, spare: int | None = 0) -> Reading:
+        """Of one run: from the study's memory, or drawn now. Raises BudgetSpent, keeping `spare` back.
+
+        spare: evaluations to be kept for later; None where the run is needed, however much is left of the time.
+        """
         comfy.model_management.throw_exception_if_processing_interrupted()
         key, budget = key_of(settings), self.problem.effort.budget
         known = self.study.reading(key, index)
@@ -235,10 +140,14 @@ class _Search:
             return known
         cost = self._cost(settings)
         self.dearest = max(self.dearest, cost)
-        self.study.claim(cost, budget - spare)
+        if spare is not None:
+            self.clock.check(cost + spare)
+        self.study.claim(cost, budget - (spare or 0))
         try:
             self.progress(words, self.study.spent(), budget)
+            began = time.monotonic()
             reading, pictures = self.problem.run(settings, index, _stop_if_asked)
+            self.clock.learn(time.monotonic() - began, reading.evaluations)
             self.study.keep(key, index, reading)
         finally:
             self.study.claim(0, budget)
@@ -267,15 +176,16 @@ class _Search:
         """The winner, checked on new seeds."""
         candidates = self._candidates()
         able, first = [c for c in candidates if c.whole and c.kept], self.first
-        ranked = _ranked([c for c in able if not _dominates(first, c)])
-        winner, check = next(ranked, None), None
+        others = ranked([c for c in able if not dominates(first, c)])
+        winner, check = next(others, None), None
         apart = any(map(tells_apart, tables_of([first, *candidates])))
         if winner is not None and apart:
-            winner, check = self._checked(winner, ranked)
+            winner, check = self._checked(winner, others)
         chosen = winner.settings if winner is not None and check is not None and self._won(check) else first.settings
+        best = winner.settings if winner is not None else first.settings
         return Tuned(
-            chosen, first, winner, tuple(_front(able)), tuple(candidates), check, apart, self.study.spent(),
-            self.study.importance(), self._strip(winner.settings if winner is not None else first.settings),
+            chosen, first, winner, tuple(front(able)), tuple(candidates), check, apart, self.study.spent(),
+            self.clock.minutes, self.clock.over, self.study.importance(), self._strip(best),
         )
 
     def _candidates(self) -> list[Candidate]:
@@ -324,7 +234,7 @@ class _Search:
         columns = list(zip(pictures_of(best), pictures_of(first), strict=True))
         gaps = [[a - b for a, b in zip(*pair, strict=True)] for pair in columns]
         return Check(
-            tuple(_mean(a) for a, _ in columns), tuple(_mean(b) for _, b in columns),
+            tuple(mean(a) for a, _ in columns), tuple(mean(b) for _, b in columns),
             tuple(probability_better(gap) for gap in gaps), tuple(sum(g > 0 for g in gap) for gap in gaps),
             len(gaps[0]), made, self._excess(best, self.new[0]),
         )
@@ -335,7 +245,7 @@ class _Search:
         for settings in (best, self.first.settings, self.problem.unguided):
             row: list[torch.Tensor] = []
             for index in self.new:
-                if sum(map(len, row)) >= MOST_SHOWN:
+                if sum(map(len, row)) >= MOST_SHOWN or (row and self.clock.over):
                     break
                 known = self.pictures.get((key_of(settings), index))
                 row.append(self.problem.run(settings, index, _stop_if_asked)[1] if known is None else known)
@@ -350,38 +260,3 @@ def _stop_if_asked(*step) -> None:
 def _passes(check: Check) -> bool:
     """Whether the checked settings pass a limit."""
     return any(value > 0.0 for value in check.excess.values())
-
-
-def _ranked(candidates: list[Candidate]) -> Iterator[Candidate]:
-    """Candidates from the best on: each the middle of the front of those that are left."""
-    left = list(candidates)
-    while (best := _middle(_front(left))) is not None:
-        yield best
-        left.remove(best)
-
-
-def _dominates(one: Candidate, other: Candidate) -> bool:
-    """Whether a candidate is nowhere worse than another, and keeps the limits."""
-    return one.kept and all(a >= b for a, b in zip(one.means, other.means, strict=True))
-
-
-def _front(candidates: list[Candidate]) -> list[Candidate]:
-    """Those than which none is better for one judge and as good for all; of one judge the best alone."""
-    found = [
-        one for one in candidates
-        if not any(_dominates(other, one) and other.means != one.means for other in candidates)
-    ]
-    return sorted(found, key=lambda one: one.means, reverse=True)
-
-
-def _middle(front: list[Candidate]) -> Candidate | None:
-    """Of a front, the one whose worst goal is the best, each goal counted from 0 to 1 over the front."""
-    if not front:
-        return None
-    ends = [(min(column), max(column)) for column in zip(*(one.means for one in front), strict=True)]
-
-    def worst(one: Candidate) -> float:
-        places = zip(one.means, ends, strict=True)
-        return min((mean - low) / (high - low) if high > low else 1.0 for mean, (low, high) in places)
-
-    return max(front, key=worst)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...guidance.tuning.evidence import spreads
 from ...guidance.tuning.guards import describe
 from .problem import Problem
-from .tune import Candidate, Check, Tuned, tables_of
+from .result import Candidate, Check, Tuned, tables_of
 
 MOST_ROWS = 20
 
@@ -29,6 +29,12 @@ def verdict(tuned: Tuned, names: Sequence[str]) -> str:
             f"**Nothing kept the limits**, neither what was tried nor the settings that the MODEL came with "
             f"({describe(tuned.first.excess)}). They are left as they were. Widen the limits, or vary other things."
         )
+    if not tuned.candidates:
+        why = "the minutes were over" if tuned.out_of_time else "the budget was spent"
+        return (
+            f"**Nothing else was tried**: {why} with the unguided pictures and the settings that the MODEL came with. "
+            f"These are left as they were, and all runs are kept: queue again to go on."
+        )
     if not tuned.told_apart:
         return (
             "**This objective cannot tell the settings apart**: their means differ by no more than chance "
@@ -38,7 +44,8 @@ def verdict(tuned: Tuned, names: Sequence[str]) -> str:
     if tuned.winner is None:
         return "**Nothing better was found** than the settings that the MODEL came with; they are left as they were."
     if tuned.check is None:
-        return "**The winner was not checked**: the budget was spent. The settings are left as they were."
+        why = "the minutes were over; queue again to go on" if tuned.out_of_time else "the budget was spent"
+        return f"**The winner was not checked**: {why}. The settings are left as they were."
     return _checked(tuned, tuned.check, names)
 
 
@@ -71,9 +78,12 @@ def _spent(tuned: Tuned, problem: Problem) -> str:
     tried = len(tuned.candidates)
     whole = sum(c.whole for c in tuned.candidates)
     broken = sum(not c.kept for c in tuned.candidates)
+    limit = problem.effort.minutes
+    took = f", {tuned.minutes:.1f} of {limit:g} minutes" if limit else f" in {tuned.minutes:.1f} minutes"
+    ended = " The minutes were over; queue again to go on." if tuned.out_of_time else ""
     return (
-        f"{tuned.spent} of {problem.effort.budget} evaluations; {tried} settings tried, {whole} of them with all "
-        f"{problem.effort.seeds} seeds; {broken} passed a limit."
+        f"{tuned.spent} of {problem.effort.budget} evaluations{took}; {tried} settings tried, {whole} of them with all "
+        f"{problem.effort.seeds} seeds; {broken} passed a limit.{ended}"
     )
 
 
