@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from ..host.common.page_pictures import show_pictures
 from ..host.compare.compare import Scene, compare
 from ..host.compare.grid import Axis, axes_problem
 from ..host.compare.settings import NONE, Settings, parameter_names
@@ -49,7 +50,7 @@ class GuidanceCompare(io.ComfyNode):
         scene = Scene((model, *(models or {}).values()), positive, negative, latent_image, vae)
         x, y = Axis("x", x_parameter, x_values, x_which), Axis("y", y_parameter, y_values, y_which)
         made = compare(scene, Settings(0, (), **sampler), x, y, cell_size, cls.hidden.unique_id or "")
-        return io.NodeOutput(made.grid, made.pictures, made.table, ui=ui.PreviewImage(made.grid, cls=cls))
+        return io.NodeOutput(made.grid, made.pictures, made.table, ui=show_pictures(made.grid, cls))
 
 
 def _scene_inputs() -> list[io.Input]:

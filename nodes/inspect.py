@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..host.common.page_pictures import show_pictures
 from ..host.engine.install import with_inspection
 from ..host.recording.inspection import Inspection
 from ..host.report.show import InspectionSocket, show
@@ -88,7 +89,7 @@ class GuidanceInspection(io.ComfyNode):
     @classmethod
     def execute(cls, inspection, sampled, run=0) -> io.NodeOutput:
         seen = show(inspection, run)
-        page = {**ui.PreviewImage(seen.preview, cls=cls).as_dict(), **ui.PreviewText(seen.table).as_dict()}
+        page = {**show_pictures(seen.preview, cls), **ui.PreviewText(seen.table).as_dict()}
         return io.NodeOutput(seen.plot, seen.strip, seen.table, seen.json, ui=page)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..guidance.learned import LearnedRule
 from ..guidance.rules.autoguidance import Autoguidance
@@ -12,6 +12,7 @@ from ..guidance.rules.cfg import CFG
 from ..guidance.rules.learned_autoguidance import LearnedAutoguidance
 from ..guidance.rules.learned_weight import LearnedWeight
 from ..host.common.errors import user_error
+from ..host.common.page_pictures import show_pictures
 from ..host.engine.install import with_autoguidance, with_rule
 from ..host.engine.page_events import curve
 from ..host.models.guidance_weights import load_weights, weights_file_problem, weights_fingerprint, weights_names
@@ -147,7 +148,7 @@ class GuidanceTrainGuidance(io.ComfyNode):
         )
         trained = run_training(request, (cls.hidden.extra_pnginfo or {}).get("workflow"), cls.hidden.prompt)
         plot = weights_plot(model, trained)
-        return io.NodeOutput(trained, plot, ui=ui.PreviewImage(plot, cls=cls))
+        return io.NodeOutput(trained, plot, ui=show_pictures(plot, cls))
 
 
 def _wires() -> list[io.Input]:

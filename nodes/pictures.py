@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from ..host.common.page_pictures import show_pictures
 from ..host.report.report import scheduler_names
 from ..host.schema.inputs import PicturesSocket
 from ..host.schema.validation import validation
@@ -68,7 +69,7 @@ class GuidanceMakePictures(io.ComfyNode):
     ) -> io.NodeOutput:
         made = make_pictures(model, positive, negative, vae, name, count, batch_size, Drawing(**drawing))
         shown = made.first()
-        return io.NodeOutput(made, shown, ui=ui.PreviewImage(shown, cls=cls))
+        return io.NodeOutput(made, shown, ui=show_pictures(shown, cls))
 
 
 @validation(folder_problem, "folder")
@@ -103,7 +104,7 @@ class GuidanceLoadPictures(io.ComfyNode):
     def execute(cls, folder, width, height) -> io.NodeOutput:
         loaded = load_pictures(folder, height, width)
         shown = loaded.first()
-        return io.NodeOutput(loaded, shown, ui=ui.PreviewImage(shown, cls=cls))
+        return io.NodeOutput(loaded, shown, ui=show_pictures(shown, cls))
 
 
 def _set_inputs() -> list[io.Input]:

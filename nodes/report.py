@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..host.common.page_pictures import show_pictures
 from ..host.report.plot import draw
 from ..host.report.report import report, scheduler_names, sigmas_of
 from ..host.schema.validation import validation
@@ -53,7 +54,7 @@ class GuidanceReport(io.ComfyNode):
             raise ValueError(f"sigmas has {len(levels)} value(s); a run needs two or more.")
         plan = report(model, levels, cfg)
         picture = draw(plan)
-        shown = {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(plan.text).as_dict()}
+        shown = {**show_pictures(picture, cls), **ui.PreviewText(plan.text).as_dict()}
         return io.NodeOutput(model, plan.text, picture, ui=shown)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..host.common.page_pictures import show_pictures
 from ..host.compare.score import score
 from ..host.compare.score_sheet import score_sheet
 from ..host.schema.inputs import GuideSocket
@@ -58,7 +59,7 @@ class GuidanceScore(io.ComfyNode):
     def execute(cls, images, guide, label, heading, columns, cell_size, target=None) -> io.NodeOutput:
         said = score(images, guide, label, target)
         sheet = score_sheet(images, said, heading, columns, cell_size)
-        shown = {**ui.PreviewImage(sheet, cls=cls).as_dict(), **ui.PreviewText(said.words).as_dict()}
+        shown = {**show_pictures(sheet, cls), **ui.PreviewText(said.words).as_dict()}
         return io.NodeOutput(sheet, said.value, said.words, ui=shown)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..host.common.errors import user_error
+from ..host.common.page_pictures import show_pictures
 from ..host.schema.inputs import GuideSocket, PicturesSocket
 from ..host.schema.validation import validation
 from ..host.training.train import (
@@ -61,7 +62,7 @@ class GuidanceTrainExperts(io.ComfyNode):
         made_on = page_of(page.get("workflow"), cls.hidden.prompt)
         trained, curve = run(Request(guide, pictures, name, recipe_of(settings), made_on), model, preview_scale)
         losses = [loss for curve in trained.curves for loss in curve]
-        return io.NodeOutput(trained.guide, {"loss": losses}, curve, ui=ui.PreviewImage(curve, cls=cls))
+        return io.NodeOutput(trained.guide, {"loss": losses}, curve, ui=show_pictures(curve, cls))
 
 
 def _wires() -> list[io.Input]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..guidance.tuning.guards import Limits
+from ..host.common.page_pictures import show_pictures
 from ..host.common.remarks import remark
 from ..host.compare.compare import Scene
 from ..host.compare.settings import Settings
@@ -64,7 +65,7 @@ class GuidanceTune(io.ComfyNode):
         limits = Limits(saturation, contrast, clipping, variety)
         first, effort = Settings(0, (), **sampler), Effort(seeds, new_seeds, budget, minutes)
         made = tune_guidance(scenes, first, vary, aim, limits, effort, study, cell_size)
-        pictures = [ui.PreviewImage(picture, cls=cls).as_dict() for picture in (made.strip, made.plot)]
+        pictures = [show_pictures(picture, cls) for picture in (made.strip, made.plot)]
         shown = {**pictures[0], "images": [image for found in pictures for image in found["images"]]}
         shown |= ui.PreviewText(made.words).as_dict()
         return io.NodeOutput(made.model, made.recipe, made.report, made.plot, made.strip, ui=shown)

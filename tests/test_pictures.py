@@ -66,6 +66,12 @@ def test_every_level_arrives_as_it_is(folders):
     assert image.shape == (1, 16, 16, 3) and image.min() == 0 and image.max() == 1
 
 
+def test_a_preview_of_large_pictures_is_reduced(folders):
+    (folders / "input" / "x").mkdir()
+    write(folders / "input" / "x" / "a.png")
+    assert load("x", 16384, 4096).first().shape == (1, 4096, 1024, 3)
+
+
 @pytest.mark.parametrize(("size", "height", "width"), [((30, 10), 10, 10), ((10, 30), 10, 10), ((20, 20), 10, 20)])
 def test_the_middle_is_cut_out_and_not_stretched(folders, size, height, width):
     """Red margins around a green middle of the wanted shape: only green is left."""

@@ -22,7 +22,7 @@ def show_unfinished(picture: Image.Image) -> None:
     server, context = page_server(), get_executing_context()
     if server is None or context is None:
         return
-    small = picture.convert("RGB")
+    small = picture.reduce(max(1, max(picture.size) // LONGEST)).convert("RGB")
     small.thumbnail((LONGEST, LONGEST), Image.Resampling.BILINEAR)
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)

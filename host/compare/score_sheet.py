@@ -21,7 +21,7 @@ def score_sheet(images: torch.Tensor, verdict: Verdict, heading: str, columns: i
     size: the longest side of a picture on the sheet, in pixels; small pictures are enlarged by whole factors.
     """
     height, width = images.shape[1:3]
-    drawn = Tile.of(height, width, size / max(height, width))
+    drawn = Tile.of(height, width, size / max(height, width), len(images))
     tile = drawn.size
     across = min(columns, len(images))
     letter = max(round(max(tile) / 8), SMALLEST)

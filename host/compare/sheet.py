@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..common.remarks import remark
 from ..report.chart import GRID, INK, PAPER, QUIET
 
 GAP, SEAM = 12, 2  # between cells; between the pictures of one cell
 SMALLEST, LARGEST = 15, 40  # of letters, in pixels
 MOST_LINES = 4
 WIDEST = 0.6  # of the row headings, in cells
+MOST_PIXELS = 40_000_000  # of all pictures on a sheet: as an IMAGE, with its headings, it takes up to 1 GB
+BAND = 2**22  # bytes that are turned into numbers at once
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,22 @@ class Tile:
     how: Image.Resampling
 
     @classmethod
-    def of(cls, height: int, width: int, scale: float) -> Tile:
-        """scale: as much as there is room for."""
+    def of(cls, height: int, width: int, scale: float, count: int) -> Tile:
+        """scale: as much as there is room for. count: of all pictures; if they would take more than MOST_PIXELS, they
+        are drawn smaller, and the node says so."""
+        room = math.sqrt(MOST_PIXELS / (count * height * width))
+        wanted, made = cls._scaled(height, width, scale), cls._scaled(height, width, min(scale, room))
+        if made != wanted:
+            across, down = wanted.size
+            remark(
+                f"{count} pictures of {across} x {down} would be a sheet of {count * across * down / 1e6:.0f} "
+                f"megapixels: they are drawn {made.size[0]} x {made.size[1]}, so that it stays below "
+                f"{MOST_PIXELS // 1_000_000}. The pictures themselves are not changed."
+            )
+        return made
+
+    @classmethod
+    def _scaled(cls, height: int, width: int, scale: float) -> Tile:
         scale = math.floor(scale) if scale >= 1 else scale
         how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
         return cls((max(1, round(width * scale)), max(1, round(height * scale))), how)
@@ -57,9 +74,14 @@ class Tile:
 
 def as_image(sheet: Image.Image) -> torch.Tensor:
     """A finished sheet as an IMAGE [1, H, W, 3] in [0, 1]."""
-    pixels = np.array(sheet, dtype=np.float32)
-    pixels /= 255.0  # in place: a large sheet is held once
-    return torch.from_numpy(pixels)[None]
+    width, height = sheet.size
+    image = torch.empty(1, height, width, 3)
+    rows = max(1, BAND // (12 * width))  # in bands: a large sheet is held once
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        band = np.array(sheet.crop((0, top, width, bottom)), dtype=np.float32)
+        image[0, top:bottom] = torch.from_numpy(band / 255.0)
+    return image
 
 
 class Sheet:
@@ -77,7 +99,7 @@ class Sheet:
         self.across = _across(shape[0])
         down = -(-shape[0] // self.across)
         scale = min(size / self.across / shape[2], size / down / shape[1])
-        self.tile = Tile.of(shape[1], shape[2], scale)
+        self.tile = Tile.of(shape[1], shape[2], scale, shape[0] * len(words.columns) * len(words.rows))
         width, height = self.tile.size
         self.cell = self.across * (width + SEAM) - SEAM, down * (height + SEAM) - SEAM
         self.letter = min(max(round(self.cell[0] / 18), SMALLEST), LARGEST)

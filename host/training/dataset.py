@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from ...guidance.training.experts import Pictures
 from ..common.places import is_text, shown_name, walk
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
-SHOWN = 8
+SHOWN, SHOWN_PIXELS = 8, 2**22  # pictures of a preview, and pixels of each
 READERS = 8
 FORMATS = ("JPEG", "PNG", "WEBP")  # whatever a file's name says: other readers of PIL start programs
 MOST_PIXELS = 2**26  # of one picture, as a phone takes at most
@@ -82,9 +83,12 @@ class PictureFolder:
         return digest.hexdigest()
 
     def first(self, count: int = SHOWN) -> torch.Tensor:
-        """The first pictures as an IMAGE [N, H, W, 3] in [0, 1]."""
-        pictures, _ = self.batch(range(min(count, len(self))))
-        return ((pictures + 1.0) / 2.0).movedim(1, -1)
+        """The first pictures as an IMAGE [N, H, W, 3] in [0, 1], reduced where each has more than SHOWN_PIXELS."""
+        height, width = self.size
+        scale = min(1.0, math.sqrt(SHOWN_PIXELS / (height * width)))
+        reduced = replace(self, size=(max(1, round(height * scale)), max(1, round(width * scale))))
+        pictures, _ = reduced.batch(range(min(count, len(self))))
+        return pictures.add_(1.0).div_(2.0).movedim(1, -1)
 
     def _picture(self, name: str) -> torch.Tensor:
         height, width = self.size

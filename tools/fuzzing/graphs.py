@@ -22,6 +22,7 @@ SMALL = {
     "GuidanceLoss": {"loss": "mse"},
     "GuidanceLoadGuide": {"name": "shapes-classifier"},
     "GuidanceReport": {"steps": 4},
+    "GuidanceScore": {"cell_size": 64},
 }
 
 
@@ -104,7 +105,7 @@ class Graphs:
         self.put(prompt, "sampler", "KSampler", model=model, positive=["positive", 0], negative=["negative", 0],
                  latent_image=["latent", 0], seed=1, steps=2, cfg=random.choice((1.0, 2.0)), denoise=1.0,
                  sampler_name=random.choice(("euler", "dpmpp_2s_ancestral", "ddpm", "uni_pc")), scheduler="karras")
-        self._seen(prompt)
+        self._seen(prompt, random)
 
     def _custom(self, prompt: Prompt, model: list, random: Random) -> None:
         guider = random.choice(("CFGGuider", "BasicGuider"))
@@ -120,14 +121,17 @@ class Graphs:
             sigmas = ["flipped", 0]
         self.put(prompt, "sampler", "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0],
                  sampler=["select", 0], sigmas=sigmas, latent_image=["latent", 0])
-        self._seen(prompt)
+        self._seen(prompt, random)
 
-    def _seen(self, prompt: Prompt) -> None:
+    def _seen(self, prompt: Prompt, random: Random) -> None:
         self.put(prompt, "decoded", "VAEDecode", samples=["sampler", 0], vae=["model", 1])
         self.put(prompt, "look", "FuzzLook", images=["decoded", 0])
         inspect = next((name for name, node in prompt.items() if node["class_type"] == "GuidanceInspect"), None)
         if inspect is not None:
             self.put(prompt, "inspection", "GuidanceInspection", inspection=[inspect, 1], sampled=["sampler", 0])
+        if random.random() < 0.2:
+            self.put(prompt, "judge", "GuidanceLoadGuide")
+            self.put(prompt, "score", "GuidanceScore", images=["decoded", 0], guide=["judge", 0], label="star")
 
     def _reported(self, prompt: Prompt, model: list, random: Random) -> None:
         self.put(prompt, "report", "GuidanceReport", model=model)

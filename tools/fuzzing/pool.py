@@ -171,7 +171,8 @@ def run_input(scene: Scene, random: Random) -> dict[str, Any]:
         attempt = scene.draw(random)
     except Exception as error:  # a fault of the kind's own module, which must not stop the others
         return {"label": "drawing", **asdict(Verdict("broken", "".join(format_exception(error)[-4:])))}
-    before = _begin_memory()
+    before = reset_peak()
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + _CEILING, resource.RLIM_INFINITY))
     started = time.process_time()
     try:
         verdict = accepted(attempt.run())
@@ -179,7 +180,7 @@ def run_input(scene: Scene, random: Random) -> dict[str, Any]:
         verdict = refusal(error)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    seconds, used = time.process_time() - started, _peak() - before
+    seconds, used = time.process_time() - started, peak() - before
     if seconds > MOST_SECONDS:
         verdict = Verdict("slow", f"{seconds:.1f} s; {verdict.words}")
     elif used > MOST_BYTES + attempt.size:
@@ -187,16 +188,19 @@ def run_input(scene: Scene, random: Random) -> dict[str, Any]:
     return {"label": attempt.label, **asdict(verdict), "seconds": round(seconds, 3), "mebibytes": used >> 20}
 
 
-def _begin_memory() -> int:
-    """Bytes in memory now; from here on the peak is counted, and the address space has a ceiling."""
-    size, held = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in Path("/proc/self/statm").read_text().split()[:2])
+def reset_peak() -> int:
+    """Bytes that this process has in memory now; from here on `peak` counts."""
     Path("/proc/self/clear_refs").write_text("5")
-    resource.setrlimit(resource.RLIMIT_AS, (size + _CEILING, resource.RLIM_INFINITY))
-    return held
+    return _status("VmRSS")
 
 
-def _peak() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+def peak() -> int:
+    """The most bytes that this process had in memory since `reset_peak`."""
+    return _status("VmHWM")
+
+
+def _status(entry: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{entry}:"))
     return int(line.split()[1]) * 1024
 
 
