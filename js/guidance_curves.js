@@ -5,6 +5,7 @@ import { Plot } from "./curves/plot.js";
 import { hasCurve } from "./curves/read.js";
 import { listen } from "./curves/runs.js";
 import { addStyle } from "./curves/style.js";
+import { speak } from "./curves/words.js";
 
 const HEIGHT = 148; // with the widget's margins
 const kinds = new Set();
@@ -13,6 +14,7 @@ const plots = new Set();
 /** Let every plot on the page look at its node; forget those of removed nodes. */
 function lookAll() {
   requestAnimationFrame(lookAll);
+  speak(app.extensionManager.setting.get("Comfy.Locale"));
   for (const plot of plots) {
     if (!plot.removed && plot.element.isConnected) lookAt(plot);
     else if (plot.removed && plot.element.isConnected) giveWay(plot);

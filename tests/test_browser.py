@@ -359,24 +359,34 @@ def test_curves_follow_the_palette(page):
     assert light != dark and page.do(colour) == dark
 
 
-def test_the_help_page_opens(page):
-    page.open(INTERVAL)
+def opened_help(page, heading):
+    """The widths of the pictures on CFG Combine's help page, once it is open."""
     page.click_title("GuidanceCFG")
     page.tab.locator('[data-testid="info-button"]').click(timeout=20_000)
-    page.tab.get_by_role("heading", name="Formula").wait_for(timeout=20_000)
+    page.tab.get_by_role("heading", name=heading).wait_for(timeout=20_000)
+    pictures = page.tab.locator(".node-help-content img")
+    return pictures.evaluate_all("async (all) => { for (const one of all) await one.decode();"
+                                 " return all.map(({ naturalWidth }) => naturalWidth); }")  # fmt: skip
+
+
+def test_the_help_page_opens(page):
+    page.open(INTERVAL)
+    assert min(opened_help(page, "Formula")) > 0
     page.load()
 
 
-def test_another_language_changes_no_value(page):
+def test_another_language_changes_words_and_no_value(page):
     page.open(INTERVAL)
     values = values_of(page.saved())
     words = "() => document.querySelector('[data-testid=side-toolbar]').innerText"
     english = page.do(words)
-    page.setting("Comfy.Locale", "fr")
+    page.setting("Comfy.Locale", "ko")
     page.load()
     page.open(INTERVAL)
     assert page.do(words) != english
     assert values_of(page.saved()) == values
     assert all(curve["lines"] for curve in page.curves())
+    assert page.curve("GuidanceCFG")["names"] == ["가중치"]
+    assert min(opened_help(page, "수식")) > 0
     page.setting("Comfy.Locale", "en")
     page.load()

@@ -1,12 +1,18 @@
 """Names and words of the nodes in other languages: complete, and of the same shape as the English ones."""
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
+from playwright._impl._driver import compute_driver_executable
 
-LOCALES = Path(__file__).resolve().parent.parent / "locales"
-CODES = ("ko", "zh")
+ROOT = Path(__file__).resolve().parent.parent
+LOCALES = ROOT / "locales"
+CURVES = ROOT / "js" / "curves"
+SCRIPTS = {"ko": ("\uac00", "\ud7a3"), "zh": ("\u4e00", "\u9fff")}
+CODES = tuple(SCRIPTS)
 
 
 def read(code: str) -> dict:
@@ -22,6 +28,12 @@ def leaves(tree: dict, path: tuple[str, ...] = ()):
             yield (*path, key), value
 
 
+def letters(code: str, text: str) -> int:
+    """How many letters of the language's own script a text has."""
+    first, last = SCRIPTS[code]
+    return sum(first <= letter <= last for letter in text)
+
+
 def test_these_languages_are_there():
     assert sorted(entry.name for entry in LOCALES.iterdir() if entry.is_dir()) == sorted(("en", *CODES))
 
@@ -31,8 +43,7 @@ def test_every_word_is_translated(code):
     english, other = dict(leaves(read("en"))), dict(leaves(read(code)))
     assert sorted(other) == sorted(english), "run python3 tools/make_workflows.py and translate what is new"
     sentences = [path for path in english if path[-1] in ("tooltip", "description", "display_name")]
-    script = {"ko": ("\uac00", "\ud7a3"), "zh": ("\u4e00", "\u9fff")}[code]
-    left = [path for path in sentences if not any(script[0] <= letter <= script[1] for letter in other[path])]
+    left = [path for path in sentences if not letters(code, other[path])]
     assert left == [], "still English"
     assert all(text.strip() for text in other.values())
 
@@ -41,3 +52,28 @@ def test_every_word_is_translated(code):
 def test_nodes_have_names_of_their_own(code):
     names = [node["display_name"] for node in read(code).values()]
     assert len(set(names)) == len(names)
+
+
+@pytest.fixture(scope="module")
+def curve_words():
+    """{code: {English sentence: sentence}} of the curves on the nodes, as the page reads them."""
+    script = f"console.log(JSON.stringify((await import({json.dumps((CURVES / 'words.js').as_uri())})).TRANSLATED))"
+    command = [compute_driver_executable()[0], "--input-type=module", "--no-warnings", "-e", script]
+    return json.loads(subprocess.run(command, text=True, capture_output=True, check=True, timeout=60).stdout)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_word_of_a_curve_is_translated(code, curve_words):
+    sources = "".join(file.read_text("utf-8") for file in CURVES.glob("*.js"))
+    english = {found[1] for found in re.findall(r"""\bsay\(\s*(["'])(.+?)\1""", sources)}
+    assert len(english) > 30 and set(curve_words[code]) == english
+    for sentence, other in curve_words[code].items():
+        assert letters(code, other), sentence
+        assert sorted(re.findall(r"{\w+}", other)) == sorted(re.findall(r"{\w+}", sentence)), sentence
+
+
+def test_a_curve_says_nothing_but_in_the_language_of_the_page():
+    sources = {file.name: file.read_text("utf-8") for file in CURVES.glob("*.js")}
+    bare = re.compile(r"""(?:new (?:Error|Unknown)\(|(?:textContent|title) = |label: )["'`](?!phi\b)[a-z]+""")
+    found = {name: bare.findall(text) for name, text in sources.items() if bare.search(text)}
+    assert found == {}

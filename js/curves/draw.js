@@ -1,6 +1,7 @@
 /** A plot as SVG text: stages, experts, lines, the steps of the last run. Colours come from style.js by class. */
 
 import { inCharge } from "./maths.js";
+import { say } from "./words.js";
 
 const LEFT = 32;
 const RIGHT = 6;
@@ -8,8 +9,9 @@ const TOP = 15;
 const BOTTOM = 17;
 const STRIP = 4; // height of the experts' strip under a line
 // From and to which noise to signal: P2's SNR of 0.01 and 1 (2204.00227).
-const STAGES = [["coarse", Infinity, 10], ["content", 10, 1], ["clean-up", 1, 0]];
+const stageNames = () => [[say("coarse"), Infinity, 10], [say("content"), 10, 1], [say("clean-up"), 1, 0]];
 const LETTER = 6.2; // width of a small letter
+const SIGN = 11; // width of a Korean or Chinese one
 
 /**
  * Where everything of a drawing of width by height pixels is: x(level), y(value) and back, at(x, y).
@@ -50,6 +52,7 @@ export function draw(shown, axis, noise, dots, handles, { frame, columns, lines,
 
 const range = (first, last) => Array.from({ length: Math.max(2, Math.round(last - first) + 1) }, (_, i) => first + i);
 const fixed = (number) => Number(number.toFixed(1));
+const widthOf = (word) => [...word].reduce((sum, letter) => sum + (letter > "\u2e80" ? SIGN : LETTER), 0);
 const text = (x, y, words, kind) => `<text class="${kind}" x="${fixed(x)}" y="${fixed(y)}">${words}</text>`;
 const box = (x0, y0, x1, y1, kind) => {
   const [width, height] = [fixed(Math.max(x1 - x0, 0)), fixed(y1 - y0)];
@@ -80,10 +83,10 @@ function path(points, y, kind) {
 }
 
 function stages(noise, x, { top, bottom }) {
-  return STAGES.map(([word, noisy, clean], i) => {
+  return stageNames().map(([word, noisy, clean], i) => {
     const x0 = x(noise.levelAt(Math.min(noisy, 1e9)));
     const x1 = x(noise.levelAt(Math.max(clean, 1e-9)));
-    const name = x1 - x0 > word.length * LETTER + 4 ? text((x0 + x1) / 2, top - 4, word, "stage-name") : "";
+    const name = x1 - x0 > widthOf(word) + 4 ? text((x0 + x1) / 2, top - 4, word, "stage-name") : "";
     return box(x0, top, x1, bottom, `stage stage-${i}`) + name;
   }).join("");
 }

@@ -1,5 +1,7 @@
 /** Reading a workflow: where a socket's link comes from, and what a widget's value really is. */
 
+import { say } from "./words.js";
+
 const FROM_OUTSIDE = "-10"; // the origin of a link that enters a subgraph
 
 let answers = [];
@@ -65,7 +67,8 @@ function currentValue(node, name) {
   }
   const origin = sourceOf(node, socket);
   if (origin?.type?.startsWith("Primitive")) return origin.widgets?.[0]?.value;
-  throw new Unknown(`${name} comes from another node: drawn after a run`);
+  const input = socket.localized_name ?? name;
+  throw new Unknown(say("{input} comes from another node: drawn after a run", { input }));
 }
 
 /** The nearest node downstream, this one left out, for which `wanted` gives something; what it gives. */

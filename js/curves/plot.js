@@ -9,6 +9,7 @@ import { between } from "./maths.js";
 import { AXES, axisOf, noiseOf, reference } from "./noise.js";
 import { describe } from "./read.js";
 import { doneOf, lastOf, runsHeard, stepsOf } from "./runs.js";
+import { language, say } from "./words.js";
 
 const PROPERTY = "curve axis";
 const unseen = reference();
@@ -40,7 +41,7 @@ function read(node, noise, last) {
 function remembered(last, noise) {
   const percents = noise.levels.map(({ percent }) => percent);
   const lines = last.lines.map(({ values }, i) => ({
-    label: i === 0 ? "last run" : "", strength: ({ percent }) => between(percent, percents, values),
+    label: i === 0 ? say("last run") : "", strength: ({ percent }) => between(percent, percents, values),
   }));
   return { lines, off: null };
 }
@@ -65,7 +66,6 @@ export class Plot {
       '<button type="button" class="guidance-curve-axis"></button></div><div class="guidance-curve-done"></div>';
     [this.svg, this.words, this.foot, this.done] = this.element.children;
     [this.names, this.button] = this.foot.children;
-    this.done.title = "In the last run; cost: evaluations of all networks, as a multiple of an unguided run's.";
     this.button.onclick = () => this.turn();
     this.seen = [];
     this.handles = [];
@@ -92,7 +92,7 @@ export class Plot {
     const last = lastOf(this.node);
     const noise = noiseFor(this.node);
     const [found, facts] = noting(() => read(this.node, noise, last));
-    const seen = [width, height, this.axis, last, noise, runsHeard(), facts, found.words];
+    const seen = [width, height, this.axis, last, noise, runsHeard(), facts, found.words, language()];
     if (seen.every((one, i) => one === this.seen[i])) return;
     [this.seen, this.failed] = [seen, null];
     this.noise = noise;
@@ -102,6 +102,7 @@ export class Plot {
     this.svg.innerHTML = found.shown ? this.drawing(found.shown, last, [width, height]) : "";
     this.caption(found, noise);
     this.done.textContent = (last?.lines ?? []).map(({ key }) => doneOf(key)).find(Boolean) ?? "";
+    this.done.title = say("In the last run; cost: evaluations of all networks, as a multiple of an unguided run's.");
   }
 
   /** The drawing as SVG text; the scale stays while a handle is dragged. */
@@ -120,7 +121,7 @@ export class Plot {
     [this.seen, this.plan, this.handles] = [[], null, []];
     this.svg.innerHTML = "";
     this.words.hidden = false;
-    this.words.textContent = "cannot be drawn";
+    this.words.textContent = say("cannot be drawn");
     this.words.classList.add("wrong");
   }
 
@@ -139,7 +140,7 @@ export class Plot {
     const borrowed = noise.known ? "" : ", SD";
     this.button.textContent = `${this.axis}${borrowed} ⇄`;
     this.button.title = borrowed
-      ? "Stages and sigmas as for Stable Diffusion, until a run tells this model's. Click for the next axis."
-      : "Noisy to clean. Click for the next axis: percent, sigma, log SNR.";
+      ? say("Stages and sigmas as for Stable Diffusion, until a run tells this model's. Click for the next axis.")
+      : say("Noisy to clean. Click for the next axis: percent, sigma, log SNR.");
   }
 }

@@ -3,6 +3,7 @@
 import { Unknown, downstream, note, socketOf, sourceOf, valueOf } from "./graph.js";
 import * as maths from "./maths.js";
 import { below, equalEdges, timesteps } from "./noise.js";
+import { say } from "./words.js";
 
 export const LARGEST_STRENGTH = 10; // host/schema/schedules.py
 export const LARGEST_SIGMA = 100000; // host/schema/inputs.py
@@ -25,7 +26,9 @@ export function describe(node, noise, last) {
   const kind = node.comfyClass;
   if (kind === "GuidanceExpertSwitch") return { lines: [], off: null, experts: expertsOf(node, last) };
   if (kind === "GuidanceLossWeighting") return { lines: weightings(node, noise), off: null };
-  if (kind === "GuidanceSchedule") return { lines: [{ label: "strength", strength: scheduleOf(node, noise) }], off: 0 };
+  if (kind === "GuidanceSchedule") {
+    return { lines: [{ label: say("strength"), strength: scheduleOf(node, noise) }], off: 0 };
+  }
   return { ...strengths(node, within(node, noise)), experts: guidesOf(node, last) };
 }
 
@@ -36,19 +39,19 @@ function strengths(node, schedule) {
   const scaled = (scale) => (level) => scale * schedule(level);
   if (has("total")) {
     const [cfg, auto] = maths.split(valueOf(node, "total"), valueOf(node, "mix"));
-    const lines = [{ label: "CFG", strength: weighted(cfg) }, { label: "autoguidance", strength: weighted(auto) }];
+    const lines = [{ label: "CFG", strength: weighted(cfg) }, { label: say("autoguidance"), strength: weighted(auto) }];
     return { lines, off: 1 };
   }
   if (has("weight_from") && valueOf(node, "weight_from") === "sampler") {
     const cfg = samplersCfg(node);
-    if (cfg === null) return { lines: [{ label: "share of the sampler's cfg", strength: schedule }], off: 0 };
-    return { lines: [{ label: "the sampler's cfg", strength: weighted(cfg) }], off: 1 };
+    if (cfg === null) return { lines: [{ label: say("share of the sampler's cfg"), strength: schedule }], off: 0 };
+    return { lines: [{ label: say("the sampler's cfg"), strength: weighted(cfg) }], off: 1 };
   }
-  if (has("weight")) return { lines: [{ label: "weight", strength: weighted(valueOf(node, "weight")) }], off: 1 };
-  const scale = ["scale", "phi"].find(has);
-  if (scale) return { lines: [{ label: scale, strength: scaled(valueOf(node, scale)) }], off: 0 };
+  if (has("weight")) return { lines: [{ label: say("weight"), strength: weighted(valueOf(node, "weight")) }], off: 1 };
+  if (has("scale")) return { lines: [{ label: say("scale"), strength: scaled(valueOf(node, "scale")) }], off: 0 };
+  if (has("phi")) return { lines: [{ label: "phi", strength: scaled(valueOf(node, "phi")) }], off: 0 };
   const isOff = has("limit") && valueOf(node, "limit") === 0; // Clamp
-  return { lines: [{ label: "strength", strength: isOff ? () => 0 : schedule }], off: 0 };
+  return { lines: [{ label: say("strength"), strength: isOff ? () => 0 : schedule }], off: 0 };
 }
 
 /** The cfg of the sampler that this node's MODEL goes to, or null. */
@@ -81,16 +84,19 @@ function times(own, node, noise) {
   const socket = socketOf(node, "schedule");
   if (socket?.link == null) return own;
   const other = sourceOf(node, socket);
-  if (other?.comfyClass !== "GuidanceSchedule") throw new Unknown("schedule of another node: drawn after a run");
+  if (other?.comfyClass !== "GuidanceSchedule") throw new Unknown(say("schedule of another node: drawn after a run"));
   const linked = scheduleOf(other, noise);
   return (level) => own(level) * linked(level);
 }
 
 function checkInterval(unit, start, end) {
   if (unit === "percent" && !(0 <= start && start <= end && end <= 1)) {
-    throw new Error(end > 1 ? "in percent, start and end go from 0 to 1" : `start ${start} lies after end ${end}`);
+    if (end > 1) throw new Error(say("in percent, start and end go from 0 to 1"));
+    throw new Error(say("start {start} lies after end {end}", { start, end }));
   }
-  if (unit === "sigma" && !(start >= end)) throw new Error(`in sigma, start ${start} must be larger than end ${end}`);
+  if (unit === "sigma" && !(start >= end)) {
+    throw new Error(say("in sigma, start {start} must be larger than end {end}", { start, end }));
+  }
 }
 
 /** "0: 1, 0.5: 0.2" -> [[0, 1], [0.5, 0.2]], as host/schema/schedules.py reads it. */
@@ -98,17 +104,22 @@ export function pointsOf(text, unit) {
   const parts = text.replaceAll("\n", ",").split(",").filter((part) => part.trim());
   const points = parts.map((part) => part.split(":").map((number) => (number.trim() ? Number(number) : NaN)));
   const wrong = points.findIndex((point) => point.length !== 2 || !point.every(Number.isFinite));
-  if (wrong >= 0) throw new Error(`points: "${parts[wrong].trim().slice(0, 40)}" is not position: strength`);
-  if (points.some(([, strength]) => Math.abs(strength) > LARGEST_STRENGTH)) {
-    throw new Error(`points: strengths go from -${LARGEST_STRENGTH} to ${LARGEST_STRENGTH}`);
+  if (wrong >= 0) {
+    throw new Error(say('points: "{part}" is not position: strength', { part: parts[wrong].trim().slice(0, 40) }));
   }
-  if (points.length < 2) throw new Error("points: two or more are needed");
+  if (points.some(([, strength]) => Math.abs(strength) > LARGEST_STRENGTH)) {
+    throw new Error(say("points: strengths go from -{most} to {most}", { most: LARGEST_STRENGTH }));
+  }
+  if (points.length < 2) throw new Error(say("points: two or more are needed"));
   const sign = unit === "percent" ? 1 : -1;
   const falls = points.some(([position], i) => i > 0 && sign * (position - points[i - 1][0]) < 0);
-  if (falls) throw new Error(`points: in ${unit}, positions ${sign > 0 ? "rise from 0 to 1" : "fall"}`);
+  if (falls) {
+    if (sign > 0) throw new Error(say("points: in percent, positions rise from 0 to 1"));
+    throw new Error(say("points: in sigma, positions fall"));
+  }
   const highest = sign > 0 ? 1 : LARGEST_SIGMA;
   const outside = points.some(([position]) => position < 0 || position > highest);
-  if (outside) throw new Error(`points: in ${unit}, positions go from 0 to ${highest}`);
+  if (outside) throw new Error(say("points: in {unit}, positions go from 0 to {highest}", { unit, highest }));
   return points;
 }
 
@@ -128,18 +139,20 @@ function guidesOf(node, last) {
 /** Where the guides of an Expert Switch hand over: host/models/expert_switch.py. */
 function expertsOf(node, last) {
   const count = note(node.inputs.filter(({ name, link }) => name.startsWith("guides.") && link != null).length);
-  if (count < 2) throw new Unknown("connect two or more guides");
+  if (count < 2) throw new Unknown(say("connect two or more guides"));
   const [from, text, schedule, handover] = ["edges_from", "edges", "schedule", "handover"].map((n) => valueOf(node, n));
   const counting = from === "timesteps" ? schedule : from;
   if (counting === "own schedule") {
     if (last?.edges?.length === count - 1) return last;
-    throw new Unknown("the guide's own schedule: drawn after a run");
+    throw new Unknown(say("the guide's own schedule: drawn after a run"));
   }
   if (!["timesteps", "sigma", "snr"].includes(from)) return { edges: equalEdges(count, from), handover };
   const numbers = text.split(/[,;]/).filter((part) => part.trim()).map(Number);
   const found = numbers.length;
-  if (found !== count - 1) throw new Error(`${count} guides need ${count - 1} edges, not ${found}`);
-  if (!numbers.every((number) => number > 0)) throw new Error("edges: numbers above 0 with commas");
+  if (found !== count - 1) {
+    throw new Error(say("{guides} guides need {edges} edges, not {found}", { guides: count, edges: count - 1, found }));
+  }
+  if (!numbers.every((number) => number > 0)) throw new Error(say("edges: numbers above 0 with commas"));
   return { edges: edgesOf(numbers, from, schedule), handover };
 }
 
@@ -147,11 +160,13 @@ function expertsOf(node, last) {
 export function edgesOf(numbers, from, schedule) {
   const counted = from === "timesteps" ? timesteps(schedule) : null;
   if (counted && !numbers.every((n) => Number.isInteger(n) && 0 < n && n < counted.length)) {
-    throw new Error(`edges: timesteps are whole numbers from 1 to ${counted.length - 1}`);
+    throw new Error(say("edges: timesteps are whole numbers from 1 to {last}", { last: counted.length - 1 }));
   }
   const edges = numbers.map((n) => (counted ? below(counted, n) : from === "snr" ? n ** -0.5 : n));
   if (from === "snr") edges.sort((a, b) => a - b);
-  if (edges.some((edge, i) => i > 0 && edge <= edges[i - 1])) throw new Error("edges: from clean to noisy, each once");
+  if (edges.some((edge, i) => i > 0 && edge <= edges[i - 1])) {
+    throw new Error(say("edges: from clean to noisy, each once"));
+  }
   return edges;
 }
 

@@ -2,12 +2,13 @@
 
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { say } from "./words.js";
 
 const EVENT = "guidance-components.run"; // host/engine/page_events.py
 const DONE = "guidance-components.done";
 const MOST = 500; // lines whose steps are kept
 const steps = new Map(); // a line's key -> { sigmas, values }
-const done = new Map(); // a line's key -> what it did in the last run, in words
+const done = new Map(); // a line's key -> { acted, steps, cost } of the last run
 const read = new Map(); // a message's text -> the message
 let heard = 0;
 
@@ -19,9 +20,9 @@ export function listen() {
   });
   api.addEventListener(DONE, ({ detail }) => {
     heard += 1;
-    const cost = `cost × ${Number(detail.evaluations.toFixed(2))}`;
+    const cost = Number(detail.evaluations.toFixed(2));
     for (const [key, acted] of Object.entries(detail.acted)) {
-      remember(done, key, `acted at ${acted} of ${detail.steps} steps, ${cost}`);
+      remember(done, key, { acted, steps: detail.steps, cost });
     }
   });
 }
@@ -47,7 +48,7 @@ export function stepsOf(key) {
 
 /** What a line did in the last run, in words; undefined before one, and where only the run itself knew. */
 export function doneOf(key) {
-  return done.get(key);
+  return done.has(key) ? say("acted at {acted} of {steps} steps, cost × {cost}", done.get(key)) : undefined;
 }
 
 function remember(map, key, value) {
