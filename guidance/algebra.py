@@ -6,6 +6,8 @@ pictures, video and audio are treated alike. Computed in float32 or better; dtyp
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -75,6 +77,32 @@ def _blur(line: Tensor) -> Tensor:
     """[N, 1, L] -> the same, blurred; an axis too short to be mirrored is continued instead."""
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], dtype=line.dtype, device=line.device).reshape(1, 1, 5) / 16
     return F.conv1d(F.pad(line, (2, 2), mode="reflect" if line.shape[-1] > 2 else "replicate"), kernel)
+
+
+def fine(a: Tensor, cutoff: float, steepness: float = 50.0) -> Tensor:
+    """What of a sample varies fast: its cosine transform times sigmoid(steepness (R - cutoff)): [B, C, ...].
+
+    Over the axes of `coarse`; R is the length of the frequencies, each as a share of the highest (2509.22300 Eq. 8).
+    """
+    found = _exact(a)
+    radius = found.new_zeros(1)
+    axes = range(max(2, a.ndim - 2), a.ndim)
+    for axis in axes:
+        size = a.shape[axis]
+        found = (found.movedim(axis, -1) @ _cosines(size, found).T).movedim(-1, axis)
+        share = torch.arange(size, dtype=found.dtype, device=a.device) / size
+        radius = radius + share.square().reshape(-1, *[1] * (a.ndim - 1 - axis))
+    found = found * torch.sigmoid(steepness * (radius.sqrt() - cutoff))
+    for axis in axes:
+        found = (found.movedim(axis, -1) @ _cosines(a.shape[axis], found)).movedim(-1, axis)
+    return found.to(a.dtype)
+
+
+def _cosines(size: int, like: Tensor) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) as a matrix [frequency, place]."""
+    place = torch.arange(size, dtype=like.dtype, device=like.device)
+    matrix = torch.cos(math.pi / size * (place + 0.5) * place.unsqueeze(1)) * math.sqrt(2.0 / size)
+    return torch.where(place.unsqueeze(1) == 0, math.sqrt(1.0 / size), matrix)
 
 
 def quantile(a: Tensor, share: float) -> Tensor:

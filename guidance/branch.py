@@ -21,3 +21,4 @@ class Branch:
 
 POSITIVE = Branch()
 NEGATIVE = Branch(condition="negative")
+EMPTY = Branch(condition="empty")  # a prompt without words

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .branch import NEGATIVE, POSITIVE, Branch
+from .branch import EMPTY, NEGATIVE, POSITIVE, Branch
 from .noise_level import NoiseLevel, expand
 from .region import Region
 from .register import Register
@@ -32,9 +32,9 @@ from .schedule import ALWAYS, Positions, Schedule
 from .step import Step
 
 __all__ = [
-    "NEGATIVE", "POSITIVE", "Branch", "GuideTerm", "NoiseLevel", "Region", "Rule", "Schedule", "Stage", "Step", "Term",
-    "Transform", "Weigher", "Within", "exactly_one", "expand", "flag", "is_one", "param", "region_field", "reuse_param",
-    "rule", "rules", "schedule_field",
+    "EMPTY", "NEGATIVE", "POSITIVE", "Branch", "GuideTerm", "NoiseLevel", "Region", "Rule", "Schedule", "Stage", "Step",
+    "Term", "Transform", "Weigher", "Within", "exactly_one", "expand", "flag", "is_one", "param", "region_field",
+    "reuse_param", "rule", "rules", "schedule_field",
 ]  # fmt: skip
 
 Sees = Literal["sample", "channels", "space"]  # numbers in any order; also which is of which channel; where they lie

@@ -220,7 +220,7 @@ def test_a_copied_negative_prompt_is_still_the_negative(comfy):
     from guidance_pack.host.negative.run import NegativeInAttention
 
     positive, negative = (convert_cond(prompt) for prompt in prompts("sd15"))
-    wrapper, seen = NegativeInAttention(RULE, Layout(), {}, negative), []
+    wrapper, seen = NegativeInAttention(RULE, Layout(), {}, (negative,)), []
     copies = [[{**entry} for entry in prompt] for prompt in (positive, negative)]
     for conds in ([positive, negative], copies, copies[::-1], [None, copies[1]]):
         wrapper.calc_cond_batch(lambda *given: seen.append(given[-1]), None, conds, None, None, {})

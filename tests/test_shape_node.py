@@ -7,7 +7,8 @@ import torch
 from host_models import MODELS, count_forwards, sample
 
 SD15 = MODELS["sd15"]
-LEAST = {"limit": 1, "longest": 2}  # else 0
+LEAST = {"limit": 1, "longest": 2, "recent": 1}  # else 0
+EMPTY_PROMPT = SD15.conditioning(3)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def choices(node):
 
 
 def made(node, model, rule, own, **more):
-    common = {"amount": 1.0, "unit": "percent", "start": 0.0, "end": 1.0, **more}
+    common = {"amount": 1.0, "unit": "percent", "start": 0.0, "end": 1.0, "empty": EMPTY_PROMPT, **more}
     return node.execute(model=model, rule={"rule": rule, **own}, **common).result[0]
 
 
@@ -133,8 +134,9 @@ def test_no_amount_is_exact_and_free(node, choices, main):
         assert torch.equal(drawn(off, 1.0)[0], once) and drawn(off, 1.0)[1] == single == rows / 2, rule
 
 
-def test_every_rule_acts_and_costs_nothing(node, choices, main):
+def test_every_rule_acts_and_costs_no_evaluation_but_perp_neg_one(node, choices, main):
     plain, rows = drawn(main)
     for rule, own in choices.items():
         shaped, asked = drawn(made(node, main, rule, own))
-        assert asked == rows and torch.isfinite(shaped).all() and not torch.equal(shaped, plain), rule
+        own = 3 / 2 if rule == "Perp-Neg" else 1  # a third prompt
+        assert asked == own * rows and torch.isfinite(shaped).all() and not torch.equal(shaped, plain), rule

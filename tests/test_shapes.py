@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from cases import CFG_WEIGHT, SHAPE, SIGMAS, case, levels, same
+from scipy.fft import dctn, idctn
 
 from guidance_pack.guidance.algebra import coarse
-from guidance_pack.guidance.branch import NEGATIVE, POSITIVE
+from guidance_pack.guidance.branch import EMPTY, NEGATIVE, POSITIVE
 from guidance_pack.guidance.compose import Guidance, Memory
 from guidance_pack.guidance.noise_level import NoiseLevel
 from guidance_pack.guidance.rule import rules
@@ -19,9 +20,11 @@ from guidance_pack.guidance.rules.cfg_norm import CFGNorm
 from guidance_pack.guidance.rules.cfg_pp import CFGPlusPlus
 from guidance_pack.guidance.rules.cfg_zero import CFGZero
 from guidance_pack.guidance.rules.fdg import FDG
+from guidance_pack.guidance.rules.higs import HiGS
 from guidance_pack.guidance.rules.mambo_g import MamboG
 from guidance_pack.guidance.rules.mimic import Mimic
 from guidance_pack.guidance.rules.momentum import Momentum
+from guidance_pack.guidance.rules.perp_neg import PerpNeg
 from guidance_pack.guidance.rules.pmc import PMC
 from guidance_pack.guidance.rules.renorm import Renorm
 from guidance_pack.guidance.rules.skim import Skim
@@ -212,6 +215,43 @@ def test_momentum_goes_away_from_the_average_velocity(coordinates):
         expected = given.x.numpy() - b * (velocity + 0.7 * (velocity - average))
         average = 0.6 * velocity + 0.4 * average
         assert same(given.guide(rule, memory), torch.from_numpy(expected))
+
+
+def higs(estimate, average, t):  # 2509.22300 Eq. 6 to 8, with scipy's cosine transform, sample by sample
+    delta = estimate - average
+    along = np.vdot(delta, estimate) / np.vdot(estimate, estimate) * estimate
+    shares = [np.arange(n) / n for n in estimate.shape[1:]]
+    radius = np.sqrt(sum(s**2 for s in np.meshgrid(*shares, indexing="ij")))
+    spectrum = dctn(delta - along + 0.3 * along, norm="ortho", axes=(1, 2)) / (1 + np.exp(-50 * (radius - 0.2)))
+    weight = 2.0 * math.sqrt((t - 0.25) / (0.8 - 0.25)) if 0.25 < t <= 0.8 else 0.0
+    return estimate + weight * idctn(spectrum, norm="ortho", axes=(1, 2))
+
+
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_higs_goes_away_from_the_average_estimate_in_fine_detail(coordinates):
+    rule = HiGS(history=2.0, recent=0.6, along=0.3, cutoff=0.2, from_noise=0.8, to_noise=0.25)
+    level = COORDINATES[coordinates]
+    shares, memory, average = (level.b / (level.a + level.b)).tolist(), Memory(), 0.0
+    for position in range(1, 5):
+        given = replace(case(CFG(), seed=position), level=level)
+        memory.move_to(position)
+        whole = given.guide(Guidance((CFG(W),))).numpy()
+        expected = whole if position == 1 else [higs(*row) for row in zip(whole, average, shares, strict=True)]
+        average = 0.6 * whole + 0.4 * average
+        assert same(given.guide(Guidance((CFG(W), rule)), memory), torch.from_numpy(np.stack(expected)))
+
+
+def test_perp_neg_is_its_paper_s_equation(given):
+    """2304.04968 Eq. 8: the negative prompt's direction less its projection, both from the empty prompt."""
+    rule = PerpNeg(neg_scale=1.7)
+    given = replace(case(rule), level=given.level)
+    expected = []
+    for row in range(3):
+        c, n, e = (given.predictions[b][row].double().numpy() for b in (POSITIVE, NEGATIVE, EMPTY))
+        unit = (c - e).ravel() / np.linalg.norm(c - e)
+        across = (n - e) - (unit @ (n - e).ravel() * unit).reshape(n.shape)
+        expected.append(e + W * ((c - e) - 1.7 * across))
+    assert same(guided(given, rule), torch.from_numpy(np.stack(expected)), 1e-9)
 
 
 def sampled(coordinates, rules, sampler, step):

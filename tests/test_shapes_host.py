@@ -19,10 +19,11 @@ def families(comfy):
 
 
 def shapes():
-    """Every rule of Shape CFG at its defaults, at half their amount."""
+    """Every rule of Shape CFG that needs no prompt of its own, at its defaults, at half their amount."""
+    from guidance_pack.guidance.branch import EMPTY
     from guidance_pack.host.schema.shapes import CHOICES
 
-    return [kind(amount=0.5) for kinds in CHOICES.values() for kind in kinds]
+    return [kind(amount=0.5) for kinds in CHOICES.values() for kind in kinds if EMPTY not in kind.uses]
 
 
 def shaped(model, *rules):

@@ -11,6 +11,8 @@ from ...guidance.noise_level import NoiseLevel
 from ..common.compatibility import check_batch
 from .run import Run
 
+PLACES = ("positive", "negative", "empty")  # of the prompts in a call, as the host's own guiders have them
+
 
 def evaluate(
     run: Run, guider: CFGGuider, branch: Branch, x: torch.Tensor, sigma: torch.Tensor, level: NoiseLevel, options: dict
@@ -24,5 +26,5 @@ def evaluate(
     check_batch(guider.model_patcher, len(x))
     conds = [guider.conds[branch.condition]]
     # Attention patches of other packs read index 1 as the negative branch (comfy_extras/nodes_slg.py).
-    before = [None] if branch.condition == "negative" else []
+    before = [None] * PLACES.index(branch.condition) if branch.condition in PLACES else []
     return comfy.samplers.calc_cond_batch(guider.inner_model, before + conds, x, sigma, options)[-1]

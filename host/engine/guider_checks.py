@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from comfy.samplers import CFGGuider
 
-from ...guidance.branch import NEGATIVE, POSITIVE
+from ...guidance.branch import EMPTY, MAIN, NEGATIVE, POSITIVE
 from ...guidance.compose import Acting, Guidance
 from ...guidance.learned import LearnedRule
 from ...guidance.noise_level import NoiseLevel
@@ -135,7 +135,7 @@ def _check_used(
 
 
 def _check_difference(guider: CFGGuider, rule: Rule, observer: Observer) -> None:
-    others = sorted(branch.condition for branch in observer.seen.keys() - {POSITIVE, NEGATIVE})
+    others = sorted(b.condition for b in observer.seen if b.network == MAIN and b not in (POSITIVE, NEGATIVE, EMPTY))
     if others:
         raise ValueError(_no_difference(rule, f"{_title(guider)} evaluates others too ({', '.join(others)})"))
     if NEGATIVE not in observer.seen or POSITIVE not in observer.seen:

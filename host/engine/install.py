@@ -7,10 +7,12 @@ from dataclasses import replace
 from comfy.model_patcher import ModelPatcher
 from comfy.sampler_helpers import convert_cond
 
+from ...guidance.branch import EMPTY
 from ...guidance.compose import Guidance
 from ...guidance.negative_attention import NegativeAttention
 from ...guidance.rule import GuideTerm, Rule
 from ...guidance.rules.cfg import CFG
+from ...guidance.shaping import Shape
 from ..common.compatibility import check_pair
 from ..common.keys import INSPECTIONS, KEY
 from ..common.model_options import alike
@@ -83,6 +85,28 @@ def with_negative_attention(
         check_prompt(convert_cond(negative))
     out = with_rule(model, rule)
     return with_plan(out, replace(plan_of(out), negative=negative))
+
+
+def with_shape(model: ModelPatcher, shape: Shape, empty: list | None = None) -> ModelPatcher:
+    """A clone of the MODEL with one more shape of CFG. empty: CONDITIONING without words, for a shape that uses it.
+
+    Raises ValueError where it is missing, or the MODEL has another one already.
+    """
+    if EMPTY not in shape.uses:
+        return with_rule(model, shape)
+    if empty is None:
+        raise ValueError(
+            f"{shape.title} compares both prompts with an empty one, and the input empty is open. Connect CLIP Text "
+            f"Encode without text to it, or choose another rule."
+        )
+    known = plan_of(model).empty
+    if known is not None and known is not empty:
+        raise ValueError(
+            f"This MODEL has {shape.title} with another empty prompt already. Connect the same one to empty, or remove "
+            f"a node."
+        )
+    out = with_rule(model, shape)
+    return with_plan(out, replace(plan_of(out), empty=empty))
 
 
 def with_inspection(model: ModelPatcher, inspection: Inspection) -> ModelPatcher:

@@ -6,6 +6,7 @@ import comfy.samplers
 from comfy.sampler_helpers import convert_cond
 from comfy.samplers import CFGGuider
 
+from ...guidance.branch import EMPTY
 from ...guidance.compose import Guidance
 from ...guidance.negative_attention import NegativeAttention
 from ..negative.reading import check_prompt, prompted_layout
@@ -30,7 +31,8 @@ def put_negative(
     if rule is None:
         return
     model, prompts = guider.model_patcher, dict(guider.conds)
-    own, others = plan_of(model).negative, prompts.get("negative")
+    own = plan_of(model).negative
+    others = tuple(prompts[name] for name in ("negative", EMPTY.condition) if prompts.get(name))
     if own is not None:
         prompts = comfy.samplers.process_conds(
             guider.inner_model, noise, {"negative": convert_cond(own)}, model.load_device, latent_image, denoise_mask,

@@ -8,7 +8,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
 
-from ...guidance.branch import POSITIVE, Branch
+from ...guidance.branch import EMPTY, NEGATIVE, POSITIVE, Branch
 from ..common.keys import KEY
 from ..common.uncopied import Uncopied
 from .guider_weights import numbers
@@ -65,7 +65,9 @@ class Observer(Uncopied):
         named = {self.names.get(id(cond)) for cond in conds}
         if model is not self.network or x_in is not self._x or POSITIVE.condition not in named:
             return ()
-        riders, self._riders = self._riders, ()
+        # Where the host leaves the negative prompt out, no rule asks for the empty one.
+        riders = tuple(r for r in self._riders if r.branch != EMPTY or NEGATIVE.condition in named)
+        self._riders = ()
         return riders if riders and may_ride(conds, riders, model_options) else ()
 
     def pre_cfg(self, args: dict):

@@ -1,4 +1,5 @@
-"""A guide that is the main network with a perturbation: evaluated in the host's own call, as one entry more of it.
+"""What is evaluated in the host's own call, as one entry more of it: a guide that is the main network with a
+perturbation, and an empty prompt.
 
 The host puts the prompts of one call into one batch as far as memory allows (comfy/samplers.py, _calc_cond_batch), and
 the perturbation acts on the rows of the guide's entry alone: one call of the network instead of two. Where anything
@@ -7,14 +8,14 @@ else stands between main model and guide, or around the network, the guide is ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
 
-from ...guidance.branch import MAIN, Branch
+from ...guidance.branch import EMPTY, MAIN, Branch
 from ..common.keys import DEGRADED, KEY
 from ..common.model_options import alike, without_wrappers, wrapping
 from ..degrade.degrade import INPUT_NOISE, Perturbation, perturbations_in
@@ -30,7 +31,7 @@ NAMED = ("model_function_wrapper", "context_handler", "multigpu_clones")
 
 @dataclass(frozen=True)
 class Rider:
-    """A guide's branch in the host's call: what it is asked for, and what it is beside the main network."""
+    """A branch that is put into the host's call: what it is asked for, and what it is beside the main network."""
 
     branch: Branch
     conds: list[dict]
@@ -38,10 +39,10 @@ class Rider:
 
 
 def riders_of(
-    guides: Mapping[str, GuideModel], guider: CFGGuider, branches: Iterable[Branch]
+    guides: Mapping[str, GuideModel], guider: CFGGuider, branches: Collection[Branch]
 ) -> tuple[Rider, ...]:
     """Those of the branches that can be evaluated in the host's call of this step."""
-    found = []
+    found = [Rider(EMPTY, guider.conds[EMPTY.condition], ())] if EMPTY in branches else []
     for branch in sorted((b for b in branches if b.network != MAIN), key=lambda b: b.network):
         guide = guides[branch.network]
         if guide.perturbations:
@@ -65,7 +66,8 @@ def beside_main(main: ModelPatcher, guide: ModelPatcher) -> Sequence[Perturbatio
 def ride_along(riders: tuple[Rider, ...], conds: list, model_options: dict) -> tuple[list, dict]:
     """The conds of the host's call with the riders' behind them, and its options."""
     first = len(conds)
-    perturbed = PerturbedEntries({first + index: rider.perturbations for index, rider in enumerate(riders)})
+    changed = {first + index: rider.perturbations for index, rider in enumerate(riders) if rider.perturbations}
+    perturbed = PerturbedEntries(changed)
     transformer = {**model_options.get("transformer_options", {})}
     transformer["wrappers"] = {**transformer.get("wrappers", {}), WrappersMP.APPLY_MODEL: {DEGRADED: [perturbed]}}
     return [*conds, *(rider.conds for rider in riders)], {**model_options, "transformer_options": transformer}

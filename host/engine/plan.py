@@ -54,6 +54,7 @@ class Plan:
     guides: tuple[PlannedGuide, ...] = ()
     gradients: tuple[GradientRequest, ...] = ()
     negative: list | None = None  # CONDITIONING of Negative in Attention's own; None = the sampler's negative
+    empty: list | None = None  # CONDITIONING without words, for rules that compare with it
 
 
 def plan_of(model: ModelPatcher) -> Plan:

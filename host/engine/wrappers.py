@@ -18,6 +18,7 @@ from ...guidance.compose import each_at_its_own, needs_of
 from ...guidance.step import Step
 from ..common.keys import KEY
 from .branches import evaluate
+from .empty_prompt import put_empty
 from .gradients import StepGradientContext
 from .guider_checks import check_step
 from .guider_weights import combining_with, weights_at
@@ -38,6 +39,7 @@ def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_s
     if run is None:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     check_regions(run, tuple(noise.shape))
+    put_empty(run, guider)
     announce(run, guider.model_patcher)
     remark_on(run)
     finished = False

@@ -27,13 +27,13 @@ class NegativeInAttention(Uncopied):
     Attributes:
         rule: with its schedule in VE sigma.
         conds: the negative prompt as the network takes it, by the host's names (`model_conds`).
-        others: the prompts of the sampler's negative, which stay as they are.
+        others: the sampler's negative prompt and an empty one, which stay as they are.
     """
 
     rule: NegativeAttention
     layout: Layout
     conds: dict[str, Any]
-    others: list | None
+    others: tuple[list[dict], ...]
 
     def put_on(self, model_options: dict) -> None:
         """Change the options of one run."""
@@ -42,7 +42,7 @@ class NegativeInAttention(Uncopied):
 
     def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
         """One call of the host. conds: a list of entries for each prompt."""
-        others = {index for index, cond in enumerate(conds) if cond and self.others and _same(cond, self.others)}
+        others = {i for i, cond in enumerate(conds) if cond and any(_same(cond, other) for other in self.others)}
         transformer = {**model_options.get("transformer_options", {}), NEGATIVE_ATTENTION: others}
         return executor(model, conds, x_in, timestep, {**model_options, "transformer_options": transformer})
 

@@ -13,9 +13,11 @@ from ...guidance.rules.cfg_norm import CFGNorm
 from ...guidance.rules.cfg_pp import CFGPlusPlus
 from ...guidance.rules.cfg_zero import CFGZero
 from ...guidance.rules.fdg import FDG
+from ...guidance.rules.higs import HiGS
 from ...guidance.rules.mambo_g import MamboG
 from ...guidance.rules.mimic import Mimic
 from ...guidance.rules.momentum import Momentum
+from ...guidance.rules.perp_neg import PerpNeg
 from ...guidance.rules.pmc import PMC
 from ...guidance.rules.renorm import Renorm
 from ...guidance.rules.skim import Skim
@@ -32,7 +34,7 @@ CHOICES: dict[str, Kinds] = {
     kinds[0].title: kinds
     for kinds in [
         (FDG,), (PMC,), (Skim,), (Mimic,), (Renorm,), (CFGNorm,), (CFGZero, ZeroInit), (MamboG,), (TCFG,),
-        (CFGPlusPlus,), (Momentum,), (TAG,),
+        (CFGPlusPlus,), (Momentum,), (TAG,), (HiGS,), (PerpNeg,),
     ]
 }  # fmt: skip
 COMMON = {f.name for f in fields(Shape)}
@@ -44,7 +46,7 @@ def shape_inputs() -> list[io.Input]:
     chosen = io.DynamicCombo.Input(
         "rule", options=options,
         tooltip="How CFG is shaped; the help page says in a sentence each what they do and when. Chain several nodes "
-        "to use several. None costs an evaluation, but CFG++ at cfg 1.",
+        "to use several. None costs an evaluation, but CFG++ at cfg 1, and Perp-Neg one.",
     )
     return [chosen, *(entry for entry in inputs_of(Shape) if entry.id in COMMON)]
 
