@@ -268,3 +268,13 @@ OTHERS = (
 EVERY = {spec.name: spec for spec in (*MODELS.values(), *UNETS, *IMAGES, *VIDEOS, *WANS, *OTHERS)}
 KNOWN = host_source("supported_models.py")
 BUILT = {name: spec for name, spec in EVERY.items() if f"class {spec.config}(" in KNOWN}  # of this ComfyUI
+NOT_BUILT = {  # why: classes of comfy.supported_models
+    "large whatever their settings": ("Anima", "ACEStep", "HunyuanDiT1", "Ideogram4", "GenmoMochi", "HiDreamO1"),
+    "latents that ComfyUI packs in a way of its own, or another network's output is needed": (
+        "HunyuanImage21Refiner", "PiD"
+    ),
+    "the network of another in the table, of another size": (
+        "SD21UnclipH", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "Hunyuan3Dv2mini"
+    ),
+    "no diffusion models": ("RT_DETR_v4", "DepthAnything3", "SAM3", "SAM31"),
+}  # fmt: skip

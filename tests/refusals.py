@@ -25,6 +25,8 @@ SENTENCES = (
     r"latents have no linear RGB factors in ComfyUI\. Choose decoder = vae and connect a VAE",
     r"makes several things at once \(such as a video and its sound\), which a guide that looks at pictures cannot",
     # What a rule cannot see.
+    r"has a mask that cannot be used: several latents \(such as a video and its sound\) lie in one row\. Disconnect",
+    r"has a mask that cannot be used: a mask lies over pictures or video, and this model's latents are 2-dimensional\.",
     r"\(such as a video and its sound\), which lie in one row, so [\w ]+ finds no channels and places in it\. Choose",
     r"at = noisy input: the guide looks at pictures, and .* works on latents, .* Choose at = denoised",
 )

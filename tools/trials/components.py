@@ -158,12 +158,22 @@ def chained(models: Models, weight: float, start: float, phi: float):
     return use("GuidanceInspect", model=use("GuidanceRescale", model=out, phi=phi))
 
 
-def shaped(models: Models, rules: dict[str, dict], amount: float):
+def shaped(models: Models, rules: dict[str, dict], amount: float, **more):
     """Several Shape CFG nodes, each a rule with its own numbers."""
     out = models.main
     for rule, own in rules.items():
-        out = use("GuidanceShape", model=out, rule={"rule": rule, **own}, amount=amount)
+        out = use("GuidanceShape", model=out, rule={"rule": rule, **own}, amount=amount, **more)
     return out
+
+
+def on_half(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The component with a mask over the left half of the picture."""
+    def made(models: Models, **settings):
+        mask = torch.zeros(models.picture.shape[:3])
+        mask[..., : mask.shape[-1] // 2] = 1.0
+        return make(models, mask=mask, **settings)
+
+    return made
 
 
 WHOLE = {"strength": 0.0, "weight": 1.0}
@@ -190,6 +200,15 @@ COMPONENTS: dict[str, Component] = {
         name: pair(functools.partial(shaped, rules=rules), {"amount": 1.0}, {"amount": 0.0}, guiders)
         for name, (guiders, rules) in SHAPES.items()
     },
+    "cfg mask": Component(
+        functools.partial(on_half(alone("GuidanceCFG")), weight_from="node", weight=6.0),
+        functools.partial(alone("GuidanceCFG"), weight_from="sampler"),
+    ),
+    "autoguidance mask": Component(
+        functools.partial(on_half(steered), weight=2.0), functools.partial(by_rule, weight=1.0)
+    ),
+    "shape mask": pair(on_half(functools.partial(shaped, rules={"skimmed CFG": {"skim": 2.0}})), {"amount": 1.0},
+                       {"amount": 0.0}, WITH_NEGATIVE),
     "negative attention": pair(kept_away, {"weight": 5.0}, {"weight": 1.0}),
     "clamp": pair(alone("GuidanceClamp"), {"limit": 0.5}, {"limit": 0.0}),
     "autoguidance": Component(functools.partial(steered, weight=2.0), functools.partial(by_rule, weight=1.0)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from host_families import NOT_BUILT
 from refusals import SENTENCES
 
 from .cells import Cell
@@ -19,6 +20,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {  # a column: its components, by wha
     "blocks": {"skipped layers": "skipped", "random blocks": "random"},
     "dropout": {"dropout": "yes"},
     "input noise": {"input noise": "yes"},
+    "shuffled tokens": {"shuffled tokens": "yes"},
+    "masks": {"cfg mask": "CFG", "autoguidance mask": "Autoguidance", "shape mask": "shapes"},
     "inpainting": {"inpaint": "yes"},
 }  # fmt: skip
 HEAD = """# What works with which family
@@ -28,11 +31,14 @@ run of three steps on a small network of the family with random weights, judged 
 
 - *Gradient*: Classifier Guidance at the denoised estimate, which it sees through the family's linear preview colours;
   and *through the model*.
-- *Attention*, *blocks*, *dropout*, *input noise*: Degraded Model's kinds, as the guide of Autoguidance.
+- *Attention*, *blocks*, *dropout*, *input noise*, *shuffled tokens*: Degraded Model's kinds, as the guide of
+  Autoguidance.
+- *Masks*: CFG Combine, Autoguidance and Shape CFG on one half of the picture, by their mask inputs.
 - *Inpainting*: Autoguidance while half of the latent is masked.
 - A number is the sort of refusal below, with an example of it; it comes before sampling. *Host*: ComfyUI alone does not
   run this small network so.
 """
+UNTRIED = "## Not tried\n\nOf ComfyUI's list of models these are not in the table:\n"
 
 
 def cells_of(families: Sequence[str]) -> list[Cell]:
@@ -55,7 +61,8 @@ def page(results: Mapping[Cell, Outcome], names: Mapping[str, str], version: str
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     listed = [f"{number}. {note}" for number, note in enumerate(notes.values(), 1)]
     missing = [f"\nNot judged yet: {', '.join(left)}."] if left else []
-    return "\n".join([HEAD.format(version=version), table, "", *listed, *missing, ""])
+    untried = [f"- {', '.join(kinds)}: {why}." for why, kinds in NOT_BUILT.items()]
+    return "\n".join([HEAD.format(version=version), table, "", *listed, *missing, "", UNTRIED, *untried, ""])
 
 
 def _words(found: Mapping[str, Outcome], column: Mapping[str, str], notes: dict[str, str]) -> str:
