@@ -39,12 +39,25 @@ def project(pattern):
     return re.search(pattern, (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE).group(1)
 
 
+def promised(text):
+    """A file without the types of widgets of ComfyUI's own nodes, which a page takes from the ComfyUI it shows."""
+
+    def typed(pairs):
+        found = dict(pairs)
+        if "widgets_values" in found and not found["type"].startswith("Guidance"):
+            for entry in found.get("inputs", ()):
+                entry |= {"type": ""} if "widget" in entry else {}
+        return found
+
+    return json.loads(text, object_pairs_hook=typed)
+
+
 def test_the_files_are_what_the_tool_writes(object_info):
     made = make_workflows.build_all(object_info)
     assert made == make_workflows.build_all(object_info)
     assert set(FILES) <= set(made)
     for file, text in made.items():
-        assert file.read_text(encoding="utf-8") == text, f"{file.name}: run python3 tools/make_workflows.py"
+        assert promised(file.read_text(encoding="utf-8")) == promised(text), f"{file.name}: run tools/make_workflows.py"
 
 
 def test_names_can_be_linked_and_every_workflow_is_expected():
