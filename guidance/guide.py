@@ -15,7 +15,7 @@ from .preprocessing import Preprocessing
 from .register import Register
 from .routing import Experts
 
-Task = Literal["classification", "depth", "segmentation", "embedding"]
+Task = Literal["classification", "depth", "segmentation", "embedding", "score"]
 Sees = Literal["clean", "noisy", "timestep"]
 Domain = Literal["pixels", "latent"]
 LONGEST_LABEL = 500  # characters; ImageNet's longest has 121
@@ -29,13 +29,14 @@ class GuideSpec:
     Attributes:
         name: what people call it.
         task: what it gives. classification: logits [B, K]; depth: a map [B, 1, h, w] of any scale; segmentation:
-            logits [B, K, h, w]; embedding: vectors [B, E].
+            logits [B, K, h, w]; embedding: vectors [B, E]; score: one number [B, 1], more is better.
         domain: pictures [B, 3, H, W] in [-1, 1], or a model's latents [B, C, H, W].
         sees: clean pictures; noisy ones in VP coordinates, sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) n; or noisy ones
             together with a timestep of `schedule`.
         preprocessing: from a picture to the network's input; latents are taken as they are.
         labels: names of the K classes, by index; empty where it has none.
         schedule: the noise that it was trained on; must be given where it sees a timestep.
+        reads_text: whether its network has `embed_text`: K texts -> vectors [K, E] of the pictures' space.
     """
 
     name: str
@@ -45,6 +46,7 @@ class GuideSpec:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     labels: tuple[str, ...] = ()
     schedule: NoiseSchedule | None = None
+    reads_text: bool = False
 
     def __post_init__(self) -> None:
         for word, value, kinds in (
@@ -120,11 +122,13 @@ def variance_preserving(x: Tensor, level: NoiseLevel) -> Tensor:
 class GuideFamily:
     """A kind of guide network that can be loaded. Subclasses are registered with `@family("name")`, one per file.
 
-    `name` is the family's name, `title` what messages call it.
+    `name` is the family's name, `title` what messages call it. `is_head`: it reads the features of another network,
+    the source's `backbone`.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    is_head: ClassVar[bool] = False
 
     def recognises(self, source: Any) -> bool:
         """Whether this family can load the source: a `networks.guide_source.GuideSource`. Reads its header alone."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from .preprocessing import resize
 from .register import Register
 
-Reads = Literal["classification", "depth", "segmentation", "embedding", "picture"]
+Reads = Literal["classification", "depth", "segmentation", "embedding", "score", "picture"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Loss:
         title: what people choose it by.
         reads: what it compares: outputs of guides by task, or "picture", the decoded picture [B, 3, H, W] in [-1, 1].
         wants_target: False for a loss of the picture alone, called with None.
+        wants_text: True where the target can only be that of a text.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reads: ClassVar[frozenset[Reads]]
     wants_target: ClassVar[bool] = True
+    wants_text: ClassVar[bool] = False
 
     def __call__(self, output: Tensor, target: Tensor | None) -> Tensor:
         """One number per sample, [B]; 0 or smallest where output and target agree.

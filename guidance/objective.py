@@ -22,7 +22,7 @@ from .noise_level import NoiseLevel, expand
 from .seeds import generator_of
 
 At = Literal["noisy input", "denoised", "through denoiser"]
-WHOLE = frozenset({"classification", "embedding"})  # what is judged as a whole
+WHOLE = frozenset({"classification", "embedding", "score"})  # what is judged as a whole
 # Means over pixels have gradients that half precision rounds to zero; they pass the networks enlarged. A power of two.
 GAIN = 1024.0
 

@@ -27,6 +27,7 @@ class Preprocessing:
         mean, std: per channel, as the network was trained.
         filter, antialias: how to resize. Old torchvision did not antialias tensors (PPAP's DeiT).
         whole: nothing is cut out: the shorter side becomes that of `size`, the longer one keeps the picture's shape.
+        within: where nothing is cut out, the longer side becomes that of `size` instead.
 
     Raises:
         ValueError: a size, number or word that cannot be, in words.
@@ -41,6 +42,7 @@ class Preprocessing:
     filter: Filter = "bilinear"
     antialias: bool = True
     whole: bool = False
+    within: bool = False
 
     def __post_init__(self) -> None:
         if self.size is not None and not (_pair(self.size) and all(_whole(side, LARGEST) for side in self.size)):
@@ -75,7 +77,8 @@ class Preprocessing:
         """Height and width of the network's input for a picture of this size."""
         if self.size is not None and not self.whole:
             return self.size
-        factor = 1.0 if self.size is None else min(self.size) / min(height, width)
+        side = max if self.within else min
+        factor = 1.0 if self.size is None else side(self.size) / side(height, width)
         m = self.multiple
         return max(m, round(height * factor / m) * m), max(m, round(width * factor / m) * m)
 

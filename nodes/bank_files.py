@@ -27,8 +27,8 @@ class GuidanceImportExperts(io.ComfyNode):
             node_id="GuidanceImportExperts",
             display_name="Import Experts (PPAP)",
             category="guidance/train",
-            description="Turns the experts that PPAP's authors released (0_max5.ckpt to 4_max5.ckpt, of ResNet-50 or "
-            "DeiT-S) into one small file beside the clean network, and gives it as a guide.",
+            description="Turns the experts that PPAP's authors released (0_max5.ckpt to 4_max5.ckpt, of ResNet-50, "
+            "DeiT-S or MiDaS small) into one small file beside the clean network, and gives it as a guide.",
             search_aliases=["ppap", "import experts", "max5.ckpt", "multi experts", "lora experts", "convert experts"],
             is_output_node=True,
             inputs=[
@@ -40,7 +40,8 @@ class GuidanceImportExperts(io.ComfyNode):
                 io.Combo.Input(
                     "base", options=guide_names(),
                     tooltip="The clean network that the experts were made of, as in Load Guide: torchvision's resnet50 "
-                    "(IMAGENET1K_V2) as .safetensors, or the folder facebook/deit-small-patch16-224.",
+                    "(IMAGENET1K_V2) as .safetensors, the folder facebook/deit-small-patch16-224, or "
+                    "midas_v21_small_256.pt.",
                 ),
                 io.String.Input(
                     "name", default="ppap-experts",
@@ -50,7 +51,7 @@ class GuidanceImportExperts(io.ComfyNode):
                 io.Image.Input(
                     "pictures", optional=True,
                     tooltip="A few clean photographs. How DeiT's experts are to be run is settled by which way agrees "
-                    "with the clean network on them; without, on the embedded shapes. Not used for ResNet.",
+                    "with the clean network on them; without, on the embedded shapes. Not used for ResNet and MiDaS.",
                 ),
             ],
             outputs=[

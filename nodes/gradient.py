@@ -94,8 +94,8 @@ class GuidanceLoss(io.ComfyNode):
                 io.Model.Input("model", tooltip="The MODEL to steer."),
                 io.Combo.Input(
                     "loss", options=losses_of_pictures(),
-                    tooltip="What is compared. depth, segmentation and embedding need a guide of that kind; the others "
-                    "look at the picture itself.",
+                    tooltip="What is compared. depth, segmentation, embedding and score need a guide of that kind, "
+                    "reward a CLIP and text; the others look at the picture itself.",
                 ),
                 *gradient_inputs(),
                 *target_inputs(),
@@ -129,7 +129,8 @@ def target_inputs() -> list[io.Input]:
     return [
         GuideSocket.Input(
             "guide", optional=True, lazy=True,
-            tooltip="A depth, segmentation or embedding network (Load Guide). Leave open for a loss of the picture.",
+            tooltip="A depth, segmentation, embedding or score network (Load Guide). Leave open for a loss of the "
+            "picture.",
         ),
         io.Image.Input(
             "target", optional=True, lazy=True,
@@ -167,7 +168,7 @@ def _guided_inputs() -> list[io.Input]:
             or_filled=True,
         ),
         *shown_for(
-            "loss", losses_reading("depth", "segmentation", "embedding"),
+            "loss", losses_reading("depth", "segmentation", "embedding", "score"),
             io.Int.Input(
                 "seed", default=0, min=0, max=2**32 - 1, control_after_generate=False, advanced=True,
                 tooltip="Of the cutouts, and of the noise for noise-aware guides that look at the denoised estimate.",

@@ -16,7 +16,16 @@ from ..host.models.expert_switch import (
     edges_problem,
     expert_switch,
 )
-from ..host.models.guides import fingerprint, guide_names, guide_problem, load_guide
+from ..host.models.guides import (
+    NONE,
+    backbone_names,
+    file_names,
+    fingerprint,
+    guide_names,
+    guide_problem,
+    load_guide,
+    name_over,
+)  # fmt: skip
 from ..host.schema.inputs import GuideSocket
 from ..host.schema.validation import validation
 from ..host.schema.visibility import shown_for
@@ -24,7 +33,7 @@ from ..host.schema.visibility import shown_for
 MOST = 16
 
 
-@validation(guide_problem, "name")
+@validation(guide_problem, "name", "clip")
 class GuidanceLoadGuide(io.ComfyNode):
     """A network whose gradient steers."""
 
@@ -35,29 +44,41 @@ class GuidanceLoadGuide(io.ComfyNode):
             display_name="Load Guide",
             category="guidance",
             description="Loads a network that judges pictures: a classifier, a depth or segmentation network, CLIP or "
-            "SigLIP. Classifier Guidance and Loss Guidance steer the sampler by its gradient.",
-            search_aliases=["classifier", "load classifier", "guide network", "clip guidance", "depth", "segmentation"],
+            "SigLIP, an aesthetic score, a face. Classifier Guidance and Loss Guidance steer the sampler by its "
+            "gradient.",
+            search_aliases=[
+                "classifier", "load classifier", "guide network", "clip guidance", "depth", "segmentation", "aesthetic",
+                "pickscore", "hps", "reward", "arcface", "face",
+            ],
             inputs=[
                 io.Combo.Input(
                     "name", options=guide_names(),
                     tooltip="The shapes ones are embedded. Others lie in models/guides: a transformers folder "
                     "(config.json, preprocessor_config.json, model.safetensors), ADM's noisy classifiers as they are "
                     "(256x256_classifier.pt), or a torchvision state dict as .safetensors whose metadata name its "
-                    "architecture, or a bank of Train Experts. A .pt is read as tensors only; other pickles (.bin, "
-                    ".pth) are not opened.",
+                    "architecture, an aesthetic head, an ArcFace network for faces, MiDaS small, or a bank of Train "
+                    "Experts. A .pt or .pth is read as tensors only; other pickles (.bin) are not opened.",
+                ),
+                *shown_for(
+                    "name", file_names(),
+                    io.Combo.Input(
+                        "clip", options=backbone_names(), default=NONE, optional=True,
+                        tooltip="For an aesthetic head: the CLIP folder in models/guides whose features it reads, the "
+                        "one that it was trained on. none for all other guides, which are whole networks.",
+                    ),
                 ),
             ],
             outputs=[GuideSocket.Output(display_name="guide", tooltip="For any guide input.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name):
-        return fingerprint(name)
+    def fingerprint_inputs(cls, name, clip=NONE):
+        return fingerprint(name_over(name, clip))
 
     @classmethod
     @user_error()
-    def execute(cls, name) -> io.NodeOutput:
-        return io.NodeOutput(load_guide(name))
+    def execute(cls, name, clip=NONE) -> io.NodeOutput:
+        return io.NodeOutput(load_guide(name_over(name, clip)))
 
 
 def switch_inputs() -> list[io.Input]:

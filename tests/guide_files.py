@@ -29,6 +29,7 @@ class GuideCase:
         write: makes the folder or file and returns its path.
         task, outputs: what it does, and its channels, classes or numbers.
         sizes: the network's input (height, width) for pictures of 40x40 and of 40 high, 72 wide.
+        backbone: of a head, the case whose features it reads.
     """
 
     family: str
@@ -37,6 +38,7 @@ class GuideCase:
     outputs: int
     sizes: tuple[tuple[int, int], tuple[int, int]]
     labels: tuple[str, ...] = ()
+    backbone: str = ""
 
 
 def randomise(network: torch.nn.Module, seed: int = 0) -> None:
@@ -236,6 +238,56 @@ def adm(path: Path) -> Path:
     return file
 
 
+def write_single(path: Path, network: torch.nn.Module, ending: str = ".safetensors") -> Path:
+    """A state dict as one file, as it is published."""
+    file = path.with_suffix(ending)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if ending == ".safetensors":
+        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, file)
+    else:
+        torch.save(network.state_dict(), file)
+    return file
+
+
+def write_random(path: Path, network: torch.nn.Module, ending: str = ".safetensors") -> Path:
+    randomise(network)
+    return write_single(path, network, ending)
+
+
+def aesthetic_layers(path: Path) -> Path:
+    """The published layout (a torch file), over the 6 features of `clip`."""
+    sizes = ((6, 8), (8, 5), (5, 4), (4, 3), (3, 1))
+    layers = zip((0, 2, 4, 6, 7), (torch.nn.Linear(*size) for size in sizes), strict=True)
+    head = torch.nn.ModuleDict({"layers": torch.nn.ModuleDict({str(n): m for n, m in layers})})
+    return write_random(path, head, ".pth")
+
+
+def aesthetic_linear(path: Path) -> Path:
+    return write_random(path, torch.nn.Linear(6, 1))
+
+
+def arcface(path: Path) -> Path:
+    from guidance_pack.guidance.guides.arcface import FaceNetwork
+
+    return write_random(path, FaceNetwork(4, (1, 2, 1, 1), (4, 4, 6, 6), 7), ".pth")
+
+
+# The stem, the stages (how many blocks, channels, channels inside, kernel) and the decoder's features, in miniature.
+MIDAS_STAGES = ((1, 4, 4, 3), (2, 4, 8, 3), (1, 6, 8, 5), (1, 6, 8, 3), (1, 6, 8, 5), (1, 8, 8, 5), (1, 8, 8, 3))
+
+
+def midas(path: Path) -> Path:
+    from guidance_pack.guidance.networks.midas import MidasSmall, Stage
+
+    stages = [Stage(made, (inner,) * count, side) for count, made, inner, side in MIDAS_STAGES]
+    network = MidasSmall(4, stages, 4)
+    randomise(network)
+    with torch.no_grad():  # so many pixels that some lie at a kink of the last ReLUs, where a difference is no slope
+        network.scratch.output_conv[2].bias += 9
+        network.scratch.output_conv[4].bias += 20
+    return write_single(path, network, ".pt")
+
+
 CLASSIFY, SEGMENT = "classification", "segmentation"
 CASES = {
     "resnet": GuideCase("transformers", resnet, CLASSIFY, 5, ((32, 32), (32, 32)), LABELS),
@@ -253,5 +305,9 @@ CASES = {
     "deeplab": GuideCase("torchvision", deeplab, SEGMENT, 4, ((32, 32), (32, 56)), tuple("0123")),
     "lraspp": GuideCase("torchvision", lraspp, SEGMENT, 5, ((40, 40), (40, 72)), LABELS),
     "adm": GuideCase("adm", adm, CLASSIFY, 4, ((32, 32), (32, 32)), tuple("0123")),
+    "aesthetic layers": GuideCase("aesthetic", aesthetic_layers, "score", 1, ((24, 24), (24, 24)), backbone="clip"),
+    "aesthetic linear": GuideCase("aesthetic", aesthetic_linear, "score", 1, ((24, 24), (24, 24)), backbone="clip"),
+    "arcface": GuideCase("arcface", arcface, "embedding", 7, ((112, 112), (112, 112))),
+    "midas": GuideCase("midas", midas, "depth", 1, ((256, 256), (128, 256))),
     "tiny": GuideCase("tiny", tiny, CLASSIFY, 5, ((40, 40), (40, 72)), LABELS),
 }

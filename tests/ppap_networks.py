@@ -25,7 +25,7 @@ class LoraConv(nn.Module):
 
     def forward(self, x):
         delta = (self.lora_B @ self.lora_A).view(self.conv.weight.shape) * ALPHA / RANK
-        return F.conv2d(x, self.conv.weight + delta, None, self.conv.stride, self.conv.padding)
+        return F.conv2d(x, self.conv.weight + delta, self.conv.bias, self.conv.stride, self.conv.padding)
 
 
 class LoraLinear(nn.Module):
@@ -54,6 +54,28 @@ class Resnet(nn.Module):
 
     def forward(self, x):
         return self.resnet(x)
+
+
+class Midas(nn.Module):
+    """MiDaS small under `midas.`, adapted in every conv_pw, in layerN_rn and in the fusions; pictures in [-1, 1]."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.midas, scratch = network, network.scratch
+        blocks = [b for layer in network.pretrained.children() for part in layer if isinstance(part, nn.Sequential)
+                  for b in part]  # fmt: skip
+        for block in blocks:
+            block.conv_pw = LoraConv(block.conv_pw)
+        for number in range(1, 5):
+            scratch.add_module(f"layer{number}_rn", LoraConv(scratch.get_submodule(f"layer{number}_rn")))
+            fusion = scratch.get_submodule(f"refinenet{number}")
+            fusion.out_conv = LoraConv(fusion.out_conv)
+            for unit in (fusion.resConfUnit1, fusion.resConfUnit2)[number == 4 :]:
+                unit.conv1, unit.conv2 = LoraConv(unit.conv1), LoraConv(unit.conv2)
+
+    def forward(self, x):
+        seen = F.interpolate((x + 1) / 2, (256, 256), mode="bilinear", align_corners=False)
+        return self.midas((seen - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))
 
 
 class TimmVit(nn.Module):

@@ -84,7 +84,7 @@ def test_a_wrong_name_in_words(guides, name, words):
         ("pickled", "only the pickle pytorch_model.bin"),
         ("old.ckpt", "is a pickle"),
         ("empty", "has no config.json"),
-        ("someone/readme.txt", "must be a .safetensors or .pt file or a transformers folder"),
+        ("someone/readme.txt", "must be a .safetensors, .pt or .pth file, or a transformers folder"),
     ],
 )
 def test_what_is_no_guide_in_words(guides, name, words):

@@ -24,7 +24,8 @@ def case(name):
 
 @pytest.fixture(scope="module")
 def guide(name, written):
-    return conformance.load(written(name))
+    backbone = CASES[name].backbone
+    return conformance.load(written(name), backbone=written(backbone) if backbone else None)
 
 
 def test_every_family_has_a_case():

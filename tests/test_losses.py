@@ -178,7 +178,7 @@ def test_the_register_knows_the_losses_of_the_folder():
 
 def test_every_task_has_a_loss():
     read = frozenset().union(*(cls.reads for cls in losses().values()))
-    assert read == {"classification", "depth", "segmentation", "embedding", "picture"}
+    assert read == {"classification", "depth", "segmentation", "embedding", "score", "picture"}
 
 
 def test_a_name_can_be_taken_once():

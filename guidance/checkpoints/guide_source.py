@@ -1,6 +1,6 @@
 """What lies on disk as a guide: a transformers folder, one safetensors file, or a torch file that holds tensors only.
 
-A .pt is read by torch's weights-only reader (`state_dicts`); every other pickle is left alone.
+A .pt or .pth is read by torch's weights-only reader (`state_dicts`); every other pickle is left alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .words import listed, shown
 
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
-TORCH = ".pt"
-SINGLE = (".safetensors", TORCH)
+TORCH = (".pt", ".pth")
+SINGLE = (".safetensors", *TORCH)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 _PICKLED = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # a torch zip file; a bare pickle
@@ -46,12 +46,14 @@ class GuideSource:
         config: config.json of a folder; empty for a single file.
         preprocessor: preprocessor_config.json (or processor_config.json's image_processor) of a folder; None without.
         has_tokenizer: whether a folder brings its own tokenizer.
+        backbone: the network whose features this one reads; None where it looks at pictures itself.
     """
 
-    def __init__(self, path: str | Path, name: str = "") -> None:
+    def __init__(self, path: str | Path, name: str = "", backbone: GuideSource | None = None) -> None:
         """Raises GuideFileError: nothing there, a pickle, or a damaged file, in words."""
         self.path = Path(path)
         self.name = name or self.path.stem
+        self.backbone = backbone
         self.is_folder = self.path.is_dir()
         self.config: dict[str, Any] = {}
         self.preprocessor: dict[str, Any] | None = None
@@ -66,7 +68,7 @@ class GuideSource:
         self.metadata: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._torch: Checkpoint | None = None
-        if not self.is_folder and self.path.suffix.lower() == TORCH:
+        if not self.is_folder and self.path.suffix.lower() in TORCH:
             self._open_torch()
             return
         for file in self.files:
@@ -105,11 +107,13 @@ class GuideSource:
     def _single(self) -> Path:
         if not self.path.is_file():
             raise GuideFileError(f"There is no guide {self.name}: {self.path} does not exist.")
-        if self.path.suffix.lower() in PICKLES and self.path.suffix.lower() != TORCH:
+        ending = self.path.suffix.lower()
+        if ending in PICKLES and ending not in TORCH:
             raise GuideFileError(f"{self.name} is a pickle. {_SAVE_FILE}")
-        if self.path.suffix.lower() not in SINGLE:
+        if ending not in SINGLE:
             raise GuideFileError(
-                f"{self.name} is no guide: it must be a {' or '.join(SINGLE)} file or a transformers folder."
+                f"{self.name} is no guide: it must be a {', '.join(SINGLE[:-1])} or {SINGLE[-1]} file, or a "
+                f"transformers folder."
             )
         return self.path
 

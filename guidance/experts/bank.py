@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,11 @@ class ExpertBank(nn.Module):
     def forward(self, input: Tensor, timestep: Tensor | None = None) -> Tensor:
         """What the active expert says: as the base's own forward."""
         return self.base(input, timestep)
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """What the clean base makes of texts: K texts -> [K, E]. Experts differ in how they see pictures alone."""
+        base: Any = self.use(None).base
+        return base.embed_text(texts)
 
     @torch.inference_mode()  # ComfyUI's weights may be inference tensors, which are written only here
     def use(self, expert: int | None) -> ExpertBank:

@@ -54,8 +54,10 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
 
 
 def source_sha256(source: GuideSource) -> str:
-    """The sha256 of a guide's tensors as they lie on disk: of the one file; of several, of their names and sha256s."""
-    sums = [(path.name, sha256_of(path)) for path in source.files]
+    """The sha256 of a guide's tensors as they lie on disk: of the one file; of several, and
+    of those of its backbone, of their names and sha256s."""
+    files = [*source.files, *(source.backbone.files if source.backbone else ())]
+    sums = [(path.name, sha256_of(path)) for path in files]
     if len(sums) == 1:
         return sums[0][1]
     return hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sums).encode()).hexdigest()

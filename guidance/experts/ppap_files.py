@@ -2,7 +2,8 @@
 
 A file holds one whole expert as plain tensors. Parameter-efficient ones have loralib's layout: `LAYER.lora_A`,
 `LAYER.lora_B` and the frozen weight as `LAYER.conv.weight` or `LAYER.linear.weight`, under `resnet.` (torchvision's
-names) or `deit.classifier.` (timm's). Fine-tuned ones have the network's own names, timm's under `classifier.`.
+names), `deit.classifier.` (timm's) or `midas.` (MiDaS small's, for DeepFloyd IF). Fine-tuned ones have the network's
+own names, timm's under `classifier.`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from ..preprocessing import Preprocessing
 from .bank import Adapter, LowRank
 from .timm_names import places_of
 
-Backbone = Literal["ResNet", "DeiT"]
+Backbone = Literal["ResNet", "DeiT", "MiDaS small"]
+SCHEDULES: dict[Backbone, str] = {"ResNet": "linear", "DeiT": "linear", "MiDaS small": "cosine"}  # ADM's, IF's
 ALPHA = 8.0  # of LoRA, in the authors' code and recipe, whatever the rank
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _WHICH = {
     "ResNet": "torchvision's resnet50 with the weights IMAGENET1K_V2",
     "DeiT": "timm's deit_small_patch16_224, on the Hugging Face Hub facebook/deit-small-patch16-224",
+    "MiDaS small": "midas_v21_small_256.pt",
 }
 _WRAPPED = re.compile(r"(.+)\.(?:conv|linear)\.(weight|bias)")
 
@@ -89,11 +92,14 @@ def inputs(backbone: Backbone, efficient: bool, clean: Preprocessing) -> tuple[P
     """How such experts may want a noisy picture, the likeliest first. clean: the base's own preprocessing.
 
     ResNet's see it as it is, in [-1, 1], at its own size. DeiT's resize it without antialiasing, as torchvision 0.14
-    did; parameter-efficient ones normalise it since 2023-07-17, and fine-tuned ones do not.
+    did; parameter-efficient ones normalise it since 2023-07-17, and fine-tuned ones do not. MiDaS's resize it to
+    256 x 256 in the same way, and normalise it.
     """
     if backbone == "ResNet":
         return (Preprocessing(black=-1.0, white=1.0),)
     resized = Preprocessing(size=clean.size, filter="bilinear", antialias=False)
+    if backbone == "MiDaS small":
+        return (replace(resized, **_IMAGENET),)
     plain = replace(resized, black=-1.0, white=1.0)
     return (replace(resized, **_IMAGENET), plain) if efficient else (plain,)
 
@@ -113,22 +119,19 @@ class _File:
 def _open(path: Path) -> _File:
     tensors = _read(path)
     efficient = any(name.endswith(".lora_A") for name in tensors)
-    if any("refinenet" in name for name in tensors):
-        raise NetworkFileError(
-            f"{path.name} is an expert of MiDaS-small, a network that Load Guide has no family for; PPAP's experts of "
-            f"ResNet-50 and DeiT-S can be imported."
-        )
     kinds: tuple[tuple[str, str, Backbone], ...] = (
         ("resnet.", "fc.weight", "ResNet"), ("deit.classifier.", "cls_token", "DeiT"),
-        ("classifier.", "cls_token", "DeiT"), ("", "layer1.0.conv1.weight", "ResNet"), ("", "cls_token", "DeiT"),
+        ("classifier.", "cls_token", "DeiT"), ("midas.", "scratch.output_conv.4.bias", "MiDaS small"),
+        ("", "layer1.0.conv1.weight", "ResNet"), ("", "cls_token", "DeiT"),
     )
     for prefix, sign, backbone in kinds:
         if prefix + sign in tensors:
             plain = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
             return _File(path.name, backbone, efficient, plain)
     raise NetworkFileError(
-        f"{path.name} is none of PPAP's experts; those are ResNet-50 (resnet.conv1.lora_A, ...) and DeiT-S "
-        f"(deit.classifier.blocks.0.attn.qkv.lora_A, ...), or the same networks fine-tuned."
+        f"{path.name} is none of PPAP's experts; those are ResNet-50 (resnet.conv1.lora_A, ...), DeiT-S "
+        f"(deit.classifier.blocks.0.attn.qkv.lora_A, ...) and MiDaS small (midas.scratch.layer1_rn.lora_A, ...), or "
+        f"the first two fine-tuned."
     )
 
 

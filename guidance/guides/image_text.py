@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -49,7 +50,8 @@ class ImageTextNetwork(nn.Module):
 
     @torch.no_grad()
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """K texts -> [K, E], not normalised, where the network's weights are.
+        """K texts -> [K, E] where the network's weights are, each as long as exp(logit_scale), by which the network
+        weights the cosine.
 
         Raises:
             GuideFileError: the folder has no tokenizer, or one that cannot be read.
@@ -67,7 +69,8 @@ class ImageTextNetwork(nn.Module):
         )
         device = next(self.parameters()).device
         mask = {} if by_siglip else {"attention_mask": tokens["attention_mask"].to(device)}
-        return _plain(self.network.get_text_features(input_ids=tokens["input_ids"].to(device), **mask))
+        found = _plain(self.network.get_text_features(input_ids=tokens["input_ids"].to(device), **mask))
+        return F.normalize(found) * self.network.logit_scale.exp()
 
     def _read(self, texts: list[str], **how: Any) -> Any:
         if self._tokenizer is None:
@@ -87,6 +90,10 @@ class ImageText(GuideFamily):
         return source.is_folder and both
 
     def load(self, source: GuideSource) -> tuple[nn.Module, GuideSpec]:
+        return self.read(source)
+
+    def read(self, source: GuideSource) -> tuple[ImageTextNetwork, GuideSpec]:
+        """As `load`, for those who read features."""
         preprocessing = preprocessing_of(source)
         network = load_pretrained(source, "AutoModel")
         patch = None
@@ -95,7 +102,7 @@ class ImageText(GuideFamily):
             preprocessing = _square(preprocessing, source, patch)
         seen = ImageTextNetwork(network, source, patch).eval()
         check_run(source, seen, preprocessing)
-        return seen, GuideSpec(source.name, "embedding", preprocessing=preprocessing)
+        return seen, GuideSpec(source.name, "embedding", preprocessing=preprocessing, reads_text=True)
 
 
 def patches_of(input: Tensor, side: int) -> tuple[Tensor, tuple[int, int]]:

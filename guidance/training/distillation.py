@@ -39,7 +39,7 @@ def distillation_loss(kind: Kind, task: Task, temperature: float) -> Distillatio
         raise ValueError(f"Labels are for classification, and the guide does {task}; let it learn from the guide.")
     if kind == "labels":
         return lambda output, classes: F.cross_entropy(output, classes, reduction="none")
-    if kind == "mse":
+    if kind == "mse" or task == "score":
         return lambda output, teacher_output: (output - teacher_output).square().flatten(1).mean(1)
     if task == "depth":
         return scale_and_shift

@@ -47,6 +47,8 @@ def score(images: torch.Tensor, guide: LoadedGuide, label: str, target: torch.Te
     _check_pixels(guide.guide)
     if task == "classification":
         return _classes(_output(images, guide), guide.guide, label)
+    if task == "score":
+        return _scores(_output(images, guide), guide.guide)
     if label.strip():
         raise ValueError(f"label is {quoted(label.strip())}, and {guide.guide.name} names no classes; leave it empty.")
     if target is None:
@@ -74,7 +76,7 @@ def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch
     """How far each of the pictures [B, H, W, C] in [0, 1] is as asked, float64 [B]; more is better.
 
     A classifier: the probability of the classes asked for. Segmentation: the share of right pixels. Depth and
-    embeddings (of a picture, or of words): correlation or cosine, -1 to 1.
+    embeddings (of a picture, or of words): correlation or cosine, -1 to 1. A score: itself.
 
     Raises:
         ValueError: nothing asked for that this guide can judge by, in words.
@@ -88,11 +90,13 @@ def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch
         asked, places = class_weights(core, wanted.label) > 0, torch.arange(len(images))
         chances = _output(images, guide).double().softmax(1)
         return (chances * asked[places % len(asked)]).sum(1)
+    if task == "score":
+        return _output(images, guide).double().flatten(1).mean(1)
     if task == "embedding" and wanted.text.strip():
         said = _output(images, guide)
         return _likeness(said, _words_of(guide, wanted.text).expand_as(said), task)
     if wanted.target is None:
-        more = ", or write text" if task == "embedding" else ""
+        more = ", or write text" if core.first.reads_text else ""
         raise ValueError(
             f"{core.name} ({task}) compares pictures with a target: connect target{more}. A classifier needs a label."
         )
@@ -108,7 +112,7 @@ def _check_pixels(guide: Guide) -> None:
 def _words_of(guide: LoadedGuide, text: str) -> torch.Tensor:
     """[1, E] on the CPU. Raises ValueError for a guide that reads no text."""
     patcher = guide.patchers[0]
-    if not hasattr(patcher.model, "embed_text"):
+    if not guide.guide.first.reads_text:
         raise ValueError(f"{guide.guide.name} reads no text; choose a CLIP or SigLIP folder, or connect target.")
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
     return patcher.model.embed_text([text.strip()]).float().cpu()
@@ -150,6 +154,14 @@ def _classes(logits: torch.Tensor, guide: Guide, label: str) -> Verdict:
     right = tuple(bool(wanted[index % len(wanted), number]) for index, number in enumerate(seen.tolist()))
     words = f"{sum(right)} of {len(right)} are as asked ({label.strip()})."
     return Verdict(marks, right, sum(right) / len(right), words)
+
+
+def _scores(said: torch.Tensor, guide: Guide) -> Verdict:
+    """The guide's own number for each picture."""
+    values = said.flatten(1).mean(1)
+    marks = tuple(f"{value:.2f}" for value in values)
+    mean = values.mean().item()
+    return Verdict(marks, (None,) * len(marks), mean, f"{mean:.2f} is the mean score by {guide.name}.")
 
 
 def _agreement(said: torch.Tensor, wanted: torch.Tensor, task: str) -> Verdict:

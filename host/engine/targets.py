@@ -110,8 +110,13 @@ def picture_target(guide: Guide | None, loss: Loss, images: torch.Tensor | None,
         return Target()
     if text.strip():
         return _text_target(guide, text)
+    if loss.wants_text:
+        raise ValueError(
+            f"The loss {loss.name!r} compares with words: write into text what the picture should show. For a "
+            f"reference picture choose the loss embedding."
+        )
     if images is None:
-        otherwise = ", or write text" if guide is not None and guide.first.task == "embedding" else ""
+        otherwise = ", or write text" if guide is not None and guide.first.reads_text else ""
         raise ValueError(
             f"The loss {loss.name!r} compares with a target, and none is connected. Connect a picture to "
             f"target{otherwise}."
@@ -142,7 +147,7 @@ def _class_map(grey: torch.Tensor, guide: Guide) -> torch.Tensor:
 
 
 def _text_target(guide: Guide | None, text: str) -> Target:
-    if guide is None or guide.first.task != "embedding":
+    if guide is None or not guide.first.reads_text:
         raise ValueError(
             "text is compared by a guide that reads text (a CLIP or SigLIP folder in Load Guide). Connect one, or "
             "leave text empty."

@@ -26,6 +26,8 @@ from ..common.places import is_text, name_problem, placed, walk
 from .tiny import ASSETS
 
 FOLDER = "guides"
+NONE = "none"
+OVER = " | "  # in the name of a head, before the network whose features it reads; no file's name has it on Windows
 CLEAN = 1e-3  # the sigma at which a noise-aware guide looks at a finished picture
 
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
@@ -86,10 +88,27 @@ def guide_names() -> list[str]:
     return [*embedded, *sorted(name for name in found if is_text(name) and name not in embedded)]
 
 
-def guide_problem(name: str) -> str | None:
-    """Why there is no guide of this name, in words; None if there is one. Nothing of it is read."""
+def file_names() -> list[str]:
+    """The guides that are single files of models/guides, as heads are."""
+    return [name for name in guide_names() if name.endswith(SINGLE)]
+
+
+def backbone_names() -> list[str]:
+    """What a head may read the features of: nothing, and the folders of models/guides."""
+    embedded = _embedded_names()
+    return [NONE, *(name for name in guide_names() if not name.endswith(SINGLE) and name not in embedded)]
+
+
+def name_over(name: str, backbone: str) -> str:
+    """The name of a guide over the network that was chosen for it; its own where none was, or where it is no file."""
+    return f"{name}{OVER}{backbone}" if backbone != NONE and name.endswith(SINGLE) else name
+
+
+def guide_problem(name: str | None, backbone: str | None = NONE) -> str | None:
+    """Why there is no guide of this name, in words; None if there is one, or it is not known yet. Nothing is read."""
     try:
-        _path(name)
+        for part in name_over(name, backbone or NONE).split(OVER) if name is not None else ():
+            _path(part)
     except ValueError as error:
         return str(error)
     return None
@@ -97,7 +116,10 @@ def guide_problem(name: str) -> str | None:
 
 def fingerprint(name: str) -> str:
     """Changes when the guide's files do, or those of the network that a bank's experts are changes of."""
-    path = _path(name)
+    first, *over = name.split(OVER)
+    path = _path(first)
+    if over:
+        return "; ".join(map(fingerprint, (first, *over)))
     if _is_bank(path):
         base = read_header(path).base
         of_base = fingerprint(base) if guide_problem(base) is None else "missing"
@@ -112,8 +134,8 @@ def load_guide(name: str) -> LoadedGuide:
     Raises:
         ValueError: there is no such guide, or (GuideFileError) its files cannot be used, in words.
     """
-    path = _path(name)
-    if _is_bank(path):
+    path = _path(name.split(OVER)[0])
+    if _is_bank(path) and OVER not in name:
         return load_bank(read_bank(path))
     patcher, spec = _load(name)
     return LoadedGuide(Guide((spec,)), (patcher,))
@@ -125,12 +147,10 @@ def load_bank(file: BankFile) -> LoadedGuide:
     Raises:
         ValueError: the base is not here or is another network, in words.
     """
-    try:
-        where = _path(file.header.base)
-    except ValueError as error:
+    if missing := guide_problem(file.header.base):
         base = shown(file.header.base)
-        raise ValueError(f"{file.name} is a bank of experts of {base}, which is missing. {error}") from None
-    source = GuideSource(where, file.header.base)
+        raise ValueError(f"{file.name} is a bank of experts of {base}, which is missing. {missing}")
+    source = source_of(file.header.base)
     base, spec = build(source)
     with torch.inference_mode(False):
         bank, guide = bank_guide(file, base, spec, source_sha256(source), _map_originals)
@@ -184,8 +204,9 @@ def manage(network: torch.nn.Module) -> ModelPatcher:
 
 
 def source_of(name: str) -> GuideSource:
-    """What lies on disk under a guide's name. Raises ValueError as `load_guide` does."""
-    return GuideSource(_path(name), name)
+    """What lies on disk under a guide's name, or under a `name_over`. Raises ValueError as `load_guide` does."""
+    first, _, over = name.partition(OVER)
+    return GuideSource(_path(first), name, GuideSource(_path(over), over) if over else None)
 
 
 def build(source: GuideSource) -> tuple[torch.nn.Module, GuideSpec]:
@@ -203,6 +224,11 @@ def _family(source: GuideSource) -> GuideFamily:
         raise GuideFileError(
             f"{source.name} is {what}, no guide. Choose another one; a guide can be: "
             f"{'; '.join(family.title for family in known)}."
+        )
+    if source.backbone is not None and not able[0].is_head:
+        raise GuideFileError(
+            f"{source.name.split(OVER)[0]} is a whole network, {able[0].title}; it reads the features of no other. Set "
+            f"clip to {NONE}."
         )
     return able[0]
 

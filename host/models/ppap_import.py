@@ -17,7 +17,7 @@ from ...guidance.checkpoints.state_dicts import sha256_of
 from ...guidance.experts.calibration import best_calibration, calibrations
 from ...guidance.experts.file import BankFile, BankHeader, is_bank, read_bank, write_bank
 from ...guidance.experts.guide import source_sha256
-from ...guidance.experts.ppap_files import PpapExperts, inputs, read_ppap
+from ...guidance.experts.ppap_files import SCHEDULES, PpapExperts, inputs, read_ppap
 from ...guidance.guide import GuideSpec
 from ...guidance.networks.tiny.files import format_of
 from ...guidance.noise_schedule import noise_schedule
@@ -28,7 +28,6 @@ from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, gu
 from .tiny import ASSETS
 
 log = logging.getLogger(__name__)
-SCHEDULE = "linear"  # ADM's, on which the released classifiers' experts were trained
 # Of the embedded world; they settle how DeiT's experts are run, where no pictures are connected.
 PICTURES = ASSETS / "shapes-pictures.safetensors"
 _TORCH = (".ckpt", ".pt", ".pth")
@@ -120,9 +119,10 @@ def import_experts(experts: str, base: str, name: str, pictures: Tensor | None) 
         return _written_before(path, facts)
     found = read_ppap(files, network)
     way, words = _calibrate(found, network, spec, pictures)
-    edges = ExpertRecipe(experts=len(files), iterations=len(files), schedule=SCHEDULE).edges
+    schedule = SCHEDULES[found.backbone]
+    edges = ExpertRecipe(experts=len(files), iterations=len(files), schedule=schedule).edges
     header = BankHeader(
-        base, facts["base_sha256"], spec.task, SCHEDULE, edges, way[0], spec.labels, way[1]
+        base, facts["base_sha256"], spec.task, schedule, edges, way[0], spec.labels, way[1]
     )
     report = [_summary(found, base, len(files)), *words]
     bank = BankFile(path.stem, header, found.rescaled(way[0]).adapters, {**facts, "report": report})
@@ -160,7 +160,7 @@ def _calibrate(
         return (found.scales[0], ways[0]), words
     shown = load_file(PICTURES)["images"] if pictures is None else pictures[..., :3].movedim(-1, 1).float() * 2 - 1
     comfy.model_management.throw_exception_if_processing_interrupted()
-    tried = calibrations(network, spec, found, ways, shown, noise_schedule(SCHEDULE))
+    tried = calibrations(network, spec, found, ways, shown, noise_schedule(SCHEDULES[found.backbone]))
     best = best_calibration(tried)
     words.append(f"Run with {best.words} nats from the clean network on {len(shown)} lightly noised pictures, against")
     words += [f"  {other.words}" for other in tried if other is not best]
@@ -169,8 +169,9 @@ def _calibrate(
 
 def _summary(found: PpapExperts, base: str, count: int) -> str:
     kind = "parameter-efficient" if found.efficient else "fine-tuned"
-    edges = [str(n * len(noise_schedule(SCHEDULE)) // count) for n in range(count + 1)]
+    schedule = SCHEDULES[found.backbone]
+    edges = [str(n * len(noise_schedule(schedule)) // count) for n in range(count + 1)]
     return (
         f"{count} {kind} {found.backbone} expert{'s' if count > 1 else ''} of {base}, from clean to noisy, for the "
-        f"timesteps {', '.join(edges)} of ADM's {SCHEDULE} schedule."
+        f"timesteps {', '.join(edges)} of the {schedule} schedule."
     )

@@ -25,7 +25,7 @@ from ..models.guides import LoadedGuide, manage
 from .pictures import PictureFolder
 
 SHOWN, STEPS, SEED = 8, 12, 0
-LOSSES = {"depth": "depth", "segmentation": "segmentation", "embedding": "embedding"}
+LOSSES = {"depth": "depth", "segmentation": "segmentation", "embedding": "embedding", "score": "score"}
 
 
 def check_preview(model: ModelPatcher) -> None:
