@@ -277,9 +277,9 @@ MIDAS_STAGES = ((1, 4, 4, 3), (2, 4, 8, 3), (1, 6, 8, 5), (1, 6, 8, 3), (1, 6, 8
 
 
 def midas(path: Path) -> Path:
-    from guidance_pack.guidance.networks.midas import MidasSmall, Stage
+    from guidance_pack.guidance.networks.midas import EncoderStage, MidasSmall
 
-    stages = [Stage(made, (inner,) * count, side) for count, made, inner, side in MIDAS_STAGES]
+    stages = [EncoderStage(made, (inner,) * count, side) for count, made, inner, side in MIDAS_STAGES]
     network = MidasSmall(4, stages, 4)
     randomise(network)
     with torch.no_grad():  # so many pixels that some lie at a kink of the last ReLUs, where a difference is no slope

@@ -73,7 +73,9 @@ ARROWS = {
     "guidance/networks/adm": {"guidance/checkpoints"},
     "guidance/networks/edm2": {"guidance/checkpoints"},
     "guidance/networks/tiny": {"guidance/checkpoints"},
-    "guidance/guides": {CORE, "guidance/networks/adm", "guidance/networks/tiny", "guidance/checkpoints"},
+    "guidance/guides": {
+        CORE, "guidance/networks", "guidance/networks/adm", "guidance/networks/tiny", "guidance/checkpoints",
+    },
     "guidance/experts": {CORE, "guidance/networks/tiny", "guidance/checkpoints"},
     "guidance/training": {CORE, "guidance/networks/tiny", "guidance/experts", "guidance/checkpoints"},
     "guidance/tuning": {CORE, "guidance/checkpoints"},

@@ -13,7 +13,7 @@ from .embedding import SHORT
 
 @loss("reward")
 @dataclass(frozen=True)
-class Reward(Loss):
+class TextReward(Loss):
     """L = - exp(tau) <e, t> / (|e| |t|)      minus the score of PickScore, 2305.01569 Eq. 1, and HPS v2, 2306.09341
 
     e is the picture's vector [B, E]; the target is the text's, as long as exp(tau), the network's own logit_scale. Its

@@ -11,7 +11,7 @@ from ..loss import Loss, loss
 
 @loss("score")
 @dataclass(frozen=True)
-class Score(Loss):
+class GuideScore(Loss):
     """L = - s      minus the number that the guide gives, 2210.08402 Section 3.3 (aesthetic scores); our own as a loss
 
     Wants no target. There is no best picture: a larger score is always better.

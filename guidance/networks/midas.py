@@ -18,7 +18,7 @@ _OUT = 32
 
 
 @dataclass(frozen=True)
-class Stage:
+class EncoderStage:
     """One stage of the encoder: channels that come out, those inside of each block, and the kernel's side."""
 
     channels: int
@@ -104,7 +104,7 @@ class MidasSmall(nn.Module):
     stem: channels before the first stage. features: of the decoder's finest layer; each coarser one has twice as many.
     """
 
-    def __init__(self, stem: int, stages: Sequence[Stage], features: int) -> None:
+    def __init__(self, stem: int, stages: Sequence[EncoderStage], features: int) -> None:
         super().__init__()
         self.pretrained, self.scratch = nn.Module(), nn.Module()
         first = [SameConv(3, stem, 3, 2, bias=False), nn.BatchNorm2d(stem, eps=_EPS), nn.ReLU6()]
@@ -134,7 +134,7 @@ class MidasSmall(nn.Module):
         return self.scratch.get_submodule("output_conv")(path)
 
 
-def _stage(number: int, given: int, stage: Stage) -> nn.Sequential:
+def _stage(number: int, given: int, stage: EncoderStage) -> nn.Sequential:
     blocks, stride = [], STRIDES[number]
     for inner in stage.inner:
         blocks.append(MidasBlock(given, inner, stage.channels, stage.kernel, stride, separable=number == 0))
@@ -153,11 +153,11 @@ def midas_of(shapes: dict[str, tuple[int, ...]]) -> MidasSmall | None:
         return MidasSmall(stem[0], known, decoder[0])
 
 
-def _stage_of(shapes: dict[str, tuple[int, ...]], prefix: str, separable: bool) -> Stage | None:
+def _stage_of(shapes: dict[str, tuple[int, ...]], prefix: str, separable: bool) -> EncoderStage | None:
     deep: list[tuple[int, ...]] = []
     while len(shape := shapes.get(f"{prefix}{len(deep)}.conv_dw.weight", ())) == 4:
         deep.append(shape)
     last = shapes.get(f"{prefix}0.{'conv_pw' if separable else 'conv_pwl'}.weight", ())
     if not deep or len(last) != 4:
         return None
-    return Stage(last[0], tuple(shape[0] for shape in deep), deep[0][-1])
+    return EncoderStage(last[0], tuple(shape[0] for shape in deep), deep[0][-1])
