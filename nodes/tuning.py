@@ -15,7 +15,7 @@ from ..host.tuning.problem import MOST_GOALS, Effort
 from ..host.tuning.recipes import apply_recipe, parse_recipe, recipe_problem
 from ..host.tuning.space import space_problem
 from ..host.tuning.task import Aim, study_problem, tune_guidance
-from .compare import sampler_inputs
+from .compare import MOST_MODELS, sampler_inputs
 
 MOST_PROMPTS = 16
 
@@ -42,7 +42,7 @@ class GuidanceTune(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_scene_inputs(), *_aim_inputs(), *_search_inputs(), *sampler_inputs(), *inputs_of(Limits),
-                _size_input(), _minutes_input(),
+                _size_input(), _minutes_input(), _models_input(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The MODEL with the best settings; as it came if none is surely better."),
@@ -57,10 +57,11 @@ class GuidanceTune(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latent_image, vae, guide, label, text, vary, budget, seeds, new_seeds, study,
         saturation, contrast, clipping, variety, cell_size, minutes, positives=None, guides=None, target=None,
-        **sampler,
+        models=None, **sampler,
     ) -> io.NodeOutput:
         prompts = (positive, *(positives or {}).values())
-        scenes = [Scene((model,), prompt, negative, latent_image, vae) for prompt in prompts]
+        candidates = (model, *(models or {}).values())
+        scenes = [Scene(candidates, prompt, negative, latent_image, vae) for prompt in prompts]
         aim = Aim((guide, *(guides or {}).values()), label, text, target)
         limits = Limits(saturation, contrast, clipping, variety)
         first, effort = Settings(0, (), **sampler), Effort(seeds, new_seeds, budget, minutes)
@@ -163,8 +164,8 @@ def _search_inputs() -> list[io.Input]:
         io.String.Input(
             "vary", default="cfg weight", multiline=True,
             tooltip="What may change, a line each, named as in Compare Guidance: cfg weight (usual range), cfg "
-            "weight: 1 .. 8, classifier scale: 0.5 .. 32 log, steps: 10, 20, cfg interval. autoguidance 2 weight: that "
-            "of the second.",
+            "weight: 1 .. 8, classifier scale: 0.5 .. 32 log, steps: 10, 20, cfg interval, shape rule: fdg, tag, model."
+            " autoguidance 2 weight: that of the second.",
         ),
         io.Int.Input(
             "budget", default=4000, min=1, max=100_000_000,
@@ -188,6 +189,15 @@ def _size_input() -> io.Input:
     return io.Int.Input(
         "cell_size", default=160, min=16, max=2048, step=8, advanced=True,
         tooltip="Longest side of a picture in the strip, in pixels. Small ones grow by whole factors.",
+    )
+
+
+def _models_input() -> io.Input:
+    another = io.Model.Input("model", tooltip="Another MODEL, with components or guides of its own.")
+    names = [f"model_{number}" for number in range(2, MOST_MODELS + 1)]
+    return io.Autogrow.Input(
+        "models", template=io.Autogrow.TemplateNames(another, names=names, min=0),
+        tooltip="More MODELs to choose among, with a line model in vary. What else varies must be on each.",
     )
 
 

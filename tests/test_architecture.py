@@ -57,7 +57,8 @@ ARROWS = {
     "host/report": {"host/common", "host/lora", "host/recording", "host/engine", CORE},
     "host/schema": {"host/common", "host/engine", CORE},
     "host/compare": {
-        "guidance/experts", "host/common", "host/engine", "host/models", "host/recording", "host/report", CORE,
+        "guidance/experts", "host/common", "host/degrade", "host/engine", "host/models", "host/recording",
+        "host/report", CORE,
     },
     "host/training": {
         "host/common", "host/models", "host/engine", "host/report", CORE, "guidance/checkpoints", "guidance/experts",

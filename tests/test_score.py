@@ -71,6 +71,17 @@ def test_a_target_may_be_of_another_size(judge, pictures):
     assert judge(images, "segmentation", target=larger).value > 0.9
 
 
+def test_a_target_is_looked_at_once_for_many_pictures(comfy, guides, pictures, monkeypatch):
+    from guidance_pack.host.compare import score
+
+    images, asked, output = pictures[0], [], score._output
+    monkeypatch.setattr(score, "_output", lambda seen, guide: (asked.append(len(seen)), output(seen, guide))[1])
+    wanted, said = score.Wanted(target=images[:2]), {}
+    kept = [score.agreement(images[:4], guides["depth"], wanted, said) for _ in range(2)]
+    assert asked == [2, 4, 4] and torch.equal(*kept)
+    assert torch.equal(kept[0], score.agreement(images[:4], guides["depth"], wanted))
+
+
 @pytest.mark.parametrize(
     ("task", "label", "words"),
     [("classifier", "sqare", "did you mean 'square'"), ("depth", "star", "names no classes"),

@@ -5,8 +5,10 @@
      "components": [{"kind": "cfg", "weight": 2.5, "interval": [0.1, 0.8, "percent"]}, {"kind": "rescale", "phi": 0.4}],
      "made": {...}}
 
-Components stand in chain order. A number that is left out is the component's own. `made` says where the settings
-come from; nothing reads it.
+Components stand in chain order. A number that is left out is the component's own. More that one can have: "points"
+([[0, 1], [0.5, 0.2], "percent"], those of its SCHEDULE), and of Shape CFG "replaces" (the kind in whose place it
+stands). The kind "degraded" is a guide that is a Degraded Model: its numbers, "damage" (the node's kind) and "layers".
+`made` says where the settings come from; only words are made of it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..checkpoints.json_text import parse_json
-from ..schedule import Interval
+from ..schedule import Curve, Interval
 
 FORMAT = "guidance-components/recipe/1"
 SAMPLER = ("cfg", "steps", "denoise", "sampler_name", "scheduler")
 WORDS = ("sampler_name", "scheduler")
-INTERVAL = "interval"
+UNITS = ("percent", "sigma")
+INTERVAL, POINTS, REPLACES, DEGRADED = "interval", "points", "replaces", "degraded"
+TEXTS = ("damage", "layers")  # of DEGRADED
 KEYS = {"format", "sampler", "components", "made"}
 
 
@@ -29,18 +33,25 @@ KEYS = {"format", "sampler", "components", "made"}
 class Component:
     """One component: its kind as Compare names it, its numbers by the names on its node, and where it acts.
 
-    interval: None = as the component on the MODEL has it.
+    interval, points: None = as the component on the MODEL has it. replaces: the kind of Shape CFG in whose place it
+    stands. texts: of a degraded guide.
     """
 
     kind: str
     numbers: dict[str, float | int | None]
     interval: Interval | None = None
+    points: Curve | None = None
+    replaces: str = ""
+    texts: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        where = self.interval
-        return {"kind": self.kind, **self.numbers} | (
-            {} if where is None else {INTERVAL: [where.start, where.end, where.unit]}
-        )
+        where, curve = self.interval, self.points
+        told = {"kind": self.kind, **self.texts, **self.numbers}
+        if self.replaces:
+            told[REPLACES] = self.replaces
+        if curve is not None:
+            told[POINTS] = [*map(list, curve.points), curve.unit]
+        return told if where is None else told | {INTERVAL: [where.start, where.end, where.unit]}
 
 
 @dataclass(frozen=True)
@@ -95,19 +106,41 @@ def parse_object(text: str) -> dict[str, Any]:
 def _component(found: Any) -> Component:
     if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
         raise ValueError(f"A component of the recipe is {_shown(found)}; it needs a kind, such as 'cfg'.")
-    numbers = {name: value for name, value in found.items() if name not in ("kind", INTERVAL)}
+    kind = found["kind"]
+    named = (REPLACES, *(TEXTS if kind == DEGRADED else ()))
+    texts = {name: found[name] for name in named if name in found}
+    strange = next((name for name, text in texts.items() if not isinstance(text, str)), None)
+    if strange is not None:
+        raise ValueError(f"The recipe's {kind} has {strange} {_shown(texts[strange])}; it must be a text.")
+    numbers = {name: value for name, value in found.items() if name not in ("kind", INTERVAL, POINTS, *named)}
     wrong = next((n for n, v in numbers.items() if isinstance(v, bool) or not isinstance(v, int | float | None)), None)
     if wrong is not None:
         raise ValueError(f"The recipe's {found['kind']} has {wrong} {_shown(numbers[wrong])}; it must be a number.")
-    return Component(found["kind"], numbers, _interval(found["kind"], found.get(INTERVAL)))
+    replaces = texts.pop(REPLACES, "")
+    where, curve = _interval(kind, found.get(INTERVAL)), _points(kind, found.get(POINTS))
+    return Component(kind, numbers, where, curve, replaces, texts)
+
+
+def _points(kind: str, found: Any) -> Curve | None:
+    if found is None:
+        return None
+    try:
+        *pairs, unit = found
+        if unit not in UNITS or not all(_is_number(number) for pair in pairs for number in pair):
+            raise ValueError
+        return Curve(tuple((float(position), float(strength)) for position, strength in pairs), unit)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The recipe's {kind} has points {_shown(found)}; they are pairs of position and strength from noisy to "
+            f'clean, then percent or sigma, such as [[0, 1], [0.5, 0.2], "percent"].'
+        ) from error
 
 
 def _interval(kind: str, found: Any) -> Interval | None:
     if found is None:
         return None
-    number = int | float
-    whole = isinstance(found, list) and len(found) == 3 and found[2] in ("percent", "sigma")
-    if not whole or not all(isinstance(edge, number) and not isinstance(edge, bool) for edge in found[:2]):
+    whole = isinstance(found, list) and len(found) == 3 and found[2] in UNITS
+    if not whole or not all(map(_is_number, found[:2])):
         raise ValueError(
             f"The recipe's {kind} has interval {_shown(found)}; it is a start, an end and percent or sigma, such as "
             f'[0.1, 0.8, "percent"].'
@@ -123,6 +156,10 @@ def _sampler(found: dict[str, Any]) -> dict[str, Any]:
         if not (text if name in WORDS else number):
             raise ValueError(f"The recipe's {name} is {_shown(value)}; it must be {_kind(name)}.")
     return dict(found)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _kind(name: str) -> str:

@@ -22,6 +22,7 @@ from ..common.unfinished import show_unfinished
 from ..engine.install import with_inspection, with_plan
 from ..engine.plan import plan_of
 from ..recording.inspection import Inspection
+from .damage import with_damages
 from .grid import Axis, Grid
 from .settings import Settings, socket
 from .sheet import Sheet
@@ -107,7 +108,7 @@ def draw_measured(scene: Scene, settings: Settings, callback) -> Cell:
 
 def draw(scene: Scene, settings: Settings, callback, inspection: Inspection | None = None) -> torch.Tensor:
     """The pictures of one cell, [B, H, W, 3]: what the nodes, KSampler and VAE Decode give with these settings."""
-    model = with_rules(scene.models[settings.model], settings)
+    model = with_settings(scene.models[settings.model], settings)
     model = model if inspection is None else with_inspection(model, inspection)
     latent = scene.latent
     samples = comfy.sample.fix_empty_latent_channels(
@@ -123,8 +124,10 @@ def draw(scene: Scene, settings: Settings, callback, inspection: Inspection | No
     return images.reshape(-1, *images.shape[-3:])  # frames of videos beside each other
 
 
-def with_rules(model: ModelPatcher, settings: Settings) -> ModelPatcher:
-    """A clone of the MODEL whose components have these settings; the MODEL itself if they have them already."""
+def with_settings(model: ModelPatcher, settings: Settings) -> ModelPatcher:
+    """A clone of the MODEL whose components and degraded guides have these settings; the MODEL itself if they have them
+    already."""
+    model = with_damages(model, settings.degraded)
     plan = plan_of(model)
     if plan.guidance.rules == settings.rules:
         return model

@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from comfy.model_patcher import ModelPatcher
 
 from ...guidance.rules.cfg import CFG
 from ..common.errors import no_option
 from ..common.noise_levels import ModelPositions
-from ..engine.plan import check_combines, plan_of
+from ..engine.plan import check_combines
+from .damage import with_damages
 from .settings import (
     AS_SET,
-    CHOICES,
     MATCHED,
     MODEL,
     NAMES,
@@ -24,9 +24,11 @@ from .settings import (
     SAMPLER,
     Settings,
     can_be_off,
+    choices_of,
     kind_of_values,
     parameter_names,
     sampler_cfg_is_unused,
+    settings_on,
     socket,
     vary,
 )
@@ -62,7 +64,7 @@ class Axis:
         text = f"{AS_SET}, {PLAIN}" if self.parameter == MATCHED and not self.text.strip() else self.text
         return parse(
             text, kind_of_values(self.parameter), name=self.parameter, side=f"{self.side}_values",
-            options=CHOICES.get(self.parameter, ()), off=can_be_off(self.parameter),
+            options=choices_of(self.parameter), off=can_be_off(self.parameter),
         )
 
     @property
@@ -134,8 +136,7 @@ class Grid:
                 f"{len(models)} MODELs are connected, and neither x_parameter nor y_parameter is model. Choose model "
                 f"for one of them, or disconnect the others."
             )
-        plans = [plan_of(model) for model in models]
-        starts = tuple(replace(first, model=index, rules=plan.guidance.rules) for index, plan in enumerate(plans))
+        starts = tuple(settings_on(first, model, index) for index, model in enumerate(models))
         columns, rows = x.values(starts), y.values(starts)
         check_count(len(columns) * len(rows), "The grid has", "cells")
         cells = tuple(_cell(starts, x, column, y, row) for row in rows for column in columns)
@@ -220,5 +221,6 @@ def _check(cell: Settings, model: ModelPatcher, x: Axis, y: Axis) -> None:
             f"cfg is to be varied, but CFG Combine or Adaptive Weight on {socket(cell.model)} sets a weight of its "
             f"own, so the sampler's cfg changes nothing. Vary cfg weight, or feedback max_weight."
         )
+    with_damages(model, cell.degraded)
     positions = ModelPositions(model.get_model_object("model_sampling"))
     check_combines(tuple(rule for rule in cell.rules if isinstance(rule, CFG)), positions)

@@ -56,8 +56,8 @@ def score(images: torch.Tensor, guide: LoadedGuide, label: str, target: torch.Te
             f"{guide.guide.name} ({task}) compares pictures with others: connect target, the picture that they should "
             f"agree with. A classifier needs none."
         )
-    said = _output(images, guide)
-    return _agreement(said, _aim(target, images, guide), task)
+    said, aim = _output(images, guide), _asked(images, guide, Wanted(target=target))
+    return _agreement(said, aim[torch.arange(len(said)) % len(aim)], task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +72,16 @@ class Wanted:
     text: str = ""
 
 
-def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch.Tensor:
+Said = dict[tuple[Wanted, tuple[int, ...]], torch.Tensor]  # of targets in a size of pictures, or of texts
+
+
+def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted, said: Said | None = None) -> torch.Tensor:
     """How far each of the pictures [B, H, W, C] in [0, 1] is as asked, float64 [B]; more is better.
 
     A classifier: the probability of the classes asked for. Segmentation: the share of right pixels. Depth and
     embeddings (of a picture, or of words): correlation or cosine, -1 to 1. A score: itself.
+
+    said: where what this guide says of the target or the text is kept, for who asks again.
 
     Raises:
         ValueError: nothing asked for that this guide can judge by, in words.
@@ -92,15 +97,25 @@ def agreement(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch
         return (chances * asked[places % len(asked)]).sum(1)
     if task == "score":
         return _output(images, guide).double().flatten(1).mean(1)
+    said, key = {} if said is None else said, (wanted, tuple(images.shape[1:3]))
+    if key not in said:
+        said[key] = _asked(images, guide, wanted)
+    known, seen = said[key], _output(images, guide)
+    return _likeness(seen, known[torch.arange(len(seen)) % len(known)], task)
+
+
+def _asked(images: torch.Tensor, guide: LoadedGuide, wanted: Wanted) -> torch.Tensor:
+    """What the guide says of the text, or of each target in the pictures' size. Raises ValueError for neither."""
+    core = guide.guide
+    task = core.first.task
     if task == "embedding" and wanted.text.strip():
-        said = _output(images, guide)
-        return _likeness(said, _words_of(guide, wanted.text).expand_as(said), task)
+        return _words_of(guide, wanted.text)
     if wanted.target is None:
         more = ", or write text" if core.first.reads_text else ""
         raise ValueError(
             f"{core.name} ({task}) compares pictures with a target: connect target{more}. A classifier needs a label."
         )
-    return _likeness(_output(images, guide), _aim(wanted.target, images, guide), task)
+    return _output(_sized(wanted.target, images), guide)
 
 
 def _check_pixels(guide: Guide) -> None:
@@ -116,11 +131,6 @@ def _words_of(guide: LoadedGuide, text: str) -> torch.Tensor:
         raise ValueError(f"{guide.guide.name} reads no text; choose a CLIP or SigLIP folder, or connect target.")
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
     return patcher.model.embed_text([text.strip()]).float().cpu()
-
-
-def _aim(target: torch.Tensor, images: torch.Tensor, guide: LoadedGuide) -> torch.Tensor:
-    """What the guide says of the target of each picture; several targets take turns."""
-    return _output(_sized(target, images), guide)[torch.arange(len(images)) % len(target)]
 
 
 def _sized(target: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

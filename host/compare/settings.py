@@ -6,11 +6,13 @@ changed on the rules of the MODEL's plan, so a cell is exactly what the nodes wo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import comfy.samplers
+from comfy.model_patcher import ModelPatcher
 
 from ...guidance.compose import split
 from ...guidance.losses.cross_entropy import CrossEntropy
@@ -19,9 +21,14 @@ from ...guidance.rule import Rule, Weigher, is_one
 from ...guidance.rule import rules as known_rules
 from ...guidance.rules.autoguidance import Autoguidance
 from ...guidance.rules.cfg import CFG
+from ...guidance.rules.cfg_zero import CFGZero
 from ...guidance.rules.gradient import GradientGuidance
-from ...guidance.schedule import ALWAYS, Interval, Product, Schedule
-from ..engine.plan import schedule_within
+from ...guidance.rules.zero_init import ZeroInit
+from ...guidance.schedule import ALWAYS, Curve, Interval, Product, Schedule
+from ...guidance.shaping import Shape
+from ..degrade.degrade import KINDS
+from ..engine.plan import plan_of, schedule_within
+from .damage import DAMAGES, KIND, LAYERS, Damage, damages_of, set_damage
 from .values import OFF, Kind
 
 NONE, MODEL = "none", "model"
@@ -33,7 +40,9 @@ SAMPLER = {  # the sampler's own settings, the lowest and the highest
     "cfg": (0.0, 100.0), "steps": (1, 10000), "denoise": (0.0, 1.0), "seed": (0, 2**64 - 1),
 }  # fmt: skip
 NAMES = {"sampler_name": comfy.samplers.SAMPLER_NAMES, "scheduler": comfy.samplers.SCHEDULER_NAMES}
-CHOICES = {**NAMES, MATCHED: (AS_SET, PLAIN)}
+SHAPE = "shape rule"  # the rule of Shape CFG
+POINT = re.compile(r"(?P<kind>.+) point (?P<number>[1-9]\d?)")  # of a SCHEDULE with points, from 1
+MOST_POINTS, LARGEST_STRENGTH = 16, 10.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Settings:
         model: which of the connected MODELs, from 0.
         rules: the rules of its plan, in chain order.
         plain: drawn without components, by CFG alone at the weight that they came to.
+        degraded: of the MODEL's guides that are Degraded Models.
     """
 
     model: int
@@ -55,10 +65,12 @@ class Settings:
     sampler_name: str
     scheduler: str
     plain: bool = False
+    degraded: tuple[Damage, ...] = ()
 
     def components(self, full: bool = False) -> list[str]:
         """The components that do something, in words; with all their numbers if `full`."""
-        return [_words(rule, full) for rule in self.rules if not is_off(rule)]
+        guides = [damage.words() for damage in self.degraded]
+        return [*(_words(rule, full) for rule in self.rules if not is_off(rule)), *guides]
 
     def bare(self) -> Settings:
         """The same settings, whatever the settings of components that are off."""
@@ -68,7 +80,18 @@ class Settings:
 def parameter_names() -> list[str]:
     """Every name that can be varied, first those of the sampler, then those of the components."""
     named = [f"{kind} {setting}" for kind, rule in kinds() for setting in settings_of(rule)]
-    return [NONE, *SAMPLER, *NAMES, MODEL, *named, *MIXED, MATCHED]
+    return [NONE, *SAMPLER, *NAMES, MODEL, *named, *MIXED, SHAPE, *DAMAGES, MATCHED]
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The names that a parameter can have; none if its values are no names."""
+    shapes = tuple(kind for kind, rule in kinds() if issubclass(rule, Shape) and rule is not ZeroInit)
+    return tuple({**NAMES, MATCHED: (AS_SET, PLAIN), SHAPE: shapes, KIND: KINDS}.get(name, ()))
+
+
+def settings_on(first: Settings, model: ModelPatcher, index: int = 0) -> Settings:
+    """The settings of the widgets with what is on a MODEL. index: which of the connected ones it is."""
+    return replace(first, model=index, rules=plan_of(model).guidance.rules, degraded=damages_of(model))
 
 
 def kind_of_values(name: str) -> Kind:
@@ -76,14 +99,16 @@ def kind_of_values(name: str) -> Kind:
     counted = {f"{kind} {f.name}" for kind, rule in kinds() for f in fields(rule) if f.type in (int, "int")}
     if name in ("steps", "seed", *counted):
         return "whole"
-    if name in CHOICES:
+    if choices_of(name):
         return "name"
+    if name == LAYERS:
+        return "layers"
     return "interval" if name.endswith(" interval") else "number"
 
 
 def can_be_off(name: str) -> bool:
     """Whether "off" is one of the parameter's values."""
-    return name == "cfg" or (" " in name and name != MATCHED)
+    return name == "cfg" or (" " in name and name not in (MATCHED, SHAPE, *DAMAGES) and not POINT.fullmatch(name))
 
 
 def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
@@ -102,6 +127,14 @@ def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
         return replace(settings, plain=value == PLAIN)
     if name in MIXED:
         return _mix(settings, name, value)
+    if name in DAMAGES:
+        return replace(settings, degraded=set_damage(settings.degraded, name, value, which, socket(settings.model)))
+    if name == SHAPE:
+        return replace(settings, rules=with_shape(settings.rules, _shape_place(settings, which), value))
+    point = POINT.fullmatch(name)
+    if point:
+        place = _place(settings, point["kind"], which, name)
+        return _with(settings, place, _with_point(settings.rules[place], int(point["number"]), value, name))
     kind, _, setting = name.rpartition(" ")
     place = _place(settings, kind, which, name)
     return _with(settings, place, _change(settings.rules[place], setting, value))
@@ -168,6 +201,79 @@ def _words(rule: Rule, full: bool) -> str:
     schedule, inside = split_interval(rule.schedule)
     where = "" if inside.everywhere else f" from {inside.start:g} to {inside.end:g} {inside.unit}"
     return " ".join([kind_name(rule), ", ".join(numbers)]).strip() + where + (" on a schedule" if schedule else "")
+
+
+def curve_of(rule: Rule) -> Curve | None:
+    """The points of a component's SCHEDULE, if it has one curve of not too many."""
+    schedule, _ = split_interval(rule.schedule)
+    parts = schedule.parts if isinstance(schedule, Product) else (schedule,)
+    curves = [part for part in parts if isinstance(part, Curve)]
+    return curves[0] if len(curves) == 1 and len(curves[0].points) <= MOST_POINTS else None
+
+
+def with_curve(rule: Rule, curve: Curve) -> Rule:
+    """The component with other points: in the place of its own, else as its SCHEDULE."""
+    schedule, inside = split_interval(rule.schedule)
+    own = curve_of(rule)
+    if own is not None and isinstance(schedule, Product):
+        schedule = replace(schedule, parts=tuple(curve if part is own else part for part in schedule.parts))
+    else:
+        schedule = curve
+    return replace(rule, **{"schedule": schedule_within(schedule, inside)})
+
+
+def shape_at(rules: Sequence[Rule], place: int) -> int:
+    """How many rules the Shape CFG at a place has put there: CFG-Zero* brings its zero init."""
+    follows = isinstance(next(iter(rules[place + 1 :]), None), ZeroInit)
+    return 2 if follows and isinstance(rules[place], CFGZero) else 1
+
+
+def with_shape(rules: tuple[Rule, ...], place: int, kind: str) -> tuple[Rule, ...]:
+    """The rules with Shape CFG's at a place changed for another, as amount, interval and mask are; its own numbers are
+    those of a new node."""
+    old = rules[place]
+    assert isinstance(old, Shape)
+    if kind_name(old) == kind:
+        return rules
+    chosen = dict(kinds())[kind]
+    common = {"amount": old.amount, "schedule": old.schedule, "region": old.region}
+    new = tuple(one(**common) for one in (chosen, *([ZeroInit] if chosen is CFGZero else [])))
+    return (*rules[:place], *new, *rules[place + shape_at(rules, place) :])
+
+
+def shape_places(rules: Sequence[Rule]) -> list[int]:
+    """Where the Shape CFG nodes of a chain begin."""
+    found, place = [], 0
+    while place < len(rules):
+        if isinstance(rules[place], Shape):
+            found.append(place)
+            place += shape_at(rules, place)
+        else:
+            place += 1
+    return found
+
+
+def _shape_place(settings: Settings, which: int) -> int:
+    places = shape_places(settings.rules)
+    if which <= len(places):
+        return places[which - 1]
+    missing = f"only {len(places)} Shape CFG" if places else "no Shape CFG"
+    raise ValueError(f"{SHAPE} is to be varied, and {socket(settings.model)} carries {missing}. Add the node first.")
+
+
+def _with_point(rule: Rule, number: int, value: float, name: str) -> Rule:
+    curve = curve_of(rule)
+    if curve is None or number > len(curve.points):
+        has = f"{len(curve.points)} points" if curve is not None else "no SCHEDULE of points"
+        raise ValueError(
+            f"{name} is to be varied, and {kind_name(rule)} has {has}. Connect Guidance Schedule to it, with shape = "
+            f"points and at most {MOST_POINTS} of them."
+        )
+    if abs(value) > LARGEST_STRENGTH:
+        raise ValueError(f"{name} is {value:g}; it can be {-LARGEST_STRENGTH:g} to {LARGEST_STRENGTH:g}.")
+    points = list(curve.points)
+    points[number - 1] = (points[number - 1][0], value)
+    return with_curve(rule, replace(curve, points=tuple(points)))
 
 
 def _check_range(name: str, value: Any) -> None:

@@ -11,14 +11,16 @@ from typing import Literal
 
 from ...guidance.schedule import Interval
 
-Kind = Literal["number", "whole", "interval", "name"]
+Kind = Literal["number", "whole", "interval", "name", "layers"]
 OFF = "off"
 MOST = 100  # values of one side, and cells of a grid
 EXAMPLES = {
     "number": "numbers such as 1, 1.5, 2, or a range such as 1..3 step 0.5",
     "whole": "whole numbers such as 10, 20, 30, or a range such as 10..30 step 10",
     "interval": "intervals such as 0 to 0.5, 0.2 to 0.8 (percent), 5 to 0.15 sigma, or always",
+    "layers": "layers as on Degraded Model with | between the choices, such as middle | input 4-5, middle | usual",
 }
+APART = {"layers": r"[|\n]"}  # what stands between values, where no comma does
 RANGE = re.compile(r"(?P<first>.+?)\s*\.\.\s*(?P<last>.*?)(\s+step\s+(?P<step>.+))?$")
 INTERVAL = re.compile(r"(?P<start>\S+)\s+to\s+(?P<end>\S+?)(\s+(?P<unit>percent|sigma))?$")
 
@@ -41,7 +43,7 @@ def parse(text: str, kind: Kind, *, name: str, side: str, options: Sequence[str]
     """
     allowed = EXAMPLES.get(kind) or _list_words(options)
     found: list[Value] = []
-    for part in (part.strip() for part in re.split(r"[,;\n]", text)):
+    for part in (part.strip() for part in re.split(APART.get(kind, r"[,;\n]"), text)):
         if not part:
             continue
         try:
@@ -120,8 +122,12 @@ def _names(text: str, options: Sequence[str]) -> list[Value]:
     return [Value(text, text)]
 
 
+def _layers(text: str, options: Sequence[str]) -> list[Value]:
+    return [Value("" if text.lower() == "usual" else text, text)]
+
+
 def _list_words(options: Sequence[str]) -> str:
     return f"any of {', '.join(options)}"
 
 
-_READ = {"number": _numbers, "whole": _whole, "interval": _intervals, "name": _names}
+_READ = {"number": _numbers, "whole": _whole, "interval": _intervals, "name": _names, "layers": _layers}

@@ -33,7 +33,7 @@ HIGHEST = 0.9  # of what is drawn at random: at 1 nothing would be left
 class Perturbation:
     """What is done to the network, and the wrapper that does it.
 
-    rows: bool [rows], the rows of the batch that it is for; None for all of them.
+    rows: bool [rows], the rows of the batch that it is for; None for all of them. text: how the layers were asked for.
     """
 
     kind: str
@@ -44,6 +44,7 @@ class Perturbation:
     spread: float
     factor: int
     rows: torch.Tensor | None = None
+    text: str = ""
 
     def __call__(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more
@@ -82,7 +83,8 @@ def degrade(
     if strength == 0.0:
         return model
     layout = layout_of(model)
-    perturbation = Perturbation(kind, strength, layers_for(model, kind, layers, layout), layout, seed, blur, pooling)
+    there = layers_for(model, kind, layers, layout)
+    perturbation = Perturbation(kind, strength, there, layout, seed, blur, pooling, text=layers)
     out = model.clone()
     add_wrapper_with_key(WrappersMP.APPLY_MODEL, DEGRADED, perturbation, out.model_options, is_model_options=True)
     add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, DEGRADED, _as_main, out.model_options, is_model_options=True)

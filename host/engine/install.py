@@ -53,8 +53,7 @@ def with_autoguidance(
         )
     alike = sharing.check_reading(model, guide)
     plan = plan_of(model)
-    weights = adapter_switch.weights_of(guide)
-    source = (guide.model, weights.uuid, guide.model_options, positive, guide.object_patches, weights.injections)
+    source = _source_of(guide, positive)
     known = next((g for g in plan.guides if _same(g.source, source)), None)
     if known is not None:
         return with_rule(model, _of_guide(rule, known))
@@ -64,6 +63,15 @@ def with_autoguidance(
     rules = Guidance((*plan.guidance.rules, _of_guide(rule, added)))
     out = with_plan(model, replace(plan, guidance=rules, guides=(*plan.guides, added)))
     out.set_additional_models(added.key, [guide])
+    return out
+
+
+def with_other_guide(model: ModelPatcher, planned: PlannedGuide, guide: ModelPatcher) -> ModelPatcher:
+    """A clone of the MODEL with another guide in the place of one that it has: of the same network and weights."""
+    plan = plan_of(model)
+    renewed = replace(planned, source=_source_of(guide, planned.positive))
+    out = with_plan(model, replace(plan, guides=tuple(renewed if one is planned else one for one in plan.guides)))
+    out.set_additional_models(planned.key, [guide])
     return out
 
 
@@ -124,6 +132,12 @@ def with_plan(model: ModelPatcher, plan: Plan) -> ModelPatcher:
         out.remove_wrappers_with_key(kind, KEY)
         out.add_wrapper_with_key(kind, KEY, wrapper)
     return out
+
+
+def _source_of(guide: ModelPatcher, positive: list | None) -> tuple:
+    """What a guide is made from, to recognise the same one connected twice."""
+    weights = adapter_switch.weights_of(guide)
+    return guide.model, weights.uuid, guide.model_options, positive, guide.object_patches, weights.injections
 
 
 def _of_guide(rule: GuideTerm, guide: PlannedGuide) -> Rule:

@@ -9,8 +9,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...guidance.tuning.guards import Limits, Look, look_of, measure, thumbnails
-from ..compare.compare import Scene, draw, with_rules
-from ..compare.score import Wanted, agreement
+from ..compare.compare import Scene, draw, with_settings
+from ..compare.damage import with_damages
+from ..compare.score import Said, Wanted, agreement
 from ..compare.settings import Settings, switched_off
 from ..engine.install import with_inspection
 from ..models.guides import LoadedGuide
@@ -18,17 +19,21 @@ from ..recording.inspection import Inspection
 from ..report.report import report, sigmas_of
 from ..training.identity import digest, facts_of_model, sample_of
 from .reading import Reading
-from .space import Dimension
+from .space import Dimension, corners
 
 MOST_GOALS = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A guide that judges, and what it wants: once for all prompts, or for each."""
+    """A guide that judges, and what it wants: once for all prompts, or for each.
+
+    said: what it has said of targets and texts, so that it is asked once and not at every run.
+    """
 
     guide: LoadedGuide
     wanted: tuple[Wanted, ...]
+    said: Said = field(default_factory=dict, init=False)
 
     @property
     def name(self) -> str:
@@ -36,7 +41,7 @@ class Judge:
 
     def values(self, images: torch.Tensor, prompt: int) -> list[float]:
         """Of each picture [B, H, W, 3] made with a prompt; more is better."""
-        return agreement(images, self.guide, self.wanted[prompt % len(self.wanted)]).tolist()
+        return agreement(images, self.guide, self.wanted[prompt % len(self.wanted)], self.said).tolist()
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,6 @@ class Problem:
     Attributes:
         scenes: one for each prompt, of one MODEL; their runs take turns.
         first: the settings as MODEL and widgets have them: the ones to be beaten.
-        drawn: what was sampled last. A clone that is gone while its network is loaded makes the host search all of
-            Python's memory before the next run (comfy/model_management.py, cleanup_models_gc).
     """
 
     scenes: tuple[Scene, ...]
@@ -67,11 +70,10 @@ class Problem:
     judges: tuple[Judge, ...]
     limits: Limits
     effort: Effort
-    drawn: list[ModelPatcher] = field(default_factory=list)
 
     @property
-    def model(self) -> ModelPatcher:
-        return self.scenes[0].models[0]
+    def models(self) -> tuple[ModelPatcher, ...]:
+        return self.scenes[0].models
 
     @property
     def unguided(self) -> Settings:
@@ -79,7 +81,10 @@ class Problem:
         return replace(self.first, cfg=1.0, rules=tuple(switched_off(rule) for rule in self.first.rules))
 
     def check(self) -> None:
-        """Let every judge look at a grey picture, for its refusals to come before anything is drawn."""
+        """Let every judge look at a grey picture and every network be degraded as it may be, for refusals to come
+        before anything is drawn."""
+        for settings in corners(self.first, self.space):
+            with_damages(self.models[settings.model], settings.degraded)
         grey = torch.full((1, 64, 64, 3), 0.5)
         for judge in self.judges:
             for prompt in range(len(judge.wanted)):
@@ -87,7 +92,7 @@ class Problem:
 
     def cost(self, settings: Settings) -> int:
         """The evaluations that a run is expected to take, if the sampler evaluates every level once."""
-        model = with_rules(self.model, settings)
+        model = with_settings(self.models[settings.model], settings)
         told = report(model, sigmas_of(model, settings.scheduler, settings.steps), settings.cfg)
         return sum(told.main_evaluations) + sum(told.guide_evaluations)
 
@@ -95,10 +100,10 @@ class Problem:
         """Draw the pictures of one run and judge them. index: of the run, which gives its seed and its prompt."""
         seen = Inspection()
         prompt = index % len(self.scenes)
-        model = with_rules(with_inspection(self.model, seen), settings)
+        model = with_inspection(with_settings(self.models[settings.model], settings), seen)
         scene = replace(self.scenes[prompt], models=(model,))
-        pictures = draw(scene, replace(settings, seed=(self.first.seed + index) % 2**64), callback)
-        self.drawn[:] = [model]
+        seed = (self.first.seed + index) % 2**64
+        pictures = draw(scene, replace(settings, model=0, seed=seed), callback)
         evaluations = sum(len(step.branches) for record in seen.records for step in record.evaluations)
         values = tuple(tuple(judge.values(pictures, prompt)) for judge in self.judges)
         thumbs = tuple(thumb.numpy().tobytes().hex() for thumb in thumbnails(pictures))
@@ -108,7 +113,8 @@ class Problem:
         """Equal for searches that may share a study: of whatever decides the reading of a run."""
         decoder = self.scenes[0].vae.first_stage_model
         told = [
-            facts_of_model(self.model), self.first, [d.words() for d in self.space], self.limits, self.effort.seeds,
+            [facts_of_model(model) for model in self.models], self.first,
+            [d.words() for d in self.space], self.limits, self.effort.seeds,
             [[scene.positive, scene.negative, scene.latent] for scene in self.scenes],
             sample_of(decoder) if isinstance(decoder, torch.nn.Module) else None,
             [[judge.name, judge.wanted, *(sample_of(p.model) for p in judge.guide.patchers)] for judge in self.judges],

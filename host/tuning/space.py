@@ -5,23 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import product
 from typing import Any
 
 from ...guidance.rule import Rule
 from ...guidance.schedule import Interval
 from ..common.errors import no_option
+from ..compare.damage import DAMAGES
 from ..compare.settings import (
+    MATCHED,
     MIXED,
     MODEL,
-    NAMES,
     NONE,
+    POINT,
     SAMPLER,
+    SHAPE,
     Settings,
     can_be_off,
+    choices_of,
+    curve_of,
     kind_name,
     kind_of_values,
+    kinds,
     parameter_names,
     sampler_cfg_is_unused,
+    shape_places,
+    socket,
     split_interval,
     vary,
 )
@@ -31,13 +40,15 @@ MOST = 16  # lines
 DIGITS = 3  # of a number that is tried, so that the recipe holds the very numbers
 BETWEEN = re.compile(r"(?P<low>\S+)\s*\.\.\s*(?P<high>\S+)(?P<log>\s+log)?$")
 SECOND = re.compile(r"(?P<kind>.+) (?P<which>[1-9]\d?) (?P<setting>\S+)$")
-UNUSABLE = (NONE, MODEL, "seed")
+SECOND_POINT = re.compile(r"(?P<kind>.+?)( (?P<which>[1-9]\d?))? point (?P<number>[1-9]\d?)$")
+UNUSABLE = (NONE, "seed", MATCHED)
 USUAL = {  # ranges where a name stands alone
     "cfg": (1.0, 8.0), "cfg weight": (1.0, 8.0), "autoguidance weight": (1.0, 4.0), "total": (1.0, 8.0),
     "mix": (0.0, 1.0), "denoise": (0.3, 1.0), "apg eta": (-1.0, 1.0), "apg norm_threshold": (0.0, 30.0),
-    "apg momentum": (-0.9, 0.5),
+    "apg momentum": (-0.9, 0.5), "degraded strength": (0.2, 1.0),
 }  # fmt: skip
 FIRST, LAST = (0.0, 0.5), (0.5, 1.0)  # of an interval's start and end, in percent
+AT_POINTS = (0.0, 1.0)  # strengths of a SCHEDULE
 OTHER = {"start": "end", "end": "start"}
 SHORT = 4.0  # a range of a rule's own that is no longer is taken whole
 
@@ -49,6 +60,7 @@ class Dimension:
     Attributes:
         name: as it is written, "autoguidance 2 weight"; parameter and which: what that means to Compare.
         whole: only whole numbers. log: even in ratios, for ranges over several powers of ten.
+        starts: of `model`: the settings that each MODEL comes with.
     """
 
     name: str
@@ -59,6 +71,7 @@ class Dimension:
     whole: bool = False
     log: bool = False
     choices: tuple[Value, ...] = ()
+    starts: tuple[Settings, ...] = ()
 
     def rounded(self, value: Any) -> Any:
         """A value of Optuna's as it is tried: a choice for its heading, few digits of a number."""
@@ -72,8 +85,9 @@ class Dimension:
         return f"{self.name}: {self.low:g} .. {self.high:g}{' log' if self.log else ''}"
 
 
-def parse_space(text: str, first: Settings) -> tuple[Dimension, ...]:
-    """The dimensions in a text. first: the settings as they are, whose components are varied.
+def parse_space(text: str, first: Settings, others: tuple[Settings, ...] = ()) -> tuple[Dimension, ...]:
+    """The dimensions in a text. first: the settings as they are, whose components are varied; others: those of more
+    MODELs.
 
     Raises:
         ValueError: a line that is no parameter, is varied twice, or that this MODEL cannot have, in words.
@@ -81,7 +95,11 @@ def parse_space(text: str, first: Settings) -> tuple[Dimension, ...]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise ValueError("vary is empty. Write what may change, a line for each, such as: cfg weight: 1 .. 8.")
-    found = [dimension for line in lines for dimension in _line(line, first)]
+    found = [dimension for line in lines for dimension in _line(line, first, others)]
+    if others and not any(dimension.starts for dimension in found):
+        raise ValueError(
+            f"{len(others) + 1} MODELs are connected, and vary has no line model. Write one, or disconnect the others."
+        )
     if len(found) > MOST:
         raise ValueError(f"vary has {len(found)} parameters; at most {MOST} can be searched at once.")
     names = [(dimension.parameter, dimension.which) for dimension in found]
@@ -93,10 +111,12 @@ def parse_space(text: str, first: Settings) -> tuple[Dimension, ...]:
             "vary has cfg, but CFG Combine or Adaptive Weight sets a weight of its own, so the sampler's cfg changes "
             "nothing. Vary cfg weight, or feedback max_weight."
         )
-    _check_intervals(first, tuple(found))
-    for at in (0, 1):  # what a MODEL cannot have shows at the ends
-        set_all(first, tuple(found), {d.name: _ends(d)[at] for d in found})
-    return tuple(found)
+    space = tuple(found)
+    for start in (first, *others):
+        _check_intervals(start, space)
+        for at in (0, 1):  # what a MODEL cannot have shows at the ends
+            set_all(first, space, {d.name: socket(start.model) if d.starts else _ends(d)[at] for d in space})
+    return space
 
 
 def space_problem(text: str | None) -> str | None:
@@ -114,6 +134,11 @@ def set_all(first: Settings, space: tuple[Dimension, ...], values: Mapping[str, 
     """The settings with these values, by the names of their dimensions. Both ends of an interval are set at once."""
     settings = first
     for dimension in space:
+        if dimension.starts:
+            settings = next(start for start in dimension.starts if socket(start.model) == values[dimension.name])
+    for dimension in space:
+        if dimension.starts:
+            continue
         name, value, which = dimension.parameter, values[dimension.name], dimension.which
         partner = _partner(dimension, space)
         if partner is None:
@@ -126,11 +151,20 @@ def set_all(first: Settings, space: tuple[Dimension, ...], values: Mapping[str, 
     return settings
 
 
+def corners(first: Settings, space: tuple[Dimension, ...]) -> list[Settings]:
+    """The settings at all that may be asked of degraded guides together, the rest at its lowest."""
+    asked = [d for d in space if d.parameter in DAMAGES or d.starts]
+    others = {d.name: _ends(d)[0] for d in space if d not in asked}
+    options = [[choice.setting for choice in d.choices] or _ends(d) for d in asked]
+    names = [d.name for d in asked]
+    return [set_all(first, space, {**others, **dict(zip(names, each, strict=True))}) for each in product(*options)]
+
+
 def value_now(first: Settings, dimension: Dimension) -> Any:
     """What a dimension is in these settings, as Optuna takes it; None if that is not in its range."""
     if dimension.parameter in MIXED:
         return None
-    value = _now(first, dimension.parameter, dimension.which)
+    value = socket(first.model) if dimension.starts else _now(first, dimension.parameter, dimension.which)
     if dimension.choices:
         return next((choice.heading for choice in dimension.choices if choice.setting == value), None)
     inside = isinstance(value, int | float) and dimension.low <= value <= dimension.high
@@ -159,8 +193,10 @@ def _partner(dimension: Dimension, space: tuple[Dimension, ...]) -> Dimension | 
     return next((d for d in space if (d.parameter, d.which) == (other, dimension.which)), None)
 
 
-def _line(line: str, first: Settings) -> list[Dimension]:
+def _line(line: str, first: Settings, others: tuple[Settings, ...]) -> list[Dimension]:
     name, _, text = (part.strip() for part in line.partition(":"))
+    if name == MODEL:
+        return [_models(text, (first, *others))]
     parameter, which = _name(name)
     kind, _, setting = parameter.rpartition(" ")
     if setting == "interval" and not text:
@@ -175,17 +211,31 @@ def _line(line: str, first: Settings) -> list[Dimension]:
         low, high = (_number(between[side], name) for side in ("low", "high"))
         return [_range(name, parameter, which, low, high, bool(between["log"]))]
     values = parse(
-        text, kind_of_values(parameter), name=name, side="vary", options=NAMES.get(parameter, ()),
+        text, kind_of_values(parameter), name=name, side="vary", options=choices_of(parameter),
         off=can_be_off(parameter),
     )
     return [Dimension(name, parameter, which, choices=values)]
 
 
+def _models(text: str, starts: tuple[Settings, ...]) -> Dimension:
+    names = [socket(start.model) for start in starts]
+    if len(starts) < 2:
+        raise ValueError("vary has model, and one MODEL is connected. Connect others to models, or leave the line out.")
+    chosen = [name.strip() for name in text.split(",") if name.strip()] or names
+    wrong = next((name for name in chosen if name not in names), None)
+    if wrong is not None:
+        raise ValueError(no_option("A MODEL in vary", wrong, names))
+    return Dimension(MODEL, MODEL, choices=tuple(Value(name, name) for name in chosen), starts=starts)
+
+
 def _name(name: str) -> tuple[str, int]:
     """The parameter and the number of its component: "autoguidance 2 weight" is ("autoguidance weight", 2)."""
-    known = [each for each in parameter_names() if each not in UNUSABLE]
+    known = [each for each in parameter_names() if each not in UNUSABLE]  # points are named by number beside these
     if name in known:
         return name, 1
+    point = SECOND_POINT.match(name)
+    if point and point["kind"] in dict(kinds()):
+        return f"{point['kind']} point {point['number']}", int(point["which"] or 1)
     second = SECOND.match(name)
     if second and f"{second['kind']} {second['setting']}" in known:
         return f"{second['kind']} {second['setting']}", int(second["which"])
@@ -215,7 +265,9 @@ def _usual(first: Settings, parameter: str, which: int, name: str) -> tuple[floa
     if parameter in USUAL:
         return USUAL[parameter]
     kind, _, setting = parameter.rpartition(" ")
-    if parameter in SAMPLER or parameter in NAMES:
+    if POINT.fullmatch(parameter):
+        return AT_POINTS
+    if parameter in SAMPLER or kind_of_values(parameter) in ("name", "layers"):
         raise ValueError(f"{name} stands alone in vary. Write values for it, such as {name}: {_example(parameter)}.")
     rule = _rule(first, parameter, which)
     if setting in ("start", "end"):
@@ -232,7 +284,9 @@ def _usual(first: Settings, parameter: str, which: int, name: str) -> tuple[floa
 
 
 def _example(parameter: str) -> str:
-    return ", ".join(NAMES[parameter][:2]) if parameter in NAMES else "10 .. 30"
+    if kind_of_values(parameter) == "layers":
+        return "middle | usual"
+    return ", ".join(choices_of(parameter)[:2]) or "10 .. 30"
 
 
 def _rule(settings: Settings, parameter: str, which: int) -> Rule:
@@ -255,9 +309,18 @@ def _percent(settings: Settings, kind: str, which: int, name: str) -> None:
 
 
 def _now(first: Settings, parameter: str, which: int) -> Any:
-    if parameter in SAMPLER or parameter in NAMES:
+    if " " not in parameter:
         return getattr(first, parameter)
     setting = parameter.rpartition(" ")[2]
+    if parameter in DAMAGES:
+        return getattr(first.degraded[which - 1], setting)
+    if parameter == SHAPE:
+        return kind_name(first.rules[shape_places(first.rules)[which - 1]])
+    point = POINT.fullmatch(parameter)
+    if point:
+        curve = curve_of(_rule(first, f"{point['kind']} interval", which))
+        assert curve is not None, "set_all has set its points"
+        return curve.points[int(point["number"]) - 1][1]
     rule = _rule(first, parameter, which)
     inside = split_interval(rule.schedule)[1]
     places = {"start": inside.start, "end": inside.end, "interval": inside}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,9 @@ from ...guidance.tuning.guards import Limits
 from ...guidance.tuning.recipe import Recipe
 from ..common.places import name_problem
 from ..common.remarks import remark
-from ..compare.compare import Scene, with_rules
+from ..compare.compare import Scene, with_settings
 from ..compare.score import Wanted
-from ..compare.settings import Settings
+from ..compare.settings import Settings, settings_on, socket
 from ..engine.plan import plan_of
 from ..models.guides import LoadedGuide
 from .plot import draw_rows, draw_tuning
@@ -69,15 +69,15 @@ def tune_guidance(
         ValueError: Optuna is not installed, or something cannot be searched or judged, in words, before anything is
             drawn where that can be told.
     """
-    model = scenes[0].models[0]
-    first = replace(first, rules=plan_of(model).guidance.rules)
+    models = scenes[0].models
+    first, *others = (settings_on(first, model, index) for index, model in enumerate(models))
     judges = _judges(aim, len(scenes))
-    problem = Problem(tuple(scenes), first, parse_space(vary, first), judges, limits, effort)
+    problem = Problem(tuple(scenes), first, parse_space(vary, first, tuple(others)), judges, limits, effort)
     found = tune(problem, open_study(problem, study), _Watch(effort.budget))
     recipe = made_recipe(found, problem)
     return TuningResult(
-        with_rules(model, found.chosen), recipe.text(), tuned_words(found, problem), draw_tuning(found, problem),
-        draw_rows(found, size), verdict(found, [judge.name for judge in judges]),
+        with_settings(models[found.chosen.model], found.chosen), recipe.text(), tuned_words(found, problem),
+        draw_tuning(found, problem), draw_rows(found, size), verdict(found, [judge.name for judge in judges]),
     )
 
 
@@ -91,7 +91,10 @@ def made_recipe(tuned: Tuned, problem: Problem) -> Recipe:
     if tuned.check is not None:
         made["probability better"] = [round(chance, 4) for chance in tuned.check.chances]
         made["new seeds"] = tuned.check.runs
-    return recipe_of(tuned.chosen, made)
+    if len(problem.models) > 1:
+        made["model"] = socket(tuned.chosen.model)
+    came = plan_of(problem.models[tuned.chosen.model]).guidance.rules
+    return recipe_of(tuned.chosen, made, came)
 
 
 def open_study(problem: Problem, study: str | None) -> Study:
