@@ -279,7 +279,7 @@ def test_dragged_ends_keep_their_order_and_reach_all_of_the_noise(models, family
 
 
 @pytest.mark.parametrize("unit", ["percent", "sigma"])
-def test_points_that_cannot_be_are_refused_by_both(unit):
+def test_points_that_cannot_be_are_refused_by_both(comfy, unit):
     from guidance_pack.host.schema.schedules import parse_points, schedule_problem
 
     up, down = ("0: 1, 0.5: 0.2, 1: 0", "1: 1, 0.5: 0.2, 0: 0")
