@@ -23,10 +23,14 @@ def found(comfyui_root, page):
 
 
 def test_the_record_is_what_the_pack_takes(comfyui_root, found):
-    """Otherwise: tools/host_names.py --comfyui FOLDER --record. Elsewhere nothing may be gone."""
+    """Otherwise: tools/host_names.py --comfyui FOLDER --record. Elsewhere nothing may be gone.
+
+    A key or a word of the page that is not recorded yet may be one of ours that ComfyUI has by chance.
+    """
     version = read_version(comfyui_root)
     told = host_names.beside_record(version, found)
     recorded = version in host_names.recorded() and not os.environ.get("GUIDANCE_PAGE")
+    told = [line for line in told if not line.startswith(("not recorded: key:", "not recorded: page:"))]
     assert [line for line in told if recorded or line.startswith("gone")] == []
     assert {
         "comfy.samplers:calc_cond_batch", "comfy.patcher_extension:WrappersMP.CALC_COND_BATCH",
