@@ -2,7 +2,8 @@
 
 Runs side by side, interleaved, on the same network, noise and sigmas, at CFG 3:
   cfg       the host's step alone, two rows in one call
-  apart     CFG + Autoguidance over a Degraded Model (identity attention), which is evaluated by itself, as any guide
+  apart     CFG + Autoguidance over a Degraded Model (identity attention), or with `--guide lora` of a MODEL with a LoRA
+            of rank 32 by the MODEL without it, which is evaluated by itself, as any guide
   together  the same, the guide one more row of the host's call
   pag       the host's own PAG node, which makes a call of its own (SD 1.5's size alone)
 The figures are medians over the repeats of time per step, and their quotients.
@@ -22,12 +23,13 @@ def main() -> None:
     parser = parser_of(__doc__, CASES)
     parser.add_argument("--size", type=int, default=16, help="latent height and width of the sd15 case")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--guide", choices=["degraded", "lora"], default="degraded")
     options = parser.parse_args()
     begin(options)
     print("| network, batch | ms per step, CFG | apart | together | host's PAG | together / CFG | together / apart |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for case in options.only:
-        measure(case, options.size, options.batch)
+        measure(case, options.size, options.batch, options.guide)
 
 
 @contextmanager
@@ -44,8 +46,10 @@ def calls(apart: bool):
         observer.may_ride = before
 
 
-def models(main) -> dict:
+def models(main, guide: str) -> dict:
     """name -> the MODEL of that run."""
+    if guide == "lora":
+        return lora_models(main)
     from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 
     from guidance_pack.guidance.rules.autoguidance import Autoguidance
@@ -59,7 +63,20 @@ def models(main) -> dict:
     return found
 
 
-def measure(case: str, size: int, batch: int) -> None:
+def lora_models(main) -> dict:
+    """The same with a LoRA on every layer of the transformers, guided by the MODEL without it."""
+    from lora_files import loaded
+    from toggle import lora
+
+    from guidance_pack.guidance.rules.autoguidance import Autoguidance
+    from guidance_pack.host.engine.install import with_autoguidance
+
+    late = loaded(main, lora(main, 32))
+    guided = with_autoguidance(late, main, Autoguidance(3.0))
+    return {"cfg": late, "apart": guided, "together": guided}
+
+
+def measure(case: str, size: int, batch: int, guide: str) -> None:
     """Print one row."""
     import comfy.samplers
     import torch
@@ -69,9 +86,9 @@ def measure(case: str, size: int, batch: int) -> None:
     latent = torch.zeros(batch, 4, size, size) if latent is None else latent[:1].repeat(batch, 1, 1, 1)
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", steps)
-    times: dict[str, list[float]] = {}
+    times, made = {}, models(model, guide)
     for repeat in range(repeats + 1):
-        for name, each in models(model).items():
+        for name, each in made.items():
             guider = comfy.samplers.CFGGuider(each)
             guider.set_conds(positive, negative)
             guider.set_cfg(3.0)

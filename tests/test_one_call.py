@@ -7,6 +7,7 @@ import torch
 from host_families import BUILT
 from host_models import MODELS, count_forwards, sample, tensors
 from host_scenes import SCENES
+from lora_files import loaded, lora_file
 from test_degrade import ATTENTION, BLOCKS, assert_same, degraded, kinds_of
 
 scene = test_degrade.scene
@@ -86,7 +87,7 @@ def test_frames_and_places_as_rows_and_a_network_of_one_latent(comfy, by_itself,
 def test_the_other_rows_are_those_of_a_run_without_the_guide(scene):
     """Bit for bit: the perturbation touches no row but the guide's. The call is as large in both runs."""
     from guidance_pack.host.degrade.degrade import perturbations_in
-    from guidance_pack.host.degrade.entries import PerturbedEntries
+    from guidance_pack.host.engine.entries import ChangedEntries
 
     model = scene("sd15")[0]
     x, t, text = probe.noise_like((6, 4, 8, 8)), torch.full((6,), 2.0), torch.ones(6, 8, 768)
@@ -94,7 +95,7 @@ def test_the_other_rows_are_those_of_a_run_without_the_guide(scene):
         if kind == "input noise":
             continue
         weak = degraded(model, kind)
-        wrapper = PerturbedEntries({2: perturbations_in(weak.model_options)})
+        wrapper = ChangedEntries({2: perturbations_in(weak.model_options)})
         found = {}
         for name, around in (("plain", {}), ("perturbed", {"apply_model": {"ours": [wrapper]}})):
             options = {"cond_or_uncond": [1, 2, 0], "sigmas": t[:1], "wrappers": around}
@@ -112,6 +113,40 @@ def test_patches_of_others_see_a_positive_prompt_in_the_guides_rows(scene):
     model.set_model_attn2_output_patch(lambda h, options: (seen.append(tuple(options["cond_or_uncond"])), h)[1])
     _, calls, _ = steered(model, degraded(model, "skipped layers"), SD15)
     assert calls == 2 and {tuple(sorted(entries)) for entries in seen} == {(0, 0, 1)}
+
+
+def lora_guide(name, case):
+    """A MODEL and a guide over its network with other LoRAs."""
+    spec = BUILT.get(name) or MODELS[name]
+    base = spec.build(0)
+    late, early = loaded(base, lora_file(base, 1)), loaded(base, lora_file(base, 2), 0.6)
+    return {
+        "the base guides": (late, base), "an earlier epoch guides": (late, early),
+        "it is degraded too": (base, degraded(early, "skipped layers")),
+        "bypassed": (base, loaded(base, lora_file(base, 2), bypass=True)),
+    }[case], spec
+
+
+@pytest.mark.many
+@pytest.mark.parametrize(("name", "case", "saved"), [
+    ("sd15", "an earlier epoch guides", 2), ("flux", "the base guides", 2), ("sd3", "the base guides", 2),
+    ("wan", "an earlier epoch guides", 2), ("sd15", "it is degraded too", 2), ("sd15", "bypassed", 0),
+    ("svd", "the base guides", 0),  # its time embedding has one row for all frames
+])  # fmt: skip
+def test_a_guide_of_other_loras_is_some_rows_of_the_call(comfy, by_itself, name, case, saved):
+    (model, weak), spec = lora_guide(name, case)
+    together, calls, rows = steered(model, weak, spec)
+    apart, more_calls, same_rows = by_itself(model, weak, spec)
+    assert_same(together, apart, 1e-5)
+    assert (more_calls - calls, rows) == (saved, same_rows)
+
+
+def test_loras_are_off_again_after_every_call(comfy):
+    (model, weak), spec = lora_guide("sd15", "an earlier epoch guides")
+    plain = sample(model, spec.conditioning(1), spec.conditioning(2), spec.latent(2), steps=2, cfg=3.0)
+    steered(model, weak, spec)
+    again = sample(model, spec.conditioning(1), spec.conditioning(2), spec.latent(2), steps=2, cfg=3.0)
+    assert torch.equal(plain, again)
 
 
 def test_short_of_memory_the_host_divides_the_call(scene, monkeypatch):
@@ -156,9 +191,10 @@ def test_at_cfg_1_the_guide_rides_with_the_positive_prompt_alone(scene, by_itsel
     assert (calls, rows, more_calls) == (2, 8, 4)
 
 
-def test_a_guides_own_prompt_rides_too(scene, by_itself):
+@pytest.mark.parametrize("kind", ["identity attention", None])
+def test_a_guides_own_prompt_rides_too(scene, by_itself, kind):
     model = scene("sd15")[0]
-    weak = degraded(model, "identity attention")
+    weak = degraded(model, kind) if kind else model
     guided = probe.guided(model, weak, weight=2.0, cfg=False, positive=SD15.conditioning(5))
     with count_forwards(model) as count:
         together = sample(guided, SD15.conditioning(1), SD15.conditioning(2), SD15.latent(2), steps=2, cfg=3.0)

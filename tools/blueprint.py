@@ -181,26 +181,28 @@ def two_networks(made: Blueprint, lane: int) -> None:
 
 PLANS = {
     "CFG + Autoguidance (two weights)": (
-        "CFG from start to end (percent of the run) and autoguidance by a weaker model, each with its own weight.",
+        "CFG from start to end (percent of the run) and autoguidance by a weaker model, each with its own weight. "
+        "Numbers: ours, where to begin; not measured on large models.",
         cfg_and_autoguidance,
     ),
     "Interval and APG for SDXL": (
         "The sampler's cfg only between two sigmas (2404.07724; SD 1.5 has the same noise), and APG "
-        "(2410.02416) against burnt colours.",
+        "(2410.02416) against burnt colours. Numbers: both papers' own for SDXL.",
         interval_and_apg,
     ),
     "Guided by its damaged self": (
         "Truer structure without a second file: away from the same model with identity attention (2403.17377), beside "
-        "any cfg; for SD 1.5, SDXL and most others.",
+        "any cfg; for SD 1.5, SDXL and most others. Numbers: ours, where to begin; not measured on large models.",
         damaged_self,
     ),
     "Structure for Flux": (
         "For models that take cfg 1 (Flux, SD 3.5, Wan): away from the same model with layers skipped (2508.12880), in "
-        "the first two thirds of the run.",
+        "the first two thirds of the run. Numbers: ours, where to begin; not measured on large models.",
         structure_for_flux,
     ),
     "Growing CFG for SD3 and SDXL": (
-        "A little of the sampler's cfg while the composition is decided, more for the details (2404.13040).",
+        "A little of the sampler's cfg while the composition is decided, more for the details (2404.13040). "
+        "Numbers: ours, for the paper's rising line; not measured on large models.",
         growing_cfg,
     ),
     "Negative prompt at cfg 1 (NAG)": (
@@ -210,7 +212,7 @@ PLANS = {
     ),
     "Two-stage interval for Wan": (
         "The sampler's cfg up to one place of the whole run, for Wan 2.2's high-noise and low-noise network alike: "
-        "what follows costs half.",
+        "what follows costs half. Numbers: ours, where to begin; not measured on large models.",
         two_networks,
     ),
 }  # fmt: skip

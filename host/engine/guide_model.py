@@ -24,8 +24,8 @@ from ..common.compatibility import check_batch, check_conditioning
 from ..common.keys import KEY
 from ..common.noise_levels import carry, same_coordinates
 from ..common.step_cache import kept_on, without_step_cache
-from ..degrade.degrade import Perturbation
 from ..lora.adapter_switch import AdapterSwitch
+from .entries import Change
 
 
 @dataclass
@@ -41,7 +41,8 @@ class GuideModel:
     conds: dict[str, list[dict]] = field(default_factory=dict)
     beside: bool = False  # over the main model's network, and behind the same wrapper of another pack
     main_sampling: Any = None  # the main model's model_sampling: the coordinates in which x and sigma arrive
-    perturbations: Sequence[Perturbation] = ()  # all that makes it another network than the main one, if that is so
+    changes: Sequence[Change] | None = None  # all that makes it another network than the main one, if that is known
+    reads_alike: bool = True  # whether it reads the sampler's prompts as the main network does
     opened: bool = False
 
     def prepare(self, main: ModelPatcher, main_options: dict, sigmas, noise, latent_image, denoise_mask, seed, shapes):
@@ -72,6 +73,11 @@ class GuideModel:
     def follows(self, guider: comfy.samplers.CFGGuider) -> bool:
         """Whether it is asked for the sampler's own prompts."""
         return self.raw is guider.original_conds
+
+    def compare(self, guider: comfy.samplers.CFGGuider) -> None:
+        """Find out whether it reads the sampler's prompts as the main network does, whose weights may be others."""
+        read = (conds.get("positive", []) for conds in (guider.conds, self.conds))
+        self.reads_alike = _equal(*([cond["model_conds"] for cond in conds] for conds in read))
 
     def _options(self, main_options: dict, conds: dict[str, list[dict]], sigmas) -> dict:
         """The options of the guide's evaluations, with the hooks that its conditioning brings."""
@@ -150,6 +156,17 @@ class GuideModel:
             yield
         finally:
             network.current_patcher = before
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Equal nesting with equal tensors; conditions of the host (comfy/conds.py) by what they hold."""
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return first is second or torch.equal(first, second)
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return _equal(first.cond, second.cond) if hasattr(first, "cond") and hasattr(second, "cond") else first is second
 
 
 def is_region(cond: dict) -> bool:

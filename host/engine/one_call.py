@@ -1,5 +1,5 @@
 """What is evaluated in the host's own call, as one entry more of it: a guide that is the main network with a
-perturbation, and an empty prompt.
+perturbation or with other LoRAs, and an empty prompt.
 
 The host puts the prompts of one call into one batch as far as memory allows (comfy/samplers.py, _calc_cond_batch), and
 the perturbation acts on the rows of the guide's entry alone: one call of the network instead of two. Where anything
@@ -18,15 +18,29 @@ from comfy.samplers import CFGGuider
 from ...guidance.branch import EMPTY, MAIN, Branch
 from ..common.keys import DEGRADED, KEY
 from ..common.model_options import alike, without_wrappers, wrapping
-from ..degrade.degrade import INPUT_NOISE, Perturbation, perturbations_in
-from ..degrade.entries import PerturbedEntries
+from ..degrade.degrade import INPUT_NOISE, perturbations_in
+from ..lora.adapter_switch import SwitchedRows, same_weights
 from ..lora.sharing import conflict
+from .entries import Change, ChangedEntries
 from .guide_model import GuideModel
 
 # These take one latent alone. The host keeps their prompts apart because no two are equal; a prompt is equal to itself.
 ONE_AT_A_TIME = ("minimax_h3",)  # the host's names of these networks
 AROUND = (WrappersMP.CALC_COND_BATCH, WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 NAMED = ("model_function_wrapper", "context_handler", "multigpu_clones")
+# The host's classes (comfy/supported_models.py) whose layers all have the rows of the batch first: each was tried with
+# a LoRA over all layers, in one call and by itself. SVD, PixArt, HunyuanDiT, HiDream, Cosmos 1 and others have not.
+BY_ROWS = frozenset([
+    "SD15", "SD15_instructpix2pix", "SD20", "SD21UnclipL", "SDXL", "SDXLRefiner", "SDXL_instructpix2pix",
+    "SD_X4Upscaler", "LotusD", "Stable_Zero123", "Stable_Cascade_B", "Stable_Cascade_C", "SD3", "AuraFlow", "Flux",
+    "FluxInpaint", "FluxSchnell", "Flux2", "LongCatImage", "Chroma", "ChromaRadiance", "Lens", "Lumina2", "ZImage",
+    "ZImagePixelSpace", "QwenImage", "Omnigen2", "Boogu", "Krea2", "MageFlow", "JoyImage", "ErnieImage", "Kandinsky5",
+    "Kandinsky5Image", "CosmosT2IPredict2", "CosmosI2VPredict2", "LTXV", "LTXAV", "HunyuanVideo", "HunyuanVideoI2V",
+    "HunyuanVideo15", "HunyuanVideo15_SR_Distilled", "HunyuanVideoSkyreelsI2V", "Hunyuan3Dv2", "TripoSplat",
+    "StableAudio", "StableAudio3", "WAN21_T2V", "WAN21_I2V", "WAN21_FunControl2V", "WAN21_CausalAR_T2V",
+    "WAN21_Camera", "WAN21_Vace", "WAN21_HuMo", "WAN21_FlowRVS", "WAN21_SCAIL", "WAN21_SCAIL2", "WAN22_T2V",
+    "WAN22_Camera", "WAN22_S2V", "WAN22_Animate", "WAN22_WanDancer",
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +49,7 @@ class Rider:
 
     branch: Branch
     conds: list[dict]
-    perturbations: Sequence[Perturbation]
+    changes: Sequence[Change]
 
 
 def riders_of(
@@ -45,31 +59,41 @@ def riders_of(
     found = [Rider(EMPTY, guider.conds[EMPTY.condition], ())] if EMPTY in branches else []
     for branch in sorted((b for b in branches if b.network != MAIN), key=lambda b: b.network):
         guide = guides[branch.network]
-        if guide.perturbations:
-            conds = guider.conds if guide.follows(guider) else guide.conds
-            found.append(Rider(branch, conds[branch.condition], guide.perturbations))
+        if guide.changes is not None:
+            conds = guider.conds if guide.follows(guider) and guide.reads_alike else guide.conds
+            found.append(Rider(branch, conds[branch.condition], guide.changes))
     return tuple(found)
 
 
-def beside_main(main: ModelPatcher, guide: ModelPatcher) -> Sequence[Perturbation]:
-    """All that makes the guide another network than the main one; nothing if there is more, or may be."""
-    perturbations = perturbations_in(guide.model_options)
-    if guide.model is not main.model or perturbations_in(main.model_options) or conflict(main, guide):
-        return ()
+def beside_main(main: ModelPatcher, guide: GuideModel) -> Sequence[Change] | None:
+    """All that makes the guide another network than the main one; None if there is more, or may be."""
+    perturbations = perturbations_in(guide.patcher.model_options)
+    if guide.patcher.model is not main.model or perturbations_in(main.model_options):
+        return None
     if any(each.kind == INPUT_NOISE for each in perturbations):  # outside the network
-        return ()
-    if main.model.model_config.unet_config.get("image_model") in ONE_AT_A_TIME:
-        return ()
-    return perturbations if alike(*map(_acting_options, (main, guide))) else ()
+        return None
+    config = main.model.model_config
+    if config.unet_config.get("image_model") in ONE_AT_A_TIME:
+        return None
+    if not alike(*map(_acting_options, (main, guide.patcher))):
+        return None
+    if not conflict(main, guide.patcher):
+        return perturbations
+    switch = guide.toggle
+    if switch is None or not switch.by_rows or not same_weights(main, switch.resident):
+        return None
+    if type(config).__name__ not in BY_ROWS:
+        return None
+    return [*perturbations, SwitchedRows(switch)]
 
 
 def ride_along(riders: tuple[Rider, ...], conds: list, model_options: dict) -> tuple[list, dict]:
     """The conds of the host's call with the riders' behind them, and its options."""
     first = len(conds)
-    changed = {first + index: rider.perturbations for index, rider in enumerate(riders) if rider.perturbations}
-    perturbed = PerturbedEntries(changed)
+    changed = {first + index: rider.changes for index, rider in enumerate(riders) if rider.branch != EMPTY}
+    wrapper = ChangedEntries(changed)
     transformer = {**model_options.get("transformer_options", {})}
-    transformer["wrappers"] = {**transformer.get("wrappers", {}), WrappersMP.APPLY_MODEL: {DEGRADED: [perturbed]}}
+    transformer["wrappers"] = {**transformer.get("wrappers", {}), WrappersMP.APPLY_MODEL: {DEGRADED: [wrapper]}}
     return [*conds, *(rider.conds for rider in riders)], {**model_options, "transformer_options": transformer}
 
 

@@ -95,7 +95,9 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
             guider.model_patcher, extra_args["model_options"], sigmas, noise, latent_image, denoise_mask,
             extra_args.get("seed"), run.latent_shapes,
         )
-        guide.perturbations = beside_main(guider.model_patcher, guide.patcher)
+        guide.changes = beside_main(guider.model_patcher, guide)
+        if guide.changes and guide.toggle is not None:
+            guide.compare(guider)
     if run.gradients is not None:
         run.gradients.prepare(guider, noise.shape)
     put_negative(run.guidance, guider, extra_args, noise, latent_image, denoise_mask, run.latent_shapes)

@@ -138,9 +138,18 @@ class AdapterSwitch:
         values = {name: guide.get_model_object(name) for name in names}
         self.objects = {n: v for n, v in values.items() if v is not resident.get_model_object(n)}
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether some rows of a batch can have the guide's weights, and the others the resident's."""
+        return self.injections is None and not self.objects
+
     @contextmanager
-    def on(self):
-        """While inside, the network answers with the guide's weights. It is left as it was in every case."""
+    def on(self, rows: torch.Tensor | None = None):
+        """While inside, the network answers with the guide's weights. It is left as it was in every case.
+
+        rows: bool [rows], those of the network's batch that it is for (`by_rows`); None for all.
+        """
+        blocks = None if rows is None else blocks_of(rows)
         with ExitStack() as stack:
             if self.injections is not None:
                 stack.enter_context(self._injected(self.injections))
@@ -149,7 +158,7 @@ class AdapterSwitch:
                 stack.callback(comfy.utils.set_attr, self.guide.model, name, before)
             stack.callback(self._restore)
             for layer in self.layers:
-                layer.enter()
+                layer.enter(blocks)
             yield
 
     def _restore(self) -> None:
@@ -181,6 +190,37 @@ def inject_whole(model: ModelPatcher) -> None:
         undo.pop_all()
 
 
+@dataclass(frozen=True, eq=False)
+class SwitchedRows:
+    """An APPLY_MODEL wrapper: the guide's weights in some rows (bool [rows]) of a call; None for all of them."""
+
+    switch: AdapterSwitch
+    rows: torch.Tensor | None = None
+
+    def __call__(self, executor, x, t, *more, **named):
+        with self.switch.on(self.rows):
+            return executor(x, t, *more, **named)
+
+
+@dataclass(frozen=True)
+class RowBlocks:
+    """Rows of a batch of `count`, as slices."""
+
+    slices: tuple[tuple[int, int], ...]
+    count: int
+
+
+def blocks_of(rows: torch.Tensor) -> RowBlocks:
+    """bool [rows] -> the same as slices."""
+    chosen, slices = rows.tolist(), []
+    for index, mine in enumerate(chosen):
+        if mine and slices and slices[-1][1] == index:
+            slices[-1] = slices[-1][0], index + 1
+        elif mine:
+            slices.append((index, index + 1))
+    return RowBlocks(tuple(slices), len(chosen))
+
+
 class ChangedLayer:
     """A layer and its change; between `enter` and `leave` the layer's forward is this object."""
 
@@ -188,8 +228,10 @@ class ChangedLayer:
         self.layer, self.change = layer, change
         self.forward: Any = None  # the layer's forward without the change, while entered
         self.before: Any = None  # what the instance had in place of its class's forward
+        self.blocks: RowBlocks | None = None  # the rows of the network's batch that are changed; None = all
 
-    def enter(self) -> None:
+    def enter(self, blocks: RowBlocks | None = None) -> None:
+        self.blocks = blocks
         # Written to the instance's dictionary: nn.Module's own attribute assignment takes ten times as long.
         own = self.layer.__dict__
         self.forward, self.before = self.layer.forward, own.get("forward")
@@ -203,7 +245,7 @@ class ChangedLayer:
             del own["forward"]
         else:
             own["forward"] = self.before
-        self.forward = self.before = None
+        self.forward = self.before = self.blocks = None
 
     def __call__(self, x: torch.Tensor, *more, **named) -> torch.Tensor:
         if more or named:
@@ -211,4 +253,18 @@ class ChangedLayer:
                 f"This model calls a {type(self.layer).__name__} that the LoRA changes with options of its own, so the "
                 "LoRA cannot be switched on and off. Load guide_model with a loader node of its own."
             )
-        return apply_change(self.layer, self.change, x, self.forward(x))
+        out = self.forward(x)
+        if self.blocks is None:
+            return apply_change(self.layer, self.change, x, out)
+        each, rest = divmod(len(x), self.blocks.count)  # frames or places of one row lie one behind the other
+        if rest:
+            raise ValueError(
+                f"Something calls a {type(self.layer).__name__} that the LoRA changes with {len(x)} rows, where the "
+                f"network was given {self.blocks.count}, so the guide's rows cannot be told. Load guide_model with a "
+                f"loader node of its own."
+            )
+        out = out.clone()
+        for first, end in self.blocks.slices:
+            mine = slice(first * each, end * each)
+            out[mine] = apply_change(self.layer, self.change, x[mine], out[mine])
+        return out
