@@ -196,6 +196,18 @@ def test_wires_of_no_kind_are_judged_when_the_node_runs(nodes):
         )
 
 
+def test_every_switch_is_on_or_off(nodes):
+    """The host makes true or false of what is typed, and of what is wired nothing."""
+    from guidance_pack.host.schema.validation import input_problem
+
+    names = [(node, name) for node in nodes.values() for name, (kind, _) in _inputs(node).items() if kind == "BOOLEAN"]
+    assert len(names) > 5
+    for node, name in names:
+        for value in ("abc", None, [1], {"__value__": [1, 2]}, 2, math.nan, 10**400):
+            assert "it can be true or false" in input_problem(node, {name: value}, (), True), (node, name, value)
+        assert all(input_problem(node, {name: value}, (), True) is None for value in (True, False, 1, 0.0))
+
+
 @pytest.mark.parametrize("value", ["abc", None, [1.0], {}, True, math.nan])
 def test_nothing_is_loaded_for_numbers_that_are_none(nodes, value):
     """The host asks which sockets are wanted before it runs a node, with whatever has come by its wires."""

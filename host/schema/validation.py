@@ -129,6 +129,8 @@ def _problem(entry: io.Input, value: Any, judged: bool, running: bool) -> str | 
         return _number_problem(entry, value)
     if isinstance(entry, io.Combo.Input):
         return _choice_problem(entry, value, judged)
+    if isinstance(entry, io.Boolean.Input):
+        return _switch_problem(entry, value)
     return _text_problem(entry, value) if isinstance(entry, io.String.Input) else wire_problem(entry, value, running)
 
 
@@ -149,6 +151,12 @@ def _choice_problem(widget: io.Combo.Input, value: Any, judged: bool) -> str | N
     if isinstance(value, str) and (value in options or (judged and len(value) <= LONGEST_NAME)):
         return None
     return no_option(widget.id, value, options)
+
+
+def _switch_problem(widget: io.Boolean.Input, value: Any) -> str | None:
+    if isinstance(value, Real) and value in (0, 1):
+        return None
+    return f"{widget.id} is {quoted(value)}; it can be true or false."
 
 
 def _text_problem(widget: io.String.Input, value: Any) -> str | None:
