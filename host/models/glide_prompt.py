@@ -10,12 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import folder_paths
-
 from ...guidance.checkpoints.json_text import MOST_BYTES, read_json
 from ...guidance.networks.adm.glide import VOCABULARY
 from ...guidance.networks.adm.tokens import bits_of
 from ..common.places import is_text, placed, walk
+from .folders import model_folders
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -34,7 +33,7 @@ def vocabularies() -> list[str]:
     """The folders that hold a vocabulary of byte pairs, and NONE."""
     found = {
         place.relative_to(root).as_posix()
-        for root in _roots()
+        for root in model_folders(FOLDER)
         for place, _, files in walk(root)
         if {WORDS, PAIRS} <= set(files) and place != root
     }
@@ -108,12 +107,8 @@ def _pairs(folder: Path) -> list[tuple[str, str]]:
 
 def _folder(vocabulary: str) -> Path:
     """Raises ValueError, naming the nearest, for a folder that is not there or holds no vocabulary."""
-    folder = placed(_roots(), vocabulary, "vocabulary", PLACE, vocabularies)
+    folder = placed(model_folders(FOLDER), vocabulary, "vocabulary", PLACE, vocabularies)
     missing = [name for name in (WORDS, PAIRS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} has no {missing[0]}. {_GET}.")
     return folder
-
-
-def _roots() -> list[Path]:
-    return [root for root in map(Path, folder_paths.get_folder_paths(FOLDER)) if root.is_dir()]

@@ -11,6 +11,7 @@ from ...guidance.learned import LearnedWeights
 from ...guidance.networks.tiny.files import format_of
 from ...guidance.training.weights import WEIGHTS, read_weights
 from ..common.places import is_text, name_problem, placed, walk
+from .folders import model_folders
 from .tiny import ASSETS
 
 FOLDER = "guidance_weights"
@@ -23,7 +24,10 @@ def weights_names() -> list[str]:
     embedded = _embedded_names()
     found = {
         (place / file).relative_to(root).as_posix()
-        for root in _roots() for place, _, files in walk(root) for file in files if file.endswith(".safetensors")
+        for root in model_folders(FOLDER)
+        for place, _, files in walk(root)
+        for file in files
+        if file.endswith(".safetensors")
     }
     return [*embedded, *sorted(name for name in found if is_text(name) and name not in embedded)]
 
@@ -52,16 +56,12 @@ def weights_path(name: str) -> Path:
     """Where weights of this name will lie. Raises ValueError for a name that is none or points elsewhere."""
     if problem := weights_name_problem(name):
         raise ValueError(problem)
-    return _roots()[0] / f"{name}.safetensors"
+    return model_folders(FOLDER)[0] / f"{name}.safetensors"
 
 
 def weights_name_problem(name: str) -> str | None:
     """What is wrong with the name of a file of weights, in words."""
     return name_problem(name, "mine/weights-sdxl", f"models/{FOLDER}", ".safetensors")
-
-
-def _roots() -> list[Path]:
-    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
 
 
 def _embedded_names() -> list[str]:
@@ -72,4 +72,4 @@ def _path(name: str) -> Path:
     """Where weights lie. Raises ValueError, naming the nearest, if there are none or they would lie outside."""
     if name in _embedded_names():
         return ASSETS / f"{name}.safetensors"
-    return placed(_roots(), name, "file of weights", f"models/{FOLDER}", weights_names)
+    return placed(model_folders(FOLDER), name, "file of weights", f"models/{FOLDER}", weights_names)

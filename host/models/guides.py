@@ -23,6 +23,7 @@ from ...guidance.networks.tiny.files import GUIDE, format_of
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.routing import Experts
 from ..common.places import is_text, name_problem, placed, walk
+from .folders import model_folders
 from .tiny import ASSETS
 
 FOLDER = "guides"
@@ -75,7 +76,7 @@ def clean_output(patcher: ModelPatcher, spec: GuideSpec, pictures: torch.Tensor)
 def guide_names() -> list[str]:
     """The embedded guides, then what lies in models/guides: folders with a config.json, .safetensors and .pt files."""
     found: dict[str, None] = {}
-    for root in guide_folders():
+    for root in model_folders(FOLDER):
         for place, folders, files in walk(root):
             weights = sorted(file for file in files if file.endswith(SINGLE))
             if "config.json" in files:
@@ -233,11 +234,6 @@ def _family(source: GuideSource) -> GuideFamily:
     return able[0]
 
 
-def guide_folders() -> list[Path]:
-    """Where guides may lie, the first for new ones."""
-    return [Path(root) for root in folder_paths.get_folder_paths(FOLDER)]
-
-
 def _embedded_names() -> list[str]:
     return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) in (GUIDE, BANK))
 
@@ -246,7 +242,7 @@ def _path(name: str) -> Path:
     """Where a guide lies. Raises ValueError, naming the nearest, if there is none or it would lie outside."""
     if name in _embedded_names():
         return ASSETS / f"{name}.safetensors"
-    return placed(guide_folders(), name, "guide", f"models/{FOLDER}", guide_names)
+    return placed(model_folders(FOLDER), name, "guide", f"models/{FOLDER}", guide_names)
 
 
 def bank_path(name: str) -> Path:
@@ -254,7 +250,7 @@ def bank_path(name: str) -> Path:
     problem = bank_name_problem(name)
     if problem:
         raise ValueError(problem)
-    return guide_folders()[0] / f"{name}.safetensors"
+    return model_folders(FOLDER)[0] / f"{name}.safetensors"
 
 
 def bank_name_problem(name: str) -> str | None:

@@ -24,7 +24,8 @@ from ...guidance.noise_schedule import noise_schedule
 from ...guidance.preprocessing import Preprocessing
 from ...guidance.training.recipe import ExpertRecipe
 from ..common.places import inside, is_text, shown_name, walk
-from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, guide_folders, load_bank, source_of
+from .folders import model_folders
+from .guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, build, load_bank, source_of
 from .tiny import ASSETS
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _NUMBERED = re.compile(r"(\d+)_max([1-9]\d?)(\.(?:ckpt|pt|pth|safetensors))")
 def expert_sets() -> list[str]:
     """What lies in models/guides and may be PPAP's: `folder/*_max5.ckpt` for a set of files, and torch files alone."""
     found: dict[str, None] = {}
-    for root in guide_folders():
+    for root in model_folders(FOLDER):
         for place, folders, files in walk(root):
             folders.sort()
             for file in sorted(files):
@@ -68,7 +69,7 @@ def files_of(experts: str) -> list[Path]:
     within = PurePosixPath(experts)
     count = _ALL_OF.fullmatch(within.name)
     names = [f"{n}_max{count[1]}{count[2]}" for n in range(int(count[1]))] if count else [within.name]
-    for root in guide_folders():
+    for root in model_folders(FOLDER):
         folder = root / within.parent
         try:
             there = [name for name in names if inside([root], (within.parent / name).as_posix()) is not None]
@@ -85,8 +86,8 @@ def files_of(experts: str) -> list[Path]:
                 f"Get it too, from where you got the others."
             )
     raise ValueError(
-        f"There is nothing called {shown_name(experts)} in {guide_folders()[0]}. Put PPAP's files (0_max5.ckpt to "
-        f"4_max5.ckpt) into a folder of their own there, and press R."
+        f"There is nothing called {shown_name(experts)} in {model_folders(FOLDER)[0]}. Put PPAP's files (0_max5.ckpt "
+        f"to 4_max5.ckpt) into a folder of their own there, and press R."
     )
 
 
