@@ -2,12 +2,13 @@
 
 import pytest
 
-from guidance_pack.guidance.checkpoints.json_text import MOST_BYTES, parse_json, read_json
+from guidance_pack.guidance.checkpoints.json_text import LARGEST_SEED, MOST_BYTES, parse_json, read_json
 from guidance_pack.guidance.checkpoints.words import listed, quoted, shown, shown_shape
 
 
 def test_what_is_read():
     assert parse_json('{"a": [1, 2.5, "\\u00e9", null, true]}', dict) == {"a": [1, 2.5, "é", None, True]}
+    assert parse_json(f'{{"seed": {2**64 - 1}}}', dict, LARGEST_SEED) == {"seed": 2**64 - 1}
     assert parse_json("[" * 32 + "]" * 32, list) and parse_json("[]", list) == []
 
 

@@ -204,20 +204,72 @@ def test_a_set_that_was_drawn_as_asked_is_not_asked_for_again(output, tiny):
     assert set_fingerprint("a") == lost and set_fingerprint("b") == before
 
 
+DRAWS = """
+import shutil
+names = ["000000.png", "000001.png"]
+with name_lock(path / names[0]), name_lock(path / names[1]):
+    print("mine", flush=True)
+    input()
+    for name in names:
+        shutil.copy(path.parent / "alone" / name, path / name)
+"""
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The numbers of every batch that this process draws."""
+    from guidance_pack.host.training import generate
+
+    batches, draw = [], generate._draw
+    monkeypatch.setattr(generate, "_draw", lambda *given: batches.append([*given[3]]) or draw(*given))
+    return batches
+
+
+def while_waiting(monkeypatch, act):
+    """Let `act` happen when this process first waits for another."""
+    from guidance_pack.host.training import generate
+
+    acts = [act]
+    monkeypatch.setattr(generate.time, "sleep", lambda _: acts.pop()() if acts else None)
+
+
 @pytest.mark.slow
-def test_a_set_that_another_process_draws_is_refused(output, tiny):
-    make(tiny, "a", 1)
-    code = """with name_lock(path):
-        print("mine", flush=True)
-        input()"""
-    other = begun(code, output / "a")
+def test_two_processes_draw_a_set_together(output, tiny, drawn, monkeypatch):
+    make(tiny, "a", 0, 2), make(tiny, "alone", 6, 2)
+    drawn.clear()
+    other = begun(DRAWS, output / "a")
     assert other.stdout.readline() == "mine\n"
-    with pytest.raises(ValueError, match="Another ComfyUI or command is at work on .*a. Wait until it is done"):
-        make(tiny, "a", 2)
-    assert make(tiny, "a", 1).files == ("000000.png",), "what is there can be used"
-    said(other)
-    assert make(tiny, "a", 2).files == ("000000.png", "000001.png")
-    assert sorted(entry.name for entry in output.iterdir()) == ["a"]
+    while_waiting(monkeypatch, lambda: said(other))
+    assert data(make(tiny, "a", 6, 2)) == data(make(tiny, "alone", 6, 2))
+    assert drawn == [[2, 3], [4, 5]] and other.returncode == 0, "none twice"
+    assert json.loads((output / "a" / "manifest.json").read_text())["done"] == 6
+    assert len([*(output / "a").iterdir()]) == 7, "no lock is left"
+
+
+@pytest.mark.slow
+def test_what_a_process_that_died_was_drawing_is_taken_up(output, tiny, drawn, monkeypatch):
+    make(tiny, "a", 0, 2)
+    other = begun(DRAWS, output / "a")
+    assert other.stdout.readline() == "mine\n"
+    while_waiting(monkeypatch, lambda: (other.kill(), other.communicate()))
+    make(tiny, "a", 4, 2)
+    assert drawn == [[2, 3], [0, 1]] and len([*(output / "a").iterdir()]) == 5
+
+
+def test_an_interrupt_while_waiting_or_drawing_lets_go(output, tiny, monkeypatch):
+    import comfy.model_management as management
+
+    from guidance_pack.guidance.checkpoints.atomic import name_lock
+
+    make(tiny, "a", 0)
+    with name_lock(output / "a" / "000000.png"):
+        while_waiting(monkeypatch, lambda: management.interrupt_current_processing(True))
+        with pytest.raises(management.InterruptProcessingException):
+            make(tiny, "a", 1)
+    management.interrupt_current_processing(True)
+    with pytest.raises(management.InterruptProcessingException):
+        make(tiny, "a", 1)
+    assert [entry.name for entry in (output / "a").iterdir()] == ["manifest.json"]
 
 
 def test_foreign_files_and_damaged_manifests_are_left_alone(output, tiny):

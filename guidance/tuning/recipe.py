@@ -17,7 +17,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..checkpoints.json_text import parse_json
+from ..checkpoints.json_text import LARGEST_SEED, parse_json
 from ..schedule import Curve, Interval
 
 FORMAT = "guidance-components/recipe/1"
@@ -98,7 +98,7 @@ def parse_object(text: str) -> dict[str, Any]:
     if not text.strip():
         raise ValueError("recipe is empty. Paste what Tune Guidance gave, or connect its output recipe.")
     try:
-        return parse_json(text, dict)
+        return parse_json(text, dict, LARGEST_SEED)
     except ValueError as error:
         raise ValueError(f"recipe {error}. Paste what Tune Guidance gave, from the first {{ to the last }}.") from None
 

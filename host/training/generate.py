@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,16 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
-from ...guidance.checkpoints.atomic import atomic_write, disk_words, name_lock
-from ...guidance.checkpoints.json_text import read_json
+from ...guidance.checkpoints.atomic import (
+    NameInUseError,
+    atomic_write,
+    disk_words,
+    make_folder,
+    name_lock,
+    publish,
+    unfinished,
+)
+from ...guidance.checkpoints.json_text import LARGEST_SEED, read_json
 from ...guidance.training.checkpoint import differences
 from ..common.places import name_problem
 from ..common.unfinished import show_unfinished
@@ -33,6 +43,8 @@ from .source import PictureSource, deal
 
 FORMAT = "guidance-components/pictures/1"
 MANIFEST = "manifest.json"
+WAIT = 0.2  # seconds, between looks at what others draw
+KEPT = "The pictures before it are whole and can be used: make room and run again to go on, or choose a smaller count."
 
 
 @dataclass(frozen=True)
@@ -88,9 +100,11 @@ def make_pictures(
 ) -> PictureFolder:
     """The first `count` pictures of a set; those that are not there yet are drawn.
 
+    Several processes, also of several machines, draw one set together: each takes the next pictures that are neither
+    there nor being drawn, and what one leaves unfinished another takes up.
+
     Raises:
-        ValueError: inputs that do not go together, a bad name, a set of other settings, or one that another process
-            draws at the moment, in words.
+        ValueError: inputs that do not go together, a bad name, or a set of other settings, in words.
         OSError: the disk is full or cannot be written.
     """
     problem = set_name_problem(name)
@@ -103,9 +117,8 @@ def make_pictures(
     made = _Set(made_root() / name, {**vars(drawing), **source.facts})
     files = tuple(f"{index:06d}.png" for index in range(count))
     if not (made.is_ours() and made.has(files)):
-        with name_lock(made.folder):
-            made.open()
-            _draw_missing(source, drawing, sigmas, made, files, batch_size)
+        made.open()
+        _draw_missing(source, drawing, sigmas, made, files, batch_size)
     _left[name] = (_told.get(name, ""), _state_of(name))
     return PictureFolder(made.folder, files, (drawing.height, drawing.width))
 
@@ -113,16 +126,25 @@ def make_pictures(
 def _draw_missing(
     source: PictureSource, drawing: Drawing, sigmas: torch.Tensor, made: _Set, files: Sequence[str], batch_size: int
 ) -> None:
-    """Draw the pictures of a set that are not there."""
+    """Draw the pictures of a set that are not there, or wait for those that others are drawing."""
     bar = _Bar(len(files), len(sigmas) - 1)
-    for indices in _batches(len(files), 1 if drawing.sampler_name in ALONE else batch_size):
-        missing = [index for index in indices if not made.has([files[index]])]
-        if missing:
-            pictures = _draw(source, drawing, sigmas, indices, bar)
-            for index in missing:
-                made.add(files[index], pictures[index - indices[0]])
-            made.note()
-            bar.show(indices, pictures[0])
+    left = list(_batches(len(files), 1 if drawing.sampler_name in ALONE else batch_size))
+    while left := [indices for indices in left if not made.has([files[index] for index in indices])]:
+        drawn = 0
+        for indices in left:
+            with made.claim([files[index] for index in indices]) as missing:
+                if missing:
+                    pictures = dict(zip(indices, _draw(source, drawing, sigmas, indices, bar), strict=True))
+                    for index in indices:
+                        if files[index] in missing:
+                            made.add(files[index], pictures[index])
+                    made.note()
+                    bar.show(indices, pictures[indices[0]])
+                    drawn += 1
+        if not drawn:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(WAIT)
+    made.note()  # of the last one that is done: the others counted before
 
 
 def _batches(count: int, size: int) -> Iterator[range]:
@@ -161,20 +183,23 @@ class _Set:
     """The folder of a set: pictures, and a manifest that says how they are made."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.folder, self.settings, self.done = folder, json.loads(json.dumps(settings)), 0
+        self.folder, self.settings = folder, json.loads(json.dumps(settings))
 
     def open(self) -> None:
         """Begin the set where there is none. Raises ValueError and OSError in words."""
         if not self.is_ours():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.note()
-        self.done = sum(entry.suffix == ".png" for entry in self.folder.iterdir())
+            make_folder(self.folder)
+            with disk_words(self.folder / MANIFEST, KEPT), unfinished(self.folder / MANIFEST) as partial:
+                partial.write_bytes(self._about())
+                with suppress(FileExistsError):  # another has just begun it
+                    publish(partial, self.folder / MANIFEST)
+            self.is_ours()
 
     def is_ours(self) -> bool:
         """Whether it was begun with these settings. Raises ValueError if the folder holds anything else."""
         manifest = self.folder / MANIFEST
         if not manifest.exists():
-            if self.folder.exists() and any(entry.suffix != ".partial" for entry in self.folder.iterdir()):
+            if self.folder.exists() and any(map(_is_foreign, self.folder.iterdir())):
                 raise ValueError(
                     f"{self.folder} holds files that Make Pictures did not write. Choose another name, or empty it."
                 )
@@ -190,25 +215,38 @@ class _Set:
     def has(self, files: Sequence[str]) -> bool:
         return all((self.folder / file).exists() for file in files)
 
+    @contextmanager
+    def claim(self, files: Sequence[str]) -> Generator[list[str]]:
+        """Those of the files that are not there, kept to this process; none if another has one of them."""
+        with ExitStack() as held:
+            try:
+                for file in files:
+                    if not self.has([file]):
+                        with disk_words(self.folder / file, KEPT):
+                            held.enter_context(name_lock(self.folder / file))
+            except NameInUseError:
+                held.close()
+                yield []
+                return
+            yield [file for file in files if not self.has([file])]
+
     def add(self, file: str, picture: Image.Image) -> None:
         """Raises OSError in words if the disk is full."""
         data = io.BytesIO()
         picture.save(data, "PNG")
         self._write(file, data.getvalue())
-        self.done += 1
 
     def note(self) -> None:
         """Write down how far the set is."""
-        about = {"format": FORMAT, "done": self.done, "settings": self.settings}
-        self._write(MANIFEST, json.dumps(about, indent=1).encode())
+        self._write(MANIFEST, self._about())
+
+    def _about(self) -> bytes:
+        done = sum(entry.suffix == ".png" for entry in self.folder.iterdir())
+        return json.dumps({"format": FORMAT, "done": done, "settings": self.settings}, indent=1).encode()
 
     def _write(self, file: str, data: bytes) -> None:
         """A file is there as a whole or not at all."""
-        kept = (
-            "The pictures before it are whole and can be used: make room and run again to go on, or choose a smaller "
-            "count."
-        )
-        with disk_words(self.folder / file, kept):
+        with disk_words(self.folder / file, KEPT):
             atomic_write(self.folder / file, data)
 
 
@@ -228,9 +266,14 @@ class _Bar:
         show_unfinished(picture)
 
 
+def _is_foreign(entry: Path) -> bool:
+    """Whether a file in a folder without a manifest is not what another process, which begins the set, has there."""
+    return entry.suffix != ".partial" and entry.name != MANIFEST
+
+
 def _settings_of(manifest: Path) -> dict[str, Any]:
     try:
-        found = read_json(manifest, dict)
+        found = read_json(manifest, dict, LARGEST_SEED)
     except (OSError, ValueError):
         found = {}
     if found.get("format") == FORMAT and isinstance(found.get("settings"), dict):
