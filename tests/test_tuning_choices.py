@@ -97,6 +97,15 @@ def test_choices_are_what_the_nodes_give_and_what_a_recipe_carries(tiny, vary, v
     assert on(before).degraded == first.degraded  # the MODEL itself stays as it was
 
 
+def test_a_search_begins_with_what_there_is_and_with_the_papers_numbers(tiny):
+    from guidance_pack.host.tuning.space import value_now, value_of_paper
+
+    vary = "cfg weight: 1 .. 8\nautoguidance weight\ncfg start\nautoguidance reuse: 2 .. 4\nsteps: 1 .. 3"
+    first, space = space_of(vary, chained(*tiny, cfg=1.5, auto=1.2, start=0.25, end=0.75))
+    assert [value_now(first, d) for d in space] == [1.5, 1.2, 0.25, None, 2]
+    assert [value_of_paper(first, d) for d in space] == [4.0, 2.0, 0.25, None, 2]
+
+
 def test_one_of_several_models_is_chosen_with_its_own_components(tiny):
     from guidance_pack.host.tuning.recipes import key_of
     from guidance_pack.host.tuning.space import set_all

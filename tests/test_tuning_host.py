@@ -98,6 +98,23 @@ def test_a_search_keeps_its_budget_and_finds_what_the_judge_likes(guided, guide,
     assert any(not c.whole for c in found.candidates)  # the worse half was stopped early
 
 
+def test_two_searches_at_once_make_no_run_twice(guided, guide, runs, monkeypatch, tmp_path):
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    from guidance_pack.host.tuning.problem import Problem
+
+    run, asked, where = Problem.run, problem(guided, guide, budget=200), tmp_path / "study.log"
+    monkeypatch.setattr(Problem, "run", lambda *args: (time.sleep(0.05), run(*args))[1])
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda worker: tuned(asked, study_of(asked, where)), range(2)))
+    read = runs[: len(runs)]
+    twice = {one: read.count(one) for one in read if read.count(one) > 1}
+    shown = {(found.winner.settings.rules[0].weight, index) for found in both for index in (2, 3)}
+    assert set(twice) <= {(1.0, 2), (1.0, 3), (2.0, 2), (2.0, 3)} | shown, twice  # drawn again for the strip alone
+    assert both[0].spent <= 200 and both[1].spent <= 200
+
+
 def test_an_interrupted_search_goes_on_with_what_it_has(guided, guide, runs, tmp_path):
     import comfy.model_management
 
@@ -127,7 +144,7 @@ def test_the_minutes_are_kept_with_time_for_the_check(guided, guide, runs, monke
     from guidance_pack.host.tuning.words import tuned_words
 
     for module in (clock, tune):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 60.0 * len(runs)))
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 60.0 * len(runs), sleep=None))
     asked = problem(guided, guide, budget=240)
     asked = replace(asked, effort=replace(asked.effort, minutes=minutes))
     found = tuned(asked, study_of(asked))

@@ -16,6 +16,7 @@ class Clock:
         self.began = time.monotonic()
         self.until = self.began + 60.0 * minutes if minutes else math.inf
         self.over = False
+        self.longest = 0.0  # seconds of a run
         self._seconds, self._evaluations = 0.0, 0
 
     @property
@@ -25,6 +26,7 @@ class Clock:
 
     def learn(self, seconds: float, evaluations: int) -> None:
         """A run took so long, its decoding and judging included."""
+        self.longest = max(self.longest, seconds)
         self._seconds += seconds
         self._evaluations += evaluations
 

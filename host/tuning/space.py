@@ -165,6 +165,20 @@ def value_now(first: Settings, dimension: Dimension) -> Any:
     if dimension.parameter in MIXED:
         return None
     value = socket(first.model) if dimension.starts else _now(first, dimension.parameter, dimension.which)
+    return _allowed(dimension, value)
+
+
+def value_of_paper(first: Settings, dimension: Dimension) -> Any:
+    """What a dimension is on a new node, which has the paper's own numbers, as Optuna takes it; what it is now where
+    that is none of a node's numbers, or not in its range."""
+    kind, _, setting = dimension.parameter.rpartition(" ")
+    numbers = {f.name: f.default for f in fields(dict(kinds()).get(kind, Rule))}
+    found = _allowed(dimension, numbers[setting]) if setting in numbers else None
+    return value_now(first, dimension) if found is None else found
+
+
+def _allowed(dimension: Dimension, value: Any) -> Any:
+    """A value as Optuna takes it, None if it is not in the dimension's range."""
     if dimension.choices:
         return next((choice.heading for choice in dimension.choices if choice.setting == value), None)
     inside = isinstance(value, int | float) and dimension.low <= value <= dimension.high

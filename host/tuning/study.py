@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .space import Dimension
 
 STARTS = 10  # trials that are spread at random before there is anything to learn from
-HALVES = 2  # of the trials that reach a rung, the better half goes on
+SHARE = 3  # of the trials that reach a rung, the best third goes on
 RUN, CLAIM = "run", "claim"
 
 
@@ -80,7 +80,7 @@ class Study:
 
     def __init__(self, where: Path | str | None, name: str, goals: int, seed: int, sampler: BaseSampler | None = None):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALVES)
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=SHARE)
         self.worker = uuid.uuid4().hex[:8]
         self.counted: dict[str, int] = {}  # evaluations of the runs that were seen
         self.halving = goals == 1  # Optuna stops no trial early that has several numbers
@@ -88,18 +88,30 @@ class Study:
             storage=_storage(where), study_name=name, directions=["maximize"] * goals, load_if_exists=True,
             sampler=sampler or NumberedSampler(seed), pruner=pruner if self.halving else None,
         )
+        self.claim(0, 0)
+
+    @property
+    def rank(self) -> float:
+        """Where this process stands among all that ever took part, from 0 to below 1."""
+        names = [name for name in self._notes() if name.startswith(CLAIM)]
+        return names.index(f"{CLAIM}/{self.worker}") / len(names)
 
     def ask(self, space: tuple[Dimension, ...]) -> tuple[Trial, dict[str, Any]]:
         """The next trial, and its values as they are tried."""
         trial = self.study.ask()
         return trial, {d.name: d.rounded(_suggest(trial, d)) for d in space}
 
+    @property
+    def begun(self) -> bool:
+        """Whether there are trials, if only offered ones."""
+        return bool(self.study.get_trials(deepcopy=False))
+
     def offer(self, values: dict[str, Any]) -> None:
         """Have these values, as Optuna takes them, tried among the next."""
         self.study.enqueue_trial(values, skip_if_exists=True)
 
     def finish(self, trial: Trial, values: list[float], excess: dict[str, float], whole: bool) -> None:
-        """A trial was judged; not whole: it was stopped early, by the better half or by a guard.
+        """A trial was judged; not whole: it was stopped early, by the better third or by a guard.
 
         excess: by how much it passes each limit.
         """
@@ -139,17 +151,21 @@ class Study:
                 self.counted[name] = Reading.parse(text).evaluations
         return sum(self.counted.values())
 
-    def claim(self, cost: int, budget: int) -> None:
+    def busy(self, key: str, index: int) -> bool:
+        """Whether another process is making a run at this moment."""
+        mine, run = f"{CLAIM}/{self.worker}", f"{key}/{index}"
+        return any(note[1] == run for name, note in self._notes().items() if name.startswith(CLAIM) and name != mine)
+
+    def claim(self, cost: int, budget: int, key: str = "", index: int = 0) -> None:
         """Set evaluations aside before a run, so that processes together keep the budget; 0 gives them back.
 
         Raises:
             BudgetSpent: there are not so many left.
         """
-        self.study.set_user_attr(f"{CLAIM}/{self.worker}", cost)
-        notes = self._notes()
-        claimed = sum(number for name, number in notes.items() if name.startswith(CLAIM))
+        self.study.set_user_attr(f"{CLAIM}/{self.worker}", [cost, f"{key}/{index}" if cost else ""])
+        claimed = sum(note[0] for name, note in self._notes().items() if name.startswith(CLAIM))
         if cost and self.spent() + claimed > budget:
-            self.study.set_user_attr(f"{CLAIM}/{self.worker}", 0)
+            self.claim(0, budget)
             raise BudgetSpent
 
     def importance(self) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -17,13 +18,14 @@ from .problem import Problem, seen_in
 from .reading import BudgetSpent, Reading
 from .recipes import key_of
 from .result import Candidate, Check, Tuned, dominates, front, mean, pictures_of, ranked, tables_of
-from .space import set_all, value_now
+from .space import set_all, value_now, value_of_paper
 
 if TYPE_CHECKING:
     from .study import Study
 
 SURE = 0.9  # a winner is one from this probability on
 CHECKED = 2  # candidates that the budget is kept for: the best may pass a limit on new seeds
+WAIT = 0.1  # seconds between two looks at what others do
 MOST_IDLE = 24  # trials in a row that were all tried before: there is nothing more to try
 MOST_SHOWN = 8  # pictures of each row of the strip
 Progress = Callable[[str, int, int], None]  # what is drawn, evaluations spent and in all
@@ -57,15 +59,25 @@ class _Search:
         """The unguided pictures and those of the MODEL's own settings, which everything else is compared with."""
         problem = self.problem
         self._check_budget()
+        if self.study.rank == 0.0:  # two at once would offer twice
+            self._offer()
+        pairs = ((problem.unguided, "unguided"), (problem.first, "as it came"))
+        self._share([(settings, index, words) for index in self.runs for settings, words in pairs], spare=None)
         for index in self.runs:
-            for settings, words in ((problem.unguided, "unguided"), (problem.first, "as it came")):
+            for settings, words in pairs:
                 reading = self._reading(settings, index, words, spare=None)
                 self.per_level = max(self.per_level, reading.evaluations / problem.cost(settings))
                 self._check_budget()
         self.first = self._candidate(None, {}, problem.first, len(self.runs), whole=True)
-        now = {d.name: value_now(problem.first, d) for d in problem.space}
-        if all(value is not None for value in now.values()):
-            self.study.offer(now)
+        if not self.study.begun:
+            self._offer()
+
+    def _offer(self) -> None:
+        """Have the settings as they came tried first, and those of new nodes, which are the papers'."""
+        first, space = self.problem.first, self.problem.space
+        for values in ({d.name: find(first, d) for d in space} for find in (value_now, value_of_paper)):
+            if all(value is not None for value in values.values()):
+                self.study.offer(values)
 
     def _check_budget(self) -> None:
         """Raise ValueError if not even one other setting could be tried."""
@@ -142,7 +154,7 @@ class _Search:
         self.dearest = max(self.dearest, cost)
         if spare is not None:
             self.clock.check(cost + spare)
-        self.study.claim(cost, budget - (spare or 0))
+        self.study.claim(cost, budget - (spare or 0), key, index)
         try:
             self.progress(words, self.study.spent(), budget)
             began = time.monotonic()
@@ -154,6 +166,21 @@ class _Search:
         if index in self.new:
             self.pictures[key, index] = pictures
         return reading
+
+    def _share(self, runs: Sequence[tuple[Settings, int, str]], spare: int | None) -> None:
+        """Make those of some runs that no other process makes at this moment, so that all share the work; then wait for
+        the others', but no longer than twice the longest run so far: a process may be gone."""
+        left = [(key_of(run[0]), *run) for run in runs]
+        first = int(self.study.rank * len(left))  # each begins elsewhere
+        for key, settings, index, words in (*left[first:], *left[:first]):
+            if not self.study.busy(key, index):
+                self._reading(settings, index, words, spare)
+        until = time.monotonic() + 2 * self.clock.longest
+        while time.monotonic() < until and any(
+            self.study.reading(key, index) is None and self.study.busy(key, index) for key, _, index, _ in left
+        ):
+            _stop_if_asked()
+            time.sleep(WAIT)
 
     def _excess(self, readings: Sequence[Reading], first: int = 0) -> dict[str, float]:
         return self.problem.limits.excess(seen_in(readings), self._unguided_look(first, len(readings)))
@@ -220,6 +247,10 @@ class _Search:
 
     def _check(self, winner: Candidate) -> Check | None:
         best, first, made = [], [], 0
+        rows = [(self.problem.unguided, "new seeds, unguided"), (winner.settings, "new seeds")]
+        rows.append((self.first.settings, "new seeds"))
+        with contextlib.suppress(BudgetSpent):
+            self._share([(settings, index, words) for index in self.new for settings, words in rows], spare=0)
         for index in self.new:
             try:
                 self._reading(self.problem.unguided, index, "new seeds, unguided")
