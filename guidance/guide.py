@@ -36,6 +36,7 @@ class GuideSpec:
         preprocessing: from a picture to the network's input; latents are taken as they are.
         labels: names of the K classes, by index; empty where it has none.
         schedule: the noise that it was trained on; must be given where it sees a timestep.
+        latents: of which latent format it looks at latents; "" where it looks at pictures.
         reads_text: whether its network has `embed_text`: K texts -> vectors [K, E] of the pictures' space.
     """
 
@@ -47,6 +48,7 @@ class GuideSpec:
     labels: tuple[str, ...] = ()
     schedule: NoiseSchedule | None = None
     reads_text: bool = False
+    latents: str = ""
 
     def __post_init__(self) -> None:
         for word, value, kinds in (

@@ -1,7 +1,7 @@
 """Noise schedules of discrete timesteps: how a noise-aware network counts noise.
 
-Source: guided-diffusion (2105.05233), improved DDPM (2102.09672, cosine) and latent diffusion (2112.10752). A network's
-timestep is found by matching the noise, never by copying another model's timestep.
+Source: guided-diffusion (2105.05233), improved DDPM (2102.09672, cosine), latent diffusion (2112.10752) and rectified
+flow (2209.03003). A network's timestep is found by matching the noise, never by copying another model's timestep.
 """
 
 from __future__ import annotations
@@ -55,13 +55,15 @@ class NoiseSchedule:
 
 def noise_schedule(name: str, steps: int = STEPS) -> NoiseSchedule:
     """One of NAMES, in so many timesteps; the same object for the same. Raises ValueError for another name."""
-    if name not in _BETAS:
+    if name not in NAMES:
         raise ValueError(f"There is no noise schedule {name!r}; there are {', '.join(NAMES)}.")
     return _schedule(name, steps)
 
 
 @cache
 def _schedule(name: str, steps: int) -> NoiseSchedule:
+    if name == FLOW:
+        return NoiseSchedule(name, _flow(steps))
     kept = torch.cumprod(1 - _BETAS[name](steps), 0)
     return NoiseSchedule(name, ((1 - kept) / kept).sqrt())
 
@@ -83,5 +85,12 @@ def _stable_diffusion(steps: int) -> Tensor:
     return torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64) ** 2
 
 
+def _flow(steps: int) -> Tensor:
+    """Rectified flow, 2209.03003: (1 - u) x0 + u n, at the middles of equal ranges of u; sigma = u / (1 - u)."""
+    u = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+    return u / (1 - u)
+
+
+FLOW = "flow"
 _BETAS = {"linear": _linear, "cosine": _cosine, "stable diffusion": _stable_diffusion}
-NAMES = tuple(_BETAS)
+NAMES = (*_BETAS, FLOW)

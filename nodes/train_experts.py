@@ -57,10 +57,12 @@ class GuidanceTrainExperts(io.ComfyNode):
 
     @classmethod
     @user_error()
-    def execute(cls, guide, pictures, name, preview_scale, model=None, **settings) -> io.NodeOutput:
+    def execute(cls, guide, pictures, name, preview_scale, model=None, vae=None, **settings) -> io.NodeOutput:
         page = cls.hidden.extra_pnginfo or {}
         made_on = page_of(page.get("workflow"), cls.hidden.prompt)
-        trained, curve = run(Request(guide, pictures, name, recipe_of(settings), made_on), model, preview_scale)
+        trained, curve = run(
+            Request(guide, pictures, name, recipe_of(settings), made_on, model, vae), model, preview_scale
+        )
         losses = [loss for curve in trained.curves for loss in curve]
         return io.NodeOutput(trained.guide, {"loss": losses}, curve, ui=show_pictures(curve, cls))
 
@@ -85,7 +87,13 @@ def _preview_model() -> list[io.Input]:
         io.Model.Input(
             "model", optional=True,
             tooltip="The model that is to be guided: after each expert it draws a preview, steered by the "
-            "experts so far. Not needed for the training.",
+            "experts so far. Not needed for the training, but for experts of latents (vae).",
+        ),
+        io.Vae.Input(
+            "vae", optional=True,
+            tooltip="For a latent model, its VAE: the experts are then small networks that look at the model's noisy "
+            "latents, taught by what the guide says of the pictures. They steer without a VAE. rank, alpha, layers, "
+            "efficient and flip do not count.",
         ),
     ]
 
@@ -112,8 +120,8 @@ def _main_inputs() -> list[io.Input]:
         io.Combo.Input(
             "schedule", options=SCHEDULES,
             tooltip="The noise that the experts learn, whose timesteps are shared out: adm linear for pictures of 256 "
-            "pixels, cosine for 64 and smaller, stable diffusion. It need not be the model's own: noise levels are "
-            "matched.",
+            "pixels, cosine for 64 and smaller, stable diffusion, flow for Flux, SD3, Chroma and others. It need not "
+            "be the model's own: noise levels are matched.",
         ),
         io.Int.Input(
             "seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False,

@@ -46,6 +46,8 @@ class BankHeader:
         edges: between the experts, as SNR, from clean to noisy: falling, one fewer than experts.
         scale: of every low-rank change.
         preprocessing: from a noisy picture to the network's input.
+        latents, head: of experts that look at latents, the latent format and the arguments of their `LatentHead`; the
+            base is then the clean network that taught them, and need not be there.
     """
 
     base: str
@@ -56,15 +58,19 @@ class BankHeader:
     scale: float
     labels: tuple[str, ...] = ()
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    latents: str = ""
+    head: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         right = all(isinstance(edge, float) and 0 < edge < math.inf for edge in self.edges)
         if not right or list(self.edges) != sorted(set(self.edges), reverse=True) or len(self.edges) >= MOST_EXPERTS:
             raise ValueError(f"its edges (SNR) must fall from clean to noisy, above 0, fewer than {MOST_EXPERTS}")
-        words = (self.base, self.base_sha256, self.task, self.schedule, *self.labels)
+        words = (self.base, self.base_sha256, self.task, self.schedule, self.latents, *self.labels)
         right = all(isinstance(word, str) and len(word) <= LONGEST_LABEL for word in words)
         if not right or not isinstance(self.scale, float) or not math.isfinite(self.scale):
-            raise ValueError("base, base_sha256, task, schedule and labels must be words, and scale a number")
+            raise ValueError("base, base_sha256, task, schedule, latents and labels must be words, scale a number")
+        if bool(self.latents) != isinstance(self.head, dict) or not isinstance(self.head, dict | None):
+            raise ValueError("it must have latents and a head, or neither")
 
     @property
     def count(self) -> int:

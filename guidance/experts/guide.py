@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from ..checkpoints.state_dicts import sha256_of
 from ..checkpoints.words import shown
 from ..guide import Guide, GuideSpec
 from ..networks.tiny.files import NetworkFileError
+from ..networks.tiny.latent_head import LatentHead
 from ..noise_schedule import noise_schedule
 from ..routing import Experts
 from .bank import ExpertBank, adapter_names, adapter_tensors, adapters_of, problems, tensors_named
@@ -51,6 +53,32 @@ def bank_guide(file: BankFile, base: nn.Module, spec: GuideSpec, sha256: str, ke
     originals = keep(tensors_named(base, adapter_names(file.adapters)))
     adapters = adapters_of(keep(adapter_tensors(file.adapters)), header.count, header.scale)
     return ExpertBank(base, adapters, originals).eval(), _guide(file, spec)
+
+
+def new_head(channels: int, task: str, outputs: int, seed: int) -> LatentHead:
+    """What experts that look at latents begin as: a small network with weights drawn by the seed."""
+    head = LatentHead(channels, task, outputs)
+    head.initialise(seed)
+    return head.eval()
+
+
+def latent_base(file: BankFile) -> tuple[nn.Module, GuideSpec]:
+    """The network of experts that look at latents, before any expert is in it, and what it says of itself.
+
+    Raises:
+        NetworkFileError: a header that cannot be right, in words.
+    """
+    header = file.header
+    try:
+        head = LatentHead(**(header.head or {}))
+        if head.settings["task"] != header.task:
+            raise ValueError("its head has another task")
+        task: Any = header.task
+        spec = GuideSpec(header.base, task, domain="latent", labels=header.labels, latents=header.latents)
+    except (TypeError, ValueError) as error:  # arguments that are missing, unknown or of another kind
+        words = shown(str(error), 200)
+        raise NetworkFileError(f"{file.name}: its header cannot be right ({words}); get the file again.") from None
+    return head.eval().requires_grad_(False), spec
 
 
 def source_sha256(source: GuideSource) -> str:

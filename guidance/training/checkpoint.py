@@ -185,6 +185,9 @@ class TrainingFiles(StoppedFiles):
         return self.publish(lambda: write_bank(self.final, bank, overwrite=False)) or bank
 
 
+_OF_LATENTS = ("latents", "vae")  # what `facts_of` holds more for experts that look at latents
+
+
 def facts_of(
     source: GuideSource, recipe: Mapping[str, Any], pictures_sha256: str, count: int, **more: Any
 ) -> dict[str, Any]:
@@ -247,12 +250,12 @@ def bank_of(
         )
     header = BankHeader(
         facts["base"], facts["base_sha256"], spec.task, recipe.schedule, recipe.edges, recipe.adaptation.scale,
-        spec.labels, spec.preprocessing,
+        spec.labels, spec.preprocessing, spec.latents, getattr(training.base, "settings", None),
     )
     made = {
         "recipe": recipe.as_dict(), "loss": loss_curves(training), "pictures": dict(facts["pictures"]),
         "processes": training.process_group.count, "torch": torch.__version__,
-    }
+    } | {key: value for key, value in facts.items() if key in _OF_LATENTS}
     return BankFile(name, header, tuple(training.adapters), made, dict(workflow))
 
 

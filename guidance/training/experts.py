@@ -49,6 +49,8 @@ class ExpertsTraining:
         spec: what it says of itself. It must see clean pictures.
         recipe, device: how and where.
         process_group: the processes that train together; all must be given the same everything.
+        taught: the teacher is another network, whose answers come with what is shown, in place of classes; what is
+            shown may then be latents.
 
     Attributes:
         work: what it is at; after an error, what it was at. While it is at the weights they are half changed.
@@ -59,14 +61,14 @@ class ExpertsTraining:
 
     def __init__(
         self, base: nn.Module, spec: GuideSpec, recipe: ExpertRecipe, device: str | torch.device = "cpu",
-        process_group: ProcessGroup | None = None,
+        process_group: ProcessGroup | None = None, taught: bool = False,
     ) -> None:
-        if spec.sees != "clean" or spec.domain != "pixels":
+        if spec.sees != "clean" or (spec.domain != "pixels" and not taught):
             raise ValueError(
                 f"{spec.name} sees {spec.sees} {'latents' if spec.domain == 'latent' else 'pictures'}; experts are "
                 f"made of a network that sees clean pictures."
             )
-        self.base, self.spec, self.recipe = base, spec, recipe
+        self.base, self.spec, self.recipe, self.taught = base, spec, recipe, taught
         self.device, self.process_group = torch.device(device), process_group or SingleProcess()
         self.distillation_loss = distillation_loss(recipe.learn_from, spec.task, recipe.temperature)
         self.sigmas = noise_schedule(recipe.schedule).sigmas
@@ -251,7 +253,7 @@ class ExpertsTraining:
 
     @torch.no_grad()
     def _teacher_output(self, shown: Tensor, classes: Tensor | None) -> Tensor:
-        if self.recipe.learn_from != "labels":
+        if self.recipe.learn_from != "labels" and not self.taught:
             return self.base(self.spec.prepare(shown), None).float()
         if classes is None:
             raise ValueError("The pictures have no labels: use one folder per class, or learn from the guide itself.")

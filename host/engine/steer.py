@@ -40,6 +40,7 @@ def with_gradient(
         ValueError: in words, whatever of this cannot work with this MODEL.
     """
     _check_task(loss, guide)
+    _check_latents(model, guide, target)
     place = _place(at, model, guide)
     held = _Holder(model)
     seen = _decoder(model, place, guide, decoder, vae, held)
@@ -136,6 +137,23 @@ def _check_task(loss: Loss, guide: LoadedGuide | None) -> None:
             f"The loss {loss.name!r} compares {wanted}, and {came}. "
             + ("Remove the guide" if "picture" in loss.reads else f"Connect a guide for {wanted} (Load Guide)")
             + ", or choose another loss."
+        )
+
+
+def _check_latents(model: ModelPatcher, guide: LoadedGuide | None, target: Target) -> None:
+    """Raise ValueError for a guide that looks at other latents than this MODEL's, or that is shown a picture."""
+    if guide is None or guide.guide.first.domain != "latent":
+        return
+    name, wanted = type(latents_of(model)).__name__, guide.guide.first.latents
+    if wanted and wanted != name:
+        raise ValueError(
+            f"{guide.guide.name} looks at {wanted} latents, and {describe(model)} makes {name} latents. Train experts "
+            f"for this model, or connect the model that they were trained for."
+        )
+    if target.reference is not None:
+        raise ValueError(
+            f"{guide.guide.name} looks at latents, so it cannot look at the reference picture. Let the clean network "
+            f"make a map of it and connect that, with target_is = map."
         )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...guidance.noise_schedule import NoiseSchedule, noise_schedule
+from ...guidance.noise_schedule import FLOW, NoiseSchedule, noise_schedule
 from ...guidance.routing import Experts, equal_ranges
 from .guides import LoadedGuide, switch
 
 ADM = "adm linear"
 OWN = "own schedule"
-SCHEDULES = [ADM, "cosine", "stable diffusion", OWN]
+SCHEDULES = [ADM, "cosine", "stable diffusion", FLOW, OWN]
 DEFAULT_EDGES = "500"
 TIMESTEPS, SIGMA, SNR = "timesteps", "sigma", "snr"
 EDGES_FROM = [*SCHEDULES, TIMESTEPS, SIGMA, SNR]

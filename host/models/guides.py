@@ -17,7 +17,7 @@ from ...guidance.checkpoints.guide_source import SINGLE, GuideFileError, GuideSo
 from ...guidance.checkpoints.words import shown
 from ...guidance.experts.bank import ExpertBank
 from ...guidance.experts.file import BANK, BankFile, contents_sha256, is_bank, map_tensors, read_bank, read_header
-from ...guidance.experts.guide import bank_guide, source_sha256
+from ...guidance.experts.guide import bank_guide, latent_base, source_sha256
 from ...guidance.guide import Guide, GuideFamily, GuideSpec, Network, families
 from ...guidance.networks.tiny.files import GUIDE, format_of
 from ...guidance.noise_level import NoiseLevel
@@ -143,11 +143,16 @@ def load_guide(name: str) -> LoadedGuide:
 
 
 def load_bank(file: BankFile) -> LoadedGuide:
-    """The experts of a bank, over their base from models/guides.
+    """The experts of a bank, over their base from models/guides; those that look at latents need none.
 
     Raises:
         ValueError: the base is not here or is another network, in words.
     """
+    if file.header.head is not None:
+        with torch.inference_mode(False):
+            base, spec = latent_base(file)
+            bank, guide = bank_guide(file, base, spec, file.header.base_sha256, _map_originals)
+        return LoadedGuide(guide, (manage(bank),))
     if missing := guide_problem(file.header.base):
         base = shown(file.header.base)
         raise ValueError(f"{file.name} is a bank of experts of {base}, which is missing. {missing}")

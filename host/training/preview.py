@@ -33,7 +33,8 @@ def check_preview(model: ModelPatcher) -> None:
     if not is_pixels(latents_of(model)):
         raise ValueError(
             f"{describe(model)} works on latents; the preview needs a model that works on pictures (the tiny model, "
-            f"ADM). Disconnect model: the training does not need it."
+            f"ADM). Connect the model's VAE to vae to train experts that look at its latents, or disconnect model: "
+            f"experts that look at pictures do not need it."
         )
 
 

@@ -43,12 +43,17 @@ class PictureSource:
         """size: height and width in pixels. Raises ValueError where the parts do not go together, in words."""
         shape = _shape(model, size)
         prompts = _prompts(model, positive, negative, sigmas.cpu(), cfg)
-        found = _vae(model, vae)
+        found = vae_of(model, vae)
         facts = facts_of_model(model) | {"positive": digest(prompts[0]), "negative": digest(prompts[1])}
-        decoder = found.first_stage_model
-        numbers = digest(sample_of(decoder)) if isinstance(decoder, torch.nn.Module) else "without numbers"
-        facts["vae"] = f"{type(decoder).__name__} {numbers}"
+        facts["vae"] = vae_facts(found)
         return cls(model, *prompts, found, shape, facts)
+
+
+def vae_facts(vae: comfy.sd.VAE) -> str:
+    """Which VAE it is, in a word."""
+    decoder = vae.first_stage_model
+    numbers = digest(sample_of(decoder)) if isinstance(decoder, torch.nn.Module) else "without numbers"
+    return f"{type(decoder).__name__} {numbers}"
 
 
 def deal(conditioning: list, indices: Sequence[int]) -> list:
@@ -98,7 +103,8 @@ def _prompts(
     return positive, negative or positive
 
 
-def _vae(model: ModelPatcher, vae: comfy.sd.VAE | None) -> comfy.sd.VAE:
+def vae_of(model: ModelPatcher, vae: comfy.sd.VAE | None) -> comfy.sd.VAE:
+    """The VAE that makes pictures of the MODEL's latents. Raises ValueError for none or another's, in words."""
     latents = latents_of(model)
     if is_pixels(latents):
         return pixel_vae()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 from ...guidance.checkpoints.guide_source import GuideSource
 from ...guidance.experts.file import BankFile
 from ...guidance.guide import GuideSpec
+from ...guidance.noise_schedule import FLOW
 from ...guidance.training.checkpoint import STRETCHES, TrainingFiles, facts_of, kept_curves, loss_curves
 from ...guidance.training.distillation import KINDS as _KINDS
 from ...guidance.training.experts import ExpertReport, ExpertsTraining, Work
@@ -34,12 +35,13 @@ from ..models.guides import FOLDER, LoadedGuide, bank_name_problem, bank_path, b
 from ..report.plot import draw_losses
 from .dataset import PictureFolder, training_pictures
 from .keeping import kept
+from .latents import LatentLessons, LatentSpace, device_network
 from .preview import check_preview, guided_pictures
 
 KINDS: list[str] = [*_KINDS]
 PRECISIONS: list[str] = [*_PRECISIONS]
 WEIGHTINGS: list[str] = [*_WEIGHTINGS]
-SCHEDULES = [ADM, "cosine", "stable diffusion"]
+SCHEDULES = [ADM, "cosine", "stable diffusion", FLOW]
 CURVE_SECONDS = 2.0
 OnStep = Callable[[ExpertsTraining, ExpertReport], None]
 
@@ -52,6 +54,7 @@ class Request:
         guide: a clean one, as Load Guide gives it; it is loaded anew and so stays as it is.
         name: of the bank's file in models/guides, without its ending.
         workflow: what the file keeps of the page, see `page_of`.
+        model, vae: with both, experts that look at the model's noisy latents are trained.
     """
 
     guide: LoadedGuide
@@ -59,6 +62,8 @@ class Request:
     name: str
     recipe: ExpertRecipe
     workflow: dict[str, str] = field(default_factory=dict)
+    model: ModelPatcher | None = None
+    vae: Any = None
 
 
 @dataclass(frozen=True)
@@ -84,21 +89,40 @@ def train_experts(request: Request, watch: OnStep) -> Trained:
         )
     source = source_of(request.guide.guide.name)
     sha256 = request.pictures.take_sha256(comfy.model_management.throw_exception_if_processing_interrupted)
-    facts = facts_of(source, request.recipe.as_dict(), sha256, len(request.pictures))
+    space = None
+    if request.vae is not None:
+        space = LatentSpace.of(request.model, request.vae, request.guide.guide.first)
+        request = replace(request, recipe=_of_heads(request.recipe))
+    more = space.facts if space else {}
+    facts = facts_of(source, request.recipe.as_dict(), sha256, len(request.pictures), **more)
     files = TrainingFiles(bank_path(request.name), _waiting_path(request.name), facts, f"in models/{FOLDER}")
     bank = files.finished()
     if bank is None:
         with files.reserved():
-            bank = files.finished() or _train(request, source, files, watch)  # another process may have been faster
+            # Another process may have been faster.
+            bank = files.finished() or _train(request, source, space, files, watch)
     return Trained(load_bank(bank), files.final, kept_curves(bank))
 
 
-def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: OnStep) -> BankFile:
+def _of_heads(recipe: ExpertRecipe) -> ExpertRecipe:
+    """Heads are trained whole, and a VAE's latents of a mirrored picture are no mirrored latents."""
+    return replace(recipe, flip=False, adaptation=replace(recipe.adaptation, efficient=False))
+
+
+def _train(
+    request: Request, source: GuideSource, space: LatentSpace | None, files: TrainingFiles, watch: OnStep
+) -> BankFile:
     """Take the steps that are left and write the bank."""
     with torch.inference_mode(False), torch.enable_grad():
         network, spec = build(source)
-        training = _training(network, spec, request.recipe)
         pictures = training_pictures(request.pictures, spec, request.recipe.learn_from)
+        if space is None:
+            training = _training(network, spec, request.recipe)
+        else:
+            unload_everything()
+            teacher = None if request.recipe.learn_from == "labels" else device_network(network)
+            pictures = LatentLessons(space, pictures, teacher, spec)
+            training = _training(pictures.head(request.recipe), space.spec(spec), request.recipe, taught=True)
         files.resume(training)
         files.require_disk(training)
         with kept(training, files) as keep, _enough_memory(training):
@@ -109,12 +133,14 @@ def _train(request: Request, source: GuideSource, files: TrainingFiles, watch: O
             return files.finish(training, request.workflow)
 
 
-def _training(network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe) -> ExpertsTraining:
+def _training(
+    network: torch.nn.Module, spec: GuideSpec, recipe: ExpertRecipe, taught: bool = False
+) -> ExpertsTraining:
     """On the device, which everything else has left."""
     device = comfy.model_management.get_torch_device()
     unload_everything()
     comfy.model_management.soft_empty_cache()
-    return ExpertsTraining(network.to(device), spec, recipe, device)
+    return ExpertsTraining(network.to(device), spec, recipe, device, taught=taught)
 
 
 def _waiting_path(name: str) -> Path:
@@ -181,7 +207,7 @@ def run(request: Request, model: ModelPatcher | None, scale: float) -> tuple[Tra
 
     model, scale: what the previews are drawn with; none without a model or at 0.
     """
-    shown = model if scale > 0 else None
+    shown = model if scale > 0 and request.vae is None else None
     if shown is not None:
         check_preview(shown)
     watch = _TrainingProgress(request.recipe, request.pictures, shown, scale)

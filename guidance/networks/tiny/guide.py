@@ -34,6 +34,7 @@ class TinyGuideConfig:
         norm: "group", or "batch" as in most networks that were trained for something else.
         embedding: width of the timestep's embedding.
         patch: pixels on a side that the first layer folds into channels; 4 for pictures of 64x64.
+        channels: of what it looks at: 3 of pictures, more of latents.
     """
 
     task: GuideTask = "classification"
@@ -44,6 +45,7 @@ class TinyGuideConfig:
     groups: int = 8
     embedding: int = 64
     patch: int = 2
+    channels: int = 3
 
     def __post_init__(self) -> None:
         for word, value, kinds in (("task", self.task, GuideTask), ("norm", self.norm, Norm)):
@@ -110,7 +112,7 @@ class TinyGuide(nn.Module):
         self.config = c = TinyGuideConfig(**config)
         layers = _Layers(c, operations, {"device": device, "dtype": dtype})
         widths = (c.width, 2 * c.width, 3 * c.width)
-        self.stem = layers.conv(3 * c.patch**2, c.width)
+        self.stem = layers.conv(c.channels * c.patch**2, c.width)
         self.encoder = nn.ModuleList(_GuideBlock(w, w, layers) for w in widths)
         self.down = nn.ModuleList(layers.conv(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.embed = None
