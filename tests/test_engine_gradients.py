@@ -6,7 +6,7 @@ import steering
 import torch
 from engine_probe import alone, cfg_guider, far_apart, recorded, setting_of
 from host_families import BUILT
-from host_models import MODELS
+from host_models import MODELS, sample, tensors
 
 from guidance_pack.guidance.rules.gradient import GradientGuidance
 
@@ -132,6 +132,28 @@ def test_through_the_denoiser_is_the_slope_of_the_score(pack, name):
     """Along the gradient's own direction, finite differences of log p(decode(D(x))) by the host's own evaluation."""
     spec = MODELS[name]
     check_slopes(steering.as_nodes_do(spec.build, 0), spec)
+
+
+@pytest.mark.many
+@pytest.mark.parametrize("name", ["sd15", "flux", "wan", "chroma_radiance"])
+def test_short_of_memory_the_blocks_are_evaluated_again_and_the_gradient_is_the_same(pack, name, monkeypatch):
+    from guidance_pack.host.engine import recompute, wrappers
+
+    spec, blocks = MODELS[name], []
+    model = steering.as_nodes_do(spec.build, 0)
+    guided = steer(model, steering.loaded(3), at="through denoiser", decoder="linear rgb", scale=100.0)
+
+    def drawn(short):
+        monkeypatch.setattr(wrappers, "is_short", lambda *_: short)
+        (out,) = tensors(sample(guided, spec.conditioning(1), spec.conditioning(2), spec.latent(2), steps=2))
+        return out
+
+    whole = drawn(False)
+    evaluate = recompute._evaluate
+    monkeypatch.setattr(recompute, "_evaluate", lambda *args, **named: (blocks.append(1), evaluate(*args, **named))[1])
+    assert far_apart(drawn(True), whole) < 1e-5 and blocks, "sums in another order"
+    held = [vars(module) for module in model.model.diffusion_model.modules()]
+    assert not any("forward" in own for own in held)
 
 
 def test_an_attention_that_a_node_put_on_the_model_stays_when_a_gradient_passes(pack):

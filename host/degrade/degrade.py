@@ -26,6 +26,7 @@ from .tokens import SHUFFLED, ShuffledTokens
 
 INPUT_NOISE = "input noise"
 KINDS = (*ATTENTION_KINDS, *BLOCK_KINDS, INPUT_NOISE, SHUFFLED)
+DRAWN = ("random blocks", "dropout", INPUT_NOISE, SHUFFLED)  # at random
 HIGHEST = 0.9  # of what is drawn at random: at 1 nothing would be left
 
 
@@ -50,7 +51,8 @@ class Perturbation:
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more
     ):
         """One evaluation. x: [rows, ...]; t: the model's own sigma [rows]."""
-        draws = Draws(self.seed, tuple(t.tolist()))
+        # Read from the device only where something is drawn: whoever asks waits for it.
+        draws = Draws(self.seed, tuple(t.tolist()) if self.kind in DRAWN else ())
         if self.kind == INPUT_NOISE:
             x, t = _noisier(executor.class_obj.model_sampling, x, t, self.strength, draws)
             return executor(x, t, c_concat, c_crossattn, control, transformer_options or {}, **more)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import comfy.model_management
@@ -17,6 +17,7 @@ from ..common.autograd import Aliases, check_resident, differentiable_options, s
 from ..common.decoders import VAE, copy_format, latents_of, size_of
 from ..models.guides import network_of
 from .plan import GradientRequest, plan_of
+from .recompute import recomputed
 from .targets import resolve_target
 
 THROUGH = "through denoiser"
@@ -36,6 +37,7 @@ class Gradients:
     aliases: dict[Objective, Aliases] = field(default_factory=dict)
     targets: dict[Objective, torch.Tensor | None] = field(default_factory=dict)
     latents: LatentFormat = field(default_factory=LatentFormat)  # the model's own, once it is prepared
+    short: bool = False  # whether memory is, so that the model's blocks are evaluated again in the backward
 
     @property
     def through(self) -> bool:
@@ -137,7 +139,9 @@ class StepGradientContext:
     def denoise(self, x: torch.Tensor) -> torch.Tensor:
         options = differentiable_options(self.options)
         conds = [self.guider.conds["positive"]]
-        (out,) = comfy.samplers.calc_cond_batch(self.guider.inner_model, conds, x, self.sigma.clone(), options)
+        network = self.guider.inner_model
+        with recomputed(network.diffusion_model) if self.gradients.short else nullcontext():
+            (out,) = comfy.samplers.calc_cond_batch(network, conds, x, self.sigma.clone(), options)
         return out
 
     def network(self, objective: Objective, member: int):

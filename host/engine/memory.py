@@ -57,6 +57,12 @@ def reserve_for(
     return {"guidance memory": [{"control": Reserve(missing)}]}
 
 
+def is_short(model: ModelPatcher, shape: tuple[int, ...], conds: dict, gradients: Gradients) -> bool:
+    """Whether a gradient through the denoiser does not fit beside the networks, which are loaded by now, as it is."""
+    _, own = comfy.sampler_helpers.estimate_memory(model, shape, conds)
+    return gradients.through and own * DENOISER > comfy.model_management.get_free_memory(model.load_device)
+
+
 def _gradient(
     gradients: Gradients, request: GradientRequest, own: float, latents: LatentFormat, shape: tuple[int, ...]
 ) -> float:

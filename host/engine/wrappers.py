@@ -17,17 +17,23 @@ from comfy.samplers import CFGGuider
 from ...guidance.compose import each_at_its_own, needs_of
 from ...guidance.step import Step
 from ..common.keys import KEY
+from ..common.remarks import remark
 from .branches import evaluate
 from .empty_prompt import put_empty
 from .gradients import StepGradientContext
 from .guider_checks import check_step
 from .guider_weights import combining_with, weights_at
-from .memory import reserve_for
+from .memory import is_short, reserve_for
 from .negative import put_negative
 from .observer import Observer
 from .one_call import beside_main, riders_of
 from .page_events import announce, announce_done, remark_on
 from .run import Run, check_regions, open_run, run_of
+
+RECOMPUTED = (
+    "Memory is short for a gradient through the model, so its blocks are evaluated again in the backward: the same "
+    "gradient, a third slower."
+)
 
 
 def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, latent_shapes=None, **kwargs):
@@ -100,6 +106,9 @@ def sampler_sample(executor, guider, sigmas, extra_args, callback, noise, latent
             guide.compare(guider)
     if run.gradients is not None:
         run.gradients.prepare(guider, noise.shape)
+        run.gradients.short = is_short(guider.model_patcher, noise.shape, guider.conds, run.gradients)
+        if run.gradients.short:
+            remark(RECOMPUTED)
     put_negative(run.guidance, guider, extra_args, noise, latent_image, denoise_mask, run.latent_shapes)
     watched = run.skipped.calc_cond_batch
     add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, watched, extra_args["model_options"], is_model_options=True)
