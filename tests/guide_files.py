@@ -288,6 +288,19 @@ def midas(path: Path) -> Path:
     return write_single(path, network, ".pt")
 
 
+def keras_mobilenet(path: Path) -> Path:
+    from guidance_pack.guidance.guides.mobilenet import FORMAT, KerasMobileNet
+
+    config = {"stem": 4, "blocks": [[4, 4, 1], [8, 6, 2], [8, 6, 1]], "features": 8, "head": [6, 5]}
+    network = KerasMobileNet(**config)
+    randomise(network)
+    file = path.with_suffix(".safetensors")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"format": FORMAT, "config": json.dumps(config), "labels": json.dumps(LABELS)}
+    save_file({key: value.contiguous() for key, value in network.state_dict().items()}, file, facts)
+    return file
+
+
 CLASSIFY, SEGMENT = "classification", "segmentation"
 CASES = {
     "resnet": GuideCase("transformers", resnet, CLASSIFY, 5, ((32, 32), (32, 32)), LABELS),
@@ -309,5 +322,6 @@ CASES = {
     "aesthetic linear": GuideCase("aesthetic", aesthetic_linear, "score", 1, ((24, 24), (24, 24)), backbone="clip"),
     "arcface": GuideCase("arcface", arcface, "embedding", 7, ((112, 112), (112, 112))),
     "midas": GuideCase("midas", midas, "depth", 1, ((256, 256), (128, 256))),
+    "keras mobilenet": GuideCase("keras mobilenet", keras_mobilenet, CLASSIFY, 5, ((224, 224), (224, 224)), LABELS),
     "tiny": GuideCase("tiny", tiny, CLASSIFY, 5, ((40, 40), (40, 72)), LABELS),
 }

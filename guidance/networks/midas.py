@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_EPS = 1e-3  # of batch normalisation in TensorFlow, where the encoder was trained
+BLOCK_EPS = 1e-3  # of batch normalisation in TensorFlow, where the encoder was trained
 _OUT = 32
 
 
@@ -52,15 +52,15 @@ class MidasBlock(nn.Module):
         wide = given if separable else inner
         if not separable:
             self.conv_pw = nn.Conv2d(given, wide, 1, bias=False)
-            self.bn1 = nn.BatchNorm2d(wide, eps=_EPS)
+            self.bn1 = nn.BatchNorm2d(wide, eps=BLOCK_EPS)
         self.conv_dw = SameConv(wide, wide, kernel, stride, groups=wide, bias=False)
         last = nn.Conv2d(wide, made, 1, bias=False)
         if separable:
-            self.bn1, self.conv_pw = nn.BatchNorm2d(wide, eps=_EPS), last
-            self.bn2 = nn.BatchNorm2d(made, eps=_EPS)
+            self.bn1, self.conv_pw = nn.BatchNorm2d(wide, eps=BLOCK_EPS), last
+            self.bn2 = nn.BatchNorm2d(made, eps=BLOCK_EPS)
             return
-        self.bn2, self.conv_pwl = nn.BatchNorm2d(wide, eps=_EPS), last
-        self.bn3 = nn.BatchNorm2d(made, eps=_EPS)
+        self.bn2, self.conv_pwl = nn.BatchNorm2d(wide, eps=BLOCK_EPS), last
+        self.bn3 = nn.BatchNorm2d(made, eps=BLOCK_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.separable:
@@ -107,7 +107,7 @@ class MidasSmall(nn.Module):
     def __init__(self, stem: int, stages: Sequence[EncoderStage], features: int) -> None:
         super().__init__()
         self.pretrained, self.scratch = nn.Module(), nn.Module()
-        first = [SameConv(3, stem, 3, 2, bias=False), nn.BatchNorm2d(stem, eps=_EPS), nn.ReLU6()]
+        first = [SameConv(3, stem, 3, 2, bias=False), nn.BatchNorm2d(stem, eps=BLOCK_EPS), nn.ReLU6()]
         given = (stem, *(stage.channels for stage in stages))
         made = [_stage(number, given[number], stage) for number, stage in enumerate(stages)]
         for layer, places in enumerate(LAYERS, 1):
