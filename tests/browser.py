@@ -109,6 +109,11 @@ PLACE = """([kind, handle]) => {
 }"""
 
 
+def workflow(name):
+    """workflows/<name>.json as a dictionary."""
+    return json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+
+
 @contextlib.contextmanager
 def chromium():
     """The browser that `tools/dev.py test` provided."""
@@ -128,13 +133,12 @@ class Page:
 
     def __init__(self, browser, server, renderer):
         self.renderer = renderer
-        settings = {**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "vue"}
-        server.post("/settings", settings)
         self.complaints: list[str] = []
         self.tab = browser.new_context(viewport={"width": 1600, "height": 1000}).new_page()
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.tab.on("console", self._hear)
-        self.address = server.address
+        self.server = server
+        server.post("/settings", SETTINGS)
         self.load()
         asked = server.get("/system_stats")["system"]["required_frontend_version"].split(".")[:2]
         self.under = 25 if renderer == "vue" and [int(part) for part in asked] < [1, 47] else 1
@@ -147,8 +151,9 @@ class Page:
             self.complaints.append(about)
 
     def load(self):
-        """(Re)load the page and wait until it can be worked with."""
-        self.tab.goto(self.address, wait_until="domcontentloaded")
+        """(Re)load the page and wait until it can be worked with. It reads now which renderer it has."""
+        self.server.post("/settings", {"Comfy.VueNodes.Enabled": self.renderer == "vue"})
+        self.tab.goto(self.server.address, wait_until="domcontentloaded")
         self.tab.wait_for_function(READY, timeout=120_000)
 
     def do(self, script, *arguments):
@@ -156,9 +161,8 @@ class Page:
 
     def open(self, name):
         """Open workflows/<name>.json (or a workflow given as a dictionary), seen whole."""
-        file = ROOT / "workflows" / f"{name}.json"
-        workflow = json.loads(file.read_text("utf-8")) if isinstance(name, str) else name
-        self.do("async (workflow) => { await app.loadGraphData(workflow); }", workflow)
+        opened = workflow(name) if isinstance(name, str) else name
+        self.do("async (workflow) => { await app.loadGraphData(workflow); }", opened)
         self.frames()
         self.command("Comfy.Canvas.FitView")
         self.frames(30)

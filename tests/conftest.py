@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,6 +58,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker("server")
         else:
             item.add_marker("host" if {"comfy", "comfyui_root"} & {*item.fixturenames} else "core")
+    _long_files_first(items)
+
+
+def _long_files_first(items):
+    """Files with the most that takes long: a share of a run that began one of them late would end late."""
+    long = Counter(item.path for item in items if any(map(item.get_closest_marker, ("slow", "browser"))))
+    items.sort(key=lambda item: -long[item.path])
 
 
 @dataclass(frozen=True)
@@ -218,3 +226,33 @@ def server(comfyui_root, tmp_path_factory):
 def object_info(server):
     """What the server tells the page of every kind of node."""
     return server.get("/object_info")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """The browser, for one file: Playwright lends it a loop of events that other files' tests would meet."""
+    from browser import chromium as started
+
+    with started() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pages(chromium, server):
+    """The server's page in each renderer."""
+    from browser import RENDERERS, Page
+
+    return {renderer: Page(chromium, server, renderer) for renderer in RENDERERS}
+
+
+@pytest.fixture(params=["classic", "vue"])
+def page(request, pages):
+    """One of these pages after the other."""
+    return pages[request.param]
+
+
+@pytest.fixture
+def no_complaints(pages):
+    """No page complains of anything of ours."""
+    yield
+    assert [said for page in pages.values() for said in page.complaints] == []

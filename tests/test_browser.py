@@ -1,120 +1,21 @@
-"""The pack in the real page, in both renderers: workflows open and run, curves live, help and languages work."""
+"""The pack in the real page, in both renderers: curves live, widgets come and go, help and languages work."""
 
 import copy
-import io
 import json
-import re
 
 import browser
-import numpy as np
 import pytest
-from PIL import Image
 
-from devtools import gallery
-from devtools.prompt import to_prompt
-
-WORKFLOWS = sorted(file.stem for file in (browser.ROOT / "workflows").glob("*.json"))
-SHEETS = {
-    "01-First-steps-CFG": 2,
-    "02-Autoguidance": 3,
-    "03-CFG-and-autoguidance": 4,
-    "04-CFG-in-an-interval": 3,
-    "05-Too-much-CFG-and-its-cures": 4,
-    "06-Classifier-guidance": 4,
-    "More-A-weight-that-chooses-itself": 3,
-    "More-Tune-guidance": 2,
-    "More-Weights-that-are-learned": 3,
-    "More-Two-classifiers-in-turn": 2,
-    "07-Follow-depth-or-segmentation": 3,
-    "More-Train-a-LoRA-with-P2": 2,
-    "09-Guided-by-its-degraded-self": 3,
-    "More-A-LoRA-guided-by-its-past": 2,
-    "11-Look-into-a-run": 2,
-    "10-Compare-settings": 1,
-    "12-Train-experts": 3,
-    "More-Train-experts-of-maps": 5,
-    "08-Experts-PPAP": 7,
-}
+pytestmark = pytest.mark.usefixtures("no_complaints")
 INTERVAL, CURES = "04-CFG-in-an-interval", "05-Too-much-CFG-and-its-cures"
 # By id: a click brings a node to the end of the page's list.
 FIRST = "() => app.rootGraph.nodes.filter((n) => n.comfyClass === 'GuidanceCFG').sort((a, b) => a.id - b.id)[0]"
-
-
-def workflow(name):
-    return json.loads((browser.ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
 
 
 def steady(saved):
     """A saved workflow without the sizes of folded nodes, which the Vue renderer shrinks whenever it opens one."""
     folded = [node for node in saved["nodes"] if node["flags"].get("collapsed")]
     return {**saved, "nodes": [{**node, "size": None} if node in folded else node for node in saved["nodes"]]}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=browser.RENDERERS)
-def page(request, chromium, server):
-    return browser.Page(chromium, server, request.param)
-
-
-@pytest.fixture(autouse=True)
-def no_complaints(page):
-    """The page complains of nothing of ours in any test."""
-    yield
-    assert page.complaints == []
-
-
-def test_every_workflow_that_needs_no_file_is_run():
-    assert set(SHEETS) == {name for name in WORKFLOWS if not gallery.files_of(workflow(name))}
-
-
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_every_workflow_opens_with_all_its_nodes_and_curves(page, name):
-    page.open(name)
-    assert page.missing() == []
-    for curve in page.curves():
-        assert curve["shown"], curve
-        assert curve["lines"] or curve["bands"] or "after a run" in curve["words"], curve
-
-
-@pytest.mark.parametrize("name", SHEETS)
-def test_workflows_run_and_show_what_they_are_for(page, name, server, object_info):
-    """A node shows its result once, alone, and has room for it: no node lies on another, before the run and after."""
-    page.open(name)
-    assert page.overlaps() == []
-    asked = {number: node["inputs"] for number, node in page.prompt().items()}
-    assert asked == {number: node["inputs"] for number, node in to_prompt(workflow(name), object_info).items()}
-    assert page.run() == "success"
-    for node in page.pictures():
-        assert node["shown"] == node["made"] and not node["made"][0].endswith(".jpg"), node
-    assert page.overlaps() == []
-    check_results(server, name)
-
-
-def check_results(server, name):
-    """As many sheets as lanes, each with its verdict, none blank and no two alike."""
-    (run,) = server.get("/history?max_items=1").values()
-    kinds = {str(node["id"]): node["type"] for node in workflow(name)["nodes"]}
-    sheets = [entry for number, entry in run["outputs"].items() if kinds[number] == "GuidanceScore"]
-    shown = [image for entry in sheets or run["outputs"].values() for image in entry.get("images", ())]
-    shown = shown if sheets else [image for image in shown if image["type"] == "output"]
-    assert len(shown) == SHEETS[name]
-    assert all(re.match(r"\d+ of \d+ are as asked|\d+% of the pixels|[01]\.\d\d is the", e["text"][0]) for e in sheets)
-    pixels = [pixels_of(server, image) for image in shown]
-    assert all(picture.std() > 0.02 for picture in pixels)
-    assert all(differ(first, second) for i, first in enumerate(pixels) for second in pixels[:i])
-
-
-def differ(first, second):
-    return first.shape != second.shape or bool((first != second).any())
-
-
-def pixels_of(server, image):
-    return np.asarray(Image.open(io.BytesIO(gallery.fetch_picture(server, image))), dtype=np.float32) / 255.0
 
 
 def test_a_curve_follows_edits_at_once(page):
@@ -203,7 +104,7 @@ def test_a_curve_follows_the_cfg_of_the_sampler(page):
 
 def values_of(saved):
     """The widgets of each node that has some in our file; what a page saves for the others is its own affair."""
-    own = {node["id"] for node in workflow(INTERVAL)["nodes"] if node.get("widgets_values")}
+    own = {node["id"] for node in browser.workflow(INTERVAL)["nodes"] if node.get("widgets_values")}
     return {node["id"]: node["widgets_values"] for node in saved["nodes"] if node["id"] in own}
 
 
@@ -211,7 +112,7 @@ def test_curves_are_in_neither_the_file_nor_the_prompt(page):
     page.open(INTERVAL)
     saved, prompt = json.dumps(page.saved()), json.dumps(page.prompt())
     assert "curve" not in saved and "curve" not in prompt
-    assert values_of(page.saved()) == values_of(workflow(INTERVAL))
+    assert values_of(page.saved()) == values_of(browser.workflow(INTERVAL))
 
 
 def test_the_axis_turns_by_a_click_and_is_kept_with_the_node(page):
@@ -230,7 +131,7 @@ def test_the_axis_turns_by_a_click_and_is_kept_with_the_node(page):
 
 
 def test_after_a_run_the_steps_lie_on_the_curve(page):
-    saved = workflow(INTERVAL)
+    saved = browser.workflow(INTERVAL)
     for node in saved["nodes"]:
         if node["type"] == "KSampler":
             node["widgets_values"][2] = 9 if page.renderer == "vue" else 11  # steps that no run before had

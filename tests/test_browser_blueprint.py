@@ -25,13 +25,13 @@ def scene(server):
 
 
 @pytest.fixture(scope="module", params=browser.RENDERERS)
-def page(request, server, scene):
-    with browser.chromium() as running:
-        opened = browser.Page(running, server, request.param)
-        opened.open(scene)
-        add(opened)
-        wire(opened)
-        yield opened
+def page(request, chromium, server, scene):
+    opened = browser.Page(chromium, server, request.param)
+    opened.open(scene)
+    add(opened)
+    wire(opened)
+    yield opened
+    opened.tab.close()  # it would go on drawing
 
 
 def add(page, name=NAME):

@@ -1,7 +1,6 @@
 """Ten mistakes that people make, made in the real page in both renderers: which node is red, what the page says of it,
 and that what it says to do mends it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -141,7 +140,7 @@ MISTAKES = [
 
 def part_of(workflow, ends):
     """A shipped workflow with only the nodes that lead to those of these titles."""
-    saved = json.loads((browser.ROOT / "workflows" / f"{workflow}.json").read_text("utf-8"))
+    saved = browser.workflow(workflow)
     kept = {node["id"] for node in saved["nodes"] if node.get("title") in ends}
     while more := {link[1] for link in saved["links"] if link[3] in kept} - kept:
         kept |= more
@@ -152,12 +151,6 @@ def part_of(workflow, ends):
     for output in (output for node in saved["nodes"] for output in node.get("outputs", ())):
         output["links"] = [link for link in output.get("links") or () if link in there]
     return saved
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

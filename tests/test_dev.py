@@ -322,8 +322,8 @@ def test_the_fast_run_leaves_out_what_is_slow_and_all_but_the_first_of_many():
     from conftest import pytest_collection_modifyitems
 
     class Item:
-        def __init__(self, nodeid, *marks):
-            self.nodeid, self.marks, self.path, self.fixturenames = nodeid, list(marks), Path("test_x.py"), ["comfy"]
+        def __init__(self, nodeid, *marks, file="test_x.py"):
+            self.nodeid, self.marks, self.path, self.fixturenames = nodeid, list(marks), Path(file), ["comfy"]
 
         def get_closest_marker(self, name):
             return name if name in self.marks else None
@@ -335,3 +335,6 @@ def test_the_fast_run_leaves_out_what_is_slow_and_all_but_the_first_of_many():
     pytest_collection_modifyitems(items)
     assert [item.nodeid for item in items if "slow" not in item.marks] == ["one", "three[a]", "four[a]"]
     assert all("host" in item.marks for item in items)
+    items = [Item("short", file="a.py"), Item("first", "slow", file="b.py"), Item("second", file="b.py")]
+    pytest_collection_modifyitems(items)
+    assert [item.nodeid for item in items] == ["first", "second", "short"], "a file stays whole, the long one begins"

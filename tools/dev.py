@@ -174,7 +174,8 @@ def test(options: argparse.Namespace) -> int:
     if not chosen and not options.fast or any("test_browser" in argument for argument in options.rest):
         surroundings["GUIDANCE_BROWSER"] = str(browser.provide(prepared.python, CACHE / "browser", LOGS))
     which = ([] if chosen else ["tests"]) + (["-m", FAST] if options.fast else [])
-    shares = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []  # a file shares what it has built
+    # A file shares what it has built. tests/conftest.py brings the long ones to the front, so that the end is even.
+    shares = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"] if workers > 1 else []
     command = [str(prepared.python), "-I", "-m", "pytest", *shares, *which, *options.rest]
     return subprocess.run(command, cwd=ROOT, env=surroundings, check=False).returncode
 
