@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .space import Dimension
 
 STARTS = 10  # trials that are spread at random before there is anything to learn from
-SHARE = 3  # of the trials that reach a rung, the best third goes on
+HALVES = 2  # of the trials that reach a rung, the better half goes on
 RUN, CLAIM = "run", "claim"
 
 
@@ -80,7 +80,7 @@ class Study:
 
     def __init__(self, where: Path | str | None, name: str, goals: int, seed: int, sampler: BaseSampler | None = None):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=SHARE)
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=HALVES)
         self.worker = uuid.uuid4().hex[:8]
         self.counted: dict[str, int] = {}  # evaluations of the runs that were seen
         self.halving = goals == 1  # Optuna stops no trial early that has several numbers
@@ -111,7 +111,7 @@ class Study:
         self.study.enqueue_trial(values, skip_if_exists=True)
 
     def finish(self, trial: Trial, values: list[float], excess: dict[str, float], whole: bool) -> None:
-        """A trial was judged; not whole: it was stopped early, by the better third or by a guard.
+        """A trial was judged; not whole: it was stopped early, by the better half or by a guard.
 
         excess: by how much it passes each limit.
         """
