@@ -116,7 +116,7 @@ def test_a_head_that_cannot_be_is_refused_in_words(taught):
 
     path = taught[0].guides / "latent.safetensors"
     bank = read_bank(path)
-    for changed in ({"width": 7}, {"colours": 3}, {"task": "depth"}, {"channels": 10**9}):
+    for changed in ({"width": 7}, {"colours": 3}, {"task": "depth"}, {"channels": 10**9}, {"width": 4096}):
         head = {**bank.header.head, **changed}
         write_bank(path, replace(bank, header=replace(bank.header, head=head)))
         with pytest.raises(NetworkFileError, match="its header cannot be right|does not fit"):

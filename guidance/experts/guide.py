@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..checkpoints.guide_source import GuideSource
 from ..checkpoints.state_dicts import sha256_of
+from ..checkpoints.weights import misfit, shapes_of
 from ..checkpoints.words import shown
 from ..guide import Guide, GuideSpec
 from ..networks.tiny.files import NetworkFileError
@@ -63,14 +65,15 @@ def new_head(channels: int, task: str, outputs: int, seed: int) -> LatentHead:
 
 
 def latent_base(file: BankFile) -> tuple[nn.Module, GuideSpec]:
-    """The network of experts that look at latents, before any expert is in it, and what it says of itself.
+    """The network of experts that look at latents, with the first of them in it, and what it says of itself.
 
     Raises:
-        NetworkFileError: a header that cannot be right, in words.
+        NetworkFileError: a header that cannot be right, or tensors that are not those of its head, in words.
     """
     header = file.header
     try:
-        head = LatentHead(**(header.head or {}))
+        with torch.device("meta"):  # nothing is allocated for a network that the file does not hold
+            head = LatentHead(**(header.head or {}))
         if head.settings["task"] != header.task:
             raise ValueError("its head has another task")
         task: Any = header.task
@@ -78,6 +81,12 @@ def latent_base(file: BankFile) -> tuple[nn.Module, GuideSpec]:
     except (TypeError, ValueError) as error:  # arguments that are missing, unknown or of another kind
         words = shown(str(error), 200)
         raise NetworkFileError(f"{file.name}: its header cannot be right ({words}); get the file again.") from None
+    own = shapes_of(head.state_dict())
+    wrong = next((problem for adapter in file.adapters if (problem := misfit(own, shapes_of(adapter.whole)))), "")
+    if wrong or any(adapter.low_rank for adapter in file.adapters):
+        raise NetworkFileError(f"{file.name} does not fit its own head: {wrong or 'it has LoRA'}. Get the file again.")
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in file.adapters[0].whole.items()}
+    head.load_state_dict(weights, assign=True)
     return head.eval().requires_grad_(False), spec
 
 
