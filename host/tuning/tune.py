@@ -171,7 +171,7 @@ class _Search:
         """Make those of some runs that no other process makes at this moment, so that all share the work; then wait for
         the others', but no longer than twice the longest run so far: a process may be gone."""
         left = [(key_of(run[0]), *run) for run in runs]
-        first = int(self.study.rank * len(left))  # each begins elsewhere
+        first = int(self.study.rank * len(left)) if spare is None else 0  # at the start each begins elsewhere
         for key, settings, index, words in (*left[first:], *left[:first]):
             if not self.study.busy(key, index):
                 self._reading(settings, index, words, spare)
