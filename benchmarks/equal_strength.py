@@ -4,8 +4,10 @@
     python benchmarks/equal_strength.py --table FILE.jsonl
 
 Every rule is run at its defaults over CFG weights, from the same noise and labels; its effective weight
-a = (D' - D_negative, Delta) / (Delta, Delta) is averaged over the run, and plain CFG is run at that weight. Results are
-kept, a JSON line per run, and the same command goes on where it was stopped.
+a = (D' - D_negative, Delta) / (Delta, Delta) is averaged over the run, and plain CFG is run at that weight. What a rule
+does at a weight that is too high shows at the largest one: numbers beyond the range of pictures, before they are cut
+off, and contrast, the mean over pictures of their standard deviation after it. Results are kept, a JSON line per run,
+and the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -38,8 +40,10 @@ from guidance_pack.guidance.rules.cfg import CFG
 from guidance_pack.guidance.rules.cfg_norm import CFGNorm
 from guidance_pack.guidance.rules.cfg_zero import CFGZero
 from guidance_pack.guidance.rules.fdg import FDG
+from guidance_pack.guidance.rules.higs import HiGS
 from guidance_pack.guidance.rules.mambo_g import MamboG
 from guidance_pack.guidance.rules.mimic import Mimic
+from guidance_pack.guidance.rules.momentum import Momentum
 from guidance_pack.guidance.rules.pmc import PMC
 from guidance_pack.guidance.rules.renorm import Renorm
 from guidance_pack.guidance.rules.rescale import Rescale
@@ -52,7 +56,8 @@ PLAIN = "plain CFG"
 RULES: dict[str, tuple[Rule, ...]] = {
     "CFG in (0.15, 5]": (), "CFG-Zero*": (CFGZero(),), "TCFG": (TCFG(),), "FDG": (FDG(),), "MAMBO-G": (MamboG(),),
     "PMC-CFG": (PMC(),), "skimmed CFG": (Skim(),), "dynamic thresholding": (Mimic(),), "RenormCFG": (Renorm(),),
-    "CFGNorm": (CFGNorm(),), "TAG": (TAG(),), "APG": (APG(),), "Rescale": (Rescale(),),
+    "CFGNorm": (CFGNorm(),), "TAG": (TAG(),), "APG": (APG(),), "Rescale": (Rescale(),), "momentum": (Momentum(),),
+    "HiGS": (HiGS(),),
 }  # fmt: skip
 
 
@@ -138,7 +143,7 @@ def measured(network, rules: tuple[Rule, ...], labels: Tensor, judge: Judge, opt
     return {
         "effective": steered.weight, "accuracy": class_accuracy(torch.cat([*map(judge.network, parts)]), labels),
         "frechet": frechet_distance(judge.features, features), "precision": near.precision, "recall": near.recall,
-        "evaluations": evaluations, "saturated": saturated,
+        "evaluations": evaluations, "saturated": saturated, "contrast": float(images.flatten(1).std(1).mean()),
     }  # fmt: skip
 
 
@@ -150,7 +155,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> str:
     """Means over seeds: the rule, and in brackets plain CFG at its effective weight."""
     heads = [
-        "rule", "CFG", "effective", "seeds", "accuracy", "Frechet", "precision", "recall", "beyond range",
+        "rule", "CFG", "effective", "seeds", "accuracy", "Frechet", "precision", "recall", "beyond range", "contrast",
         "evaluations",
     ]  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -159,7 +164,8 @@ def table(found: list[dict[str, Any]]) -> str:
         shown = [
             _pair(mine, key, form)
             for key, form in (("accuracy", "{:.1%}"), ("frechet", "{:.2f}"), ("precision", "{:.3f}"),
-                              ("recall", "{:.3f}"), ("saturated", "{:.1%}"), ("evaluations", "{:.0f}"))
+                              ("recall", "{:.3f}"), ("saturated", "{:.1%}"), ("contrast", "{:.3f}"),
+                              ("evaluations", "{:.0f}"))
         ]  # fmt: skip
         effective = sum(one["rule"]["effective"] for one in mine) / len(mine)
         lines.append(f"| {name} | {weight:g} | {effective:.2f} | {len(mine)} | {' | '.join(shown)} |")
