@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -68,6 +68,7 @@ class Workflow:
     nodes: list[Node] = field(default_factory=list)
     links: list[list] = field(default_factory=list)
     titles: dict[int, str] = field(default_factory=dict)
+    app: dict[str, list] = field(default_factory=dict)
 
     def lane(self, title: str) -> int:
         """A new lane, drawn as a group with this title."""
@@ -104,6 +105,13 @@ class Workflow:
         width, height = size_of(data, hidden_of(info, data))
         more = (CURVE if has_curve(kind, data) else 0) + (PICTURE if kind in PICTURES else 0)
         return self._append(kind, lane, column, data, size or (width, height + more))
+
+    def open_as_app(self, controls: Mapping[str, tuple[Node, str]], results: Sequence[Node]) -> None:
+        """Let the page open this as an app: these widgets by the words beside them, and what these nodes show."""
+        for words, (node, name) in controls.items():
+            next(socket for socket in node.data["inputs"] if socket["name"] == name)["label"] = words
+        inputs = [[node.number, name] for node, name in controls.values()]
+        self.app = {"inputs": inputs, "outputs": [node.number for node in results]}
 
     def fold(self, node: Node) -> Node:
         """Let only the title of a node be seen."""
@@ -150,7 +158,10 @@ class Workflow:
             "links": self.links,
             "groups": groups,
             "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [60, 90]}, "description": self.description},
+            "extra": {
+                "ds": {"scale": 0.6, "offset": [60, 90]}, "description": self.description,
+                **({"linearMode": True, "linearData": self.app} if self.app else {}),
+            },
             "version": 0.4,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from workflow_apps import APPS
 from workflow_big import BIG
 from workflow_compare import compare, tune
 from workflow_degrade import degraded_guide
@@ -219,6 +220,7 @@ WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "10-Compare-settings": compare,
     "11-Look-into-a-run": inspector,
     "12-Train-experts": train_experts,
+    **APPS,
     "More-A-weight-that-chooses-itself": adaptive,
     "More-Weights-that-are-learned": learned,
     "More-Tune-guidance": tune,

@@ -24,10 +24,15 @@ NOTE = 300  # its width
 class Scene(Workflow):
     """A workflow on the embedded model: the shared nodes first, then one lane per picture."""
 
+    label: str | Output = CLASSES
+
     def shared(
-        self, note: str, weak: bool = False, early: bool = False, high: int = 260
+        self, note: str, weak: bool = False, early: bool = False, high: int = 260, one_class: str = ""
     ) -> None:
-        """The lane on the left: note (so many pixels high), models, classes, empty latents."""
+        """The lane on the left: note (so many pixels high), models, classes, empty latents.
+
+        one_class: what a node of its own asks for, instead of four classes dealt in turn.
+        """
         lane = self.lane("Model, classes, size")
         self.note(lane, 0, note, (NOTE, high))
         self.main = self.add("GuidanceTinyModel", lane, 0, title="Main model", name=MAIN)
@@ -36,14 +41,17 @@ class Scene(Workflow):
         if early:
             self.early = self.add("GuidanceTinyModel", lane, 0, title="Early model: another guide", name=EARLY)
         model = self.main["MODEL"]
-        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=CLASSES)
+        if one_class:
+            self.asked = self.add("PrimitiveString", lane, 0, title="Class", value=one_class)
+            self.label = replace(self.asked["STRING"], value=one_class)
+        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=self.label)
         no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
         judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=JUDGE)
         self.no_class, self.judge = self.fold(no_class), self.fold(judge)["guide"]
         self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
 
     def picture(
-        self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False, seed: int = SEED,
+        self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False, seed: int | Output = SEED,
         judge: Output | None = None, target: Output | None = None, unfolded: bool = False,
     ) -> Output:
         """Sampler, decoder and the sheet with its verdict at the end of a lane; the pictures themselves come back.
@@ -65,7 +73,7 @@ class Scene(Workflow):
             self.fold(sampler)
         decoder = self.add("VAEDecode", lane, place, samples=sampler["LATENT"], vae=self.main["VAE"])
         decoded = self.fold(decoder)["IMAGE"]
-        asked = {"guide": judge, "target": target} if target else {"guide": self.judge, "label": CLASSES}
+        asked = {"guide": judge, "target": target} if target else {"guide": self.judge, "label": self.label}
         self.add(
             "GuidanceScore", lane, column + 1, title=title, size=SHEET, images=decoded, columns=COLUMNS,
             heading=title, cell_size=CELL, **asked,
