@@ -22,6 +22,7 @@ from ..common.unfinished import show_unfinished
 from ..engine.install import with_inspection, with_plan
 from ..engine.plan import plan_of
 from ..recording.inspection import Inspection
+from .closer import cells_of
 from .damage import with_damages
 from .grid import Axis, Grid
 from .settings import Settings, socket
@@ -41,11 +42,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Compared:
-    """The grid as an IMAGE [1, H, W, 3]; every picture of every cell, row by row, [N, H, W, 3]; the table as CSV."""
+    """The grid as an IMAGE [1, H, W, 3]; every picture of every cell, row by row, [N, H, W, 3]; the table as CSV; what
+    the page knows of each cell."""
 
     grid: torch.Tensor
     pictures: torch.Tensor
     table: str
+    cells: list[dict[str, Any]]
 
 
 def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: str) -> Compared:
@@ -67,7 +70,8 @@ def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: st
         watch.finish(settings)
     pictures = torch.cat([kept[settings.bare()].pictures for settings in grid.cells])
     weights = {settings: cell.weight for settings, cell in kept.items() if cell.weight is not None}
-    return Compared(watch.sheet.picture(), pictures, grid.table(len(pictures) // len(grid.cells), weights))
+    table = grid.table(len(pictures) // len(grid.cells), weights)
+    return Compared(watch.sheet.picture(), pictures, table, cells_of(grid, watch.sheet, scene.models))
 
 
 @dataclass(frozen=True, eq=False)

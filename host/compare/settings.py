@@ -136,7 +136,7 @@ def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
         place = _place(settings, point["kind"], which, name)
         return _with(settings, place, _with_point(settings.rules[place], int(point["number"]), value, name))
     kind, _, setting = name.rpartition(" ")
-    place = _place(settings, kind, which, name)
+    place = place_of(settings, kind, which, name)
     return _with(settings, place, _change(settings.rules[place], setting, value))
 
 
@@ -282,7 +282,7 @@ def _check_range(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value:g}; it can be {low:g} to {high:g}.")
 
 
-def _place(settings: Settings, kind: str, which: int, name: str) -> int:
+def place_of(settings: Settings, kind: str, which: int, name: str) -> int:
     places = [index for index, rule in enumerate(settings.rules) if kind_name(rule) == kind]
     if which <= len(places):
         return places[which - 1]

@@ -108,12 +108,17 @@ class Sheet:
 
     def put(self, column: int, row: int, pictures: torch.Tensor) -> None:
         """Fill a cell. pictures: [B, H, W, 3] in [0, 1]."""
-        left, top = self._corner(column, row)
-        self.image.paste(PAPER, (left, top, left + self.cell[0], top + self.cell[1]))
+        left, top, right, bottom = self.box(column, row)
+        self.image.paste(PAPER, (left, top, right, bottom))
         width, height = self.tile.size
         for index, picture in enumerate(self.tile.draw(pictures)):
             at = index % self.across, index // self.across
             self.image.paste(picture, (left + at[0] * (width + SEAM), top + at[1] * (height + SEAM)))
+
+    def box(self, column: int, row: int) -> tuple[int, int, int, int]:
+        """Where a cell lies: its left, top, right and bottom, in pixels."""
+        left, top = self._corner(column, row)
+        return left, top, left + self.cell[0], top + self.cell[1]
 
     def picture(self) -> torch.Tensor:
         """As an IMAGE [1, H, W, 3] in [0, 1]."""
@@ -195,8 +200,8 @@ class Sheet:
             middle = self._corner(0, row)[1] + self.cell[1] / 2
             pen.multiline_text((self._left - GAP, middle), words, INK, self._font, anchor="rm", align="right")
             for column in range(len(self._columns)):
-                left, top = self._corner(column, row)
-                pen.rectangle((left, top, left + self.cell[0] - 1, top + self.cell[1] - 1), fill=GRID)
+                left, top, right, bottom = self.box(column, row)
+                pen.rectangle((left, top, right - 1, bottom - 1), fill=GRID)
         pen.multiline_text((GAP, self._corner(0, len(self._rows))[1]), self._below, QUIET, self._small)
 
     def _extent(self, words: str, font) -> tuple[int, int]:

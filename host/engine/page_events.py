@@ -40,7 +40,7 @@ def curve(before: ModelPatcher, after: ModelPatcher, guide: LoadedGuide | None =
     level = _levels(model_sampling)
     first = len(plan_of(before).guidance.rules)
     resolved = plan_of(after).guidance.resolve(ModelPositions(model_sampling)).rules
-    keys = _keys(after)
+    keys = line_keys(after)
     lines = [_line(keys[i], resolved[i], level) for i in range(first, len(resolved))]
     return _shown({"noise": noise_of(model_sampling), "lines": lines, **(_experts(guide) if guide else {})})
 
@@ -100,7 +100,7 @@ def done_of(run: Run, model: ModelPatcher) -> dict[str, Any] | None:
         for index, rule in enumerate(guidance.rules)
     ]
     evaluations = sum(len(step.branches) for step in steps) / len(steps)
-    return {"steps": len(steps), "evaluations": evaluations, "acted": dict(zip(_keys(model), acted, strict=True))}
+    return {"steps": len(steps), "evaluations": evaluations, "acted": dict(zip(line_keys(model), acted, strict=True))}
 
 
 def remark_on(run: Run) -> None:
@@ -123,7 +123,7 @@ def steps_of(run: Run, model: ModelPatcher) -> dict[str, Any]:
         rule.weights(rule.schedule(level), cfg) if isinstance(rule, CFG) else rule.shown(level)
         for rule in run.guidance.rules
     ]
-    found = zip(_keys(model), strengths, strict=True)
+    found = zip(line_keys(model), strengths, strict=True)
     return {"sigmas": sigmas, "lines": {key: s.tolist() for key, s in found if bool(s.isfinite().all())}}
 
 
@@ -142,7 +142,7 @@ def _line(key: str, rule: Rule, level: NoiseLevel) -> dict[str, Any]:
     return {"key": key, "values": strength.tolist(), "relative": relative}
 
 
-def _keys(model: ModelPatcher) -> list[str]:
+def line_keys(model: ModelPatcher) -> list[str]:
     """A name for every rule in its chain on this network: the same for all clones of the MODEL, in one process."""
     plan = plan_of(model)
     guides = {guide.name: guide for guide in plan.guides}

@@ -41,9 +41,12 @@ function inside(node, slot) {
 
 /** The node that shows this subgraph; the first, if several do. */
 function hostOf(graph) {
-  const root = graph.rootGraph;
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])];
-  return graphs.flatMap(({ nodes }) => nodes).find(({ subgraph }) => subgraph === graph);
+  return allNodes(graph.rootGraph).find(({ subgraph }) => subgraph === graph);
+}
+
+/** Every node of a workflow, those within subgraphs too. */
+export function allNodes(root) {
+  return [root, ...(root.subgraphs?.values() ?? [])].flatMap(({ nodes }) => nodes);
 }
 
 export function socketOf(node, name) {

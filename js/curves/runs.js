@@ -27,10 +27,16 @@ export function listen() {
   });
 }
 
-/** What a node's last run said of it: { noise, lines, edges, handover }, each where it has one; undefined before it. */
-export function lastOf(node) {
+/** What the page keeps of a node's last run; undefined before it. */
+export function outputOf(node) {
   const root = !node.graph || node.graph.isRootGraph;
-  const message = app.nodeOutputs?.[root ? `${node.id}` : `${node.graph.id}:${node.id}`]?.guidance_curve?.[0];
+  return app.nodeOutputs?.[root ? `${node.id}` : `${node.graph.id}:${node.id}`];
+}
+
+/** What a node's last run said of it: { noise, lines, edges, handover }, each where it has one; undefined before it.
+ * said: in which of its messages. */
+export function lastOf(node, said = "guidance_curve") {
+  const message = outputOf(node)?.[said]?.[0];
   if (!message) return undefined;
   if (!read.has(message)) remember(read, message, JSON.parse(message));
   return read.get(message);
