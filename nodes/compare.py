@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from comfy_api.latest import io
 
 from ..host.common.page_pictures import show_pictures
@@ -52,7 +50,7 @@ class GuidanceCompare(io.ComfyNode):
         scene = Scene((model, *(models or {}).values()), positive, negative, latent_image, vae)
         x, y = Axis("x", x_parameter, x_values, x_which), Axis("y", y_parameter, y_values, y_which)
         made = compare(scene, Settings(0, (), **sampler), x, y, cell_size, cls.hidden.unique_id or "")
-        shown = {**show_pictures(made.grid, cls), "guidance_cells": [json.dumps(made.cells)]}
+        shown = {**show_pictures(made.grid, cls), **made.for_page()}
         return io.NodeOutput(made.grid, made.pictures, made.table, ui=shown)
 
 

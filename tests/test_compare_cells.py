@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from compare_scene import chained, compared, sampled, scene
+from compare_scene import chained, compared, given, sampled, scene
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,13 @@ def test_a_change_has_the_key_of_its_nodes_curve(tiny):
     assert sorted(keys) == sorted(line["key"] for line in lines) and len(set(keys)) == 2
 
 
-def test_what_is_a_wire_has_no_widgets(tiny):
-    main, _ = tiny
+def test_what_no_widget_alone_sets_has_no_values(tiny):
+    from guidance_pack.nodes.shape import GuidanceShape
+
+    main, weak = tiny
+    shaped = given(GuidanceShape, model=chained(main, weak), rule="TCFG")
+    made = compared(scene(shaped), ("shape rule", "cfg zero, tcfg"), ("autoguidance weight", "2"))
+    assert changes(made) == [[("shape rule", {}), ("autoguidance weight", {"weight": 2.0})]] * 2
     over = scene(main, chained(*tiny))
     made = compared(over, ("model", "plain, guided"), ("seed", "4"))
     assert changes(made) == [[(socket, {}), ("seed", {"seed": 4})] for socket in ("model", "model_2")]

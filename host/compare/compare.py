@@ -5,6 +5,7 @@ Finished cells are kept while the MODEL lives, so that a grid that was interrupt
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,10 @@ class Compared:
     pictures: torch.Tensor
     table: str
     cells: list[dict[str, Any]]
+
+    def for_page(self) -> dict[str, list[str]]:
+        """The cells as a part of the node's `ui`: text, because the host counts anything else as a picture."""
+        return {"guidance_cells": [json.dumps(self.cells)]}
 
 
 def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: str) -> Compared:

@@ -136,7 +136,7 @@ def vary(settings: Settings, name: str, value: Any, which: int = 1) -> Settings:
         place = _place(settings, point["kind"], which, name)
         return _with(settings, place, _with_point(settings.rules[place], int(point["number"]), value, name))
     kind, _, setting = name.rpartition(" ")
-    place = place_of(settings, kind, which, name)
+    place = _place(settings, kind, which, name)
     return _with(settings, place, _change(settings.rules[place], setting, value))
 
 
@@ -282,17 +282,23 @@ def _check_range(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value:g}; it can be {low:g} to {high:g}.")
 
 
-def place_of(settings: Settings, kind: str, which: int, name: str) -> int:
-    places = [index for index, rule in enumerate(settings.rules) if kind_name(rule) == kind]
-    if which <= len(places):
-        return places[which - 1]
-    missing = f"only {len(places)} of {kind}" if places else f"no {kind}"
+def place_of(rules: Sequence[Rule], kind: str, which: int) -> int | None:
+    """Where the nth component of a kind stands, counted from 1; None if there is none."""
+    places = [index for index, rule in enumerate(rules) if kind_name(rule) == kind]
+    return places[which - 1] if which <= len(places) else None
+
+
+def _place(settings: Settings, kind: str, which: int, name: str) -> int:
+    place = place_of(settings.rules, kind, which)
+    if place is not None:
+        return place
+    count = sum(kind_name(rule) == kind for rule in settings.rules)
+    missing = f"only {count} of {kind}" if count else f"no {kind}"
     raise ValueError(
         f"{name} is to be varied, and {socket(settings.model)} carries {missing}. It carries: "
         f"{_carries(settings.rules)}. Add the component (not at weight 1 or scale 0, where its node leaves it out), or "
         f"vary one of {', '.join((*SAMPLER, *NAMES))}."
     )
-
 
 def _carries(rules: Sequence[Rule]) -> str:
     found = [f"{kind_name(rule)} ({', '.join(settings_of(type(rule)))})" for rule in rules]

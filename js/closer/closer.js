@@ -2,13 +2,13 @@
 
 import { api } from "../../../scripts/api.js";
 import { outputOf } from "../curves/runs.js";
+import { say } from "../curves/words.js";
 import { keep } from "./keep.js";
 
-const HINT = "Click a cell to see it as A; with Shift, as B. The pointer on the picture divides the two.";
 const SMALL = 128; // pixels up to which a picture is shown in whole pixels
 const CSS = `
-.guidance-closer { width: min(1200px, 94vw); max-height: 94vh; padding: 16px; border: 1px solid var(--border-color, #444);
-  border-radius: 10px; background: var(--comfy-menu-bg, #222); color: var(--input-text, #ddd);
+.guidance-closer { width: min(1200px, 94vw); max-height: 94vh; padding: 16px; border-radius: 10px;
+  border: 1px solid var(--border-color, #444); background: var(--comfy-menu-bg, #222); color: var(--input-text, #ddd);
   font: 14px/20px Inter, Arial, sans-serif; overflow: auto; }
 .guidance-closer::backdrop { background: rgb(0 0 0 / 60%); }
 .guidance-closer .body { display: flex; gap: 16px; align-items: flex-start; }
@@ -21,7 +21,7 @@ const CSS = `
   margin-left: -1px; background: #fff; box-shadow: 0 0 3px #000; }
 .guidance-closer .whole { image-rendering: pixelated; }
 .guidance-closer .cells { flex: 2; min-width: 0; display: grid; gap: 6px; }
-.guidance-closer .cells button { all: unset; cursor: pointer; border-radius: 4px; outline: 2px solid transparent; position: relative; }
+.guidance-closer .cells button { all: unset; cursor: pointer; border-radius: 4px; outline: 2px solid transparent; }
 .guidance-closer .cells button:focus-visible { outline-color: var(--input-text, #ddd); }
 .guidance-closer .cells canvas { display: block; width: 100%; border-radius: 4px; }
 .guidance-closer .cells .is-a { outline-color: #4c8dff; }
@@ -90,15 +90,17 @@ export class Closer {
     const foot = make("footer");
     this.said = make("output");
     for (const side of ["a", "b"]) {
-      const button = make("button", `keep-${side}`, `Keep ${side.toUpperCase()}: set the nodes to it`);
+      const words = say("Keep {side}: set the nodes to it", { side: side.toUpperCase() });
+      const button = make("button", `keep-${side}`, words);
       button.addEventListener("click", () => {
         this.said.textContent = keep(this.node, this.cells[this.chosen[side]]);
       });
       foot.append(button);
     }
-    const close = make("button", "close", "Close");
+    const close = make("button", "close", say("Close"));
     close.addEventListener("click", () => this.dialog.close());
-    foot.append(make("span", "hint", HINT), close, this.said);
+    const hint = say("Click a cell to see it as A; with Shift, as B. The pointer on the picture divides the two.");
+    foot.append(make("span", "hint", hint), close, this.said);
     return foot;
   }
 

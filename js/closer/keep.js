@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { allNodes, socketOf } from "../curves/graph.js";
 import { lastOf } from "../curves/runs.js";
+import { say } from "../curves/words.js";
 
 /** Set the widgets that make the graph what a cell was drawn with; what was done, in words. */
 export function keep(compare, { words, changes }) {
@@ -15,20 +16,21 @@ export function keep(compare, { words, changes }) {
   }
   app.rootGraph.change();
   const problems = made.flatMap(({ problem }) => problem ?? []);
-  return problems.length ? problems.join(" ") : `The nodes are set: ${words || "nothing was varied"}.`;
+  return problems.length ? problems.join(" ") : say("The nodes are set: {words}.", { words });
 }
 
 /** The widgets of a change with their new values, or why it cannot be made. */
 function place(compare, { key, values, words }) {
   const names = Object.keys(values);
-  if (!names.length) return { problem: `${words} is a wire: draw it to the sampler yourself.` };
+  if (!names.length) return { problem: say("{words}: no widget alone sets it. Set it yourself.", { words }) };
   const node = key ? allNodes(app.rootGraph).find((one) => hasLine(one, key)) : compare;
-  if (!node) return { problem: `${words}: its node has gone or changed since the run. Run again.` };
+  if (!node) return { problem: say("{words}: its node has gone or changed since the run. Run again.", { words }) };
   const widgets = names.map((name) => [widgetOf(node, name), values[name]]);
   const missing = names.find((_, index) => !widgets[index][0]);
-  if (missing) return { problem: `${words}: ${node.title} has no ${missing} of its own.` };
+  const title = { words, node: node.title };
+  if (missing) return { problem: say("{words}: {node} has no {name} of its own.", { ...title, name: missing }) };
   const wired = names.find((name) => socketOf(node, widgetOf(node, name).name)?.link != null);
-  if (wired) return { problem: `${words}: ${wired} of ${node.title} comes by a wire.` };
+  if (wired) return { problem: say("{words}: {name} of {node} comes by a wire.", { ...title, name: wired }) };
   return { widgets };
 }
 

@@ -1,4 +1,4 @@
-/** What the plots say in the language of the page; a sentence without a translation stays English. */
+/** What plots and dialogs say in the language of the page; a sentence without a translation stays English. */
 
 export const TRANSLATED = {
   ko: {
@@ -37,6 +37,19 @@ export const TRANSLATED = {
     "edges: numbers above 0 with commas": "경계: 0보다 큰 수를 쉼표로 구분하세요",
     "edges: timesteps are whole numbers from 1 to {last}": "경계: 타임스텝은 1에서 {last}까지의 정수입니다",
     "edges: from clean to noisy, each once": "경계: 깨끗한 쪽에서 노이즈가 많은 쪽으로, 하나씩만 적으세요",
+    "look closer": "자세히 보기",
+    "Run the workflow first: then two cells can be seen over each other, and the better one kept.":
+      "먼저 워크플로를 실행하세요. 그러면 두 칸을 겹쳐 보고 더 나은 쪽을 남길 수 있습니다.",
+    "Click a cell to see it as A; with Shift, as B. The pointer on the picture divides the two.":
+      "칸을 클릭하면 A로, Shift와 함께 클릭하면 B로 보입니다. 그림 위의 포인터가 둘을 나눕니다.",
+    "Keep {side}: set the nodes to it": "{side} 남기기: 노드를 이 설정으로",
+    "Close": "닫기",
+    "The nodes are set: {words}.": "노드에 설정했습니다: {words}.",
+    "{words}: no widget alone sets it. Set it yourself.": "{words}: 위젯 하나로는 설정되지 않습니다. 직접 설정하세요.",
+    "{words}: its node has gone or changed since the run. Run again.":
+      "{words}: 실행 뒤에 노드가 없어졌거나 바뀌었습니다. 다시 실행하세요.",
+    "{words}: {node} has no {name} of its own.": "{words}: {node}에는 {name} 값이 따로 없습니다.",
+    "{words}: {name} of {node} comes by a wire.": "{words}: {node}의 {name} 값은 연결선으로 옵니다.",
   },
   zh: {
     "cannot be drawn": "无法绘制",
@@ -74,6 +87,18 @@ export const TRANSLATED = {
     "edges: numbers above 0 with commas": "分界点：大于 0 的数，用英文逗号分隔",
     "edges: timesteps are whole numbers from 1 to {last}": "分界点：时间步为 1 到 {last} 的整数",
     "edges: from clean to noisy, each once": "分界点：从低噪声到高噪声，每个只写一次",
+    "look closer": "细看",
+    "Run the workflow first: then two cells can be seen over each other, and the better one kept.":
+      "请先运行工作流：之后可以把两格叠在一起看，并保留更好的一格。",
+    "Click a cell to see it as A; with Shift, as B. The pointer on the picture divides the two.":
+      "点击一格作为 A，按住 Shift 点击作为 B。图上的指针位置把两者分开。",
+    "Keep {side}: set the nodes to it": "保留 {side}：把节点设为它",
+    "Close": "关闭",
+    "The nodes are set: {words}.": "节点已设置：{words}。",
+    "{words}: no widget alone sets it. Set it yourself.": "{words}：不是单个控件能设置的，请自己设置。",
+    "{words}: its node has gone or changed since the run. Run again.": "{words}：运行之后它的节点已不在或已改变。请再运行一次。",
+    "{words}: {node} has no {name} of its own.": "{words}：{node} 没有自己的 {name}。",
+    "{words}: {name} of {node} comes by a wire.": "{words}：{node} 的 {name} 来自连线。",
   },
 };
 
