@@ -21,8 +21,9 @@ NAMES = [file.stem for file in FILES]
 ON_THE_PAGE = {"MarkdownNote"}  # nodes that only the page knows
 THUMBNAIL_BYTES = 60_000
 LARGE = [  # those that most people open first
-    "01-First-steps-CFG", "02-Autoguidance", "03-CFG-and-autoguidance",
-    "09-Guided-by-its-degraded-self", "10-Compare-settings",
+    "01-First-steps-CFG", "02-Autoguidance", "03-CFG-and-autoguidance", "04-CFG-in-an-interval",
+    "05-Too-much-CFG-and-its-cures", "08-Experts-PPAP", "09-Guided-by-its-degraded-self",
+    "10-Compare-settings",
 ]  # fmt: skip
 
 

@@ -74,37 +74,57 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
 
 def ppap(object_info: dict, stamps: Stamps) -> dict:
     scene = Scene(
-        "ppap", "A class, a depth map and a segmentation followed by experts that see through noise.",
+        "ppap", "A class followed by experts that see through noise, beside the clean classifier that they come from.",
         object_info, stamps,
     )
     scene.shared(
-        "## PPAP\nThe model is told no class. Each pair of lanes steers it by the same network looking at the noisy "
-        "picture itself: first as it is, then as a bank of experts that were trained to see through noise. Each lane "
-        "has the scale that suits it; the experts of maps a *cap* on their pushes.\n\nThe references are drawn by the "
-        "first lane. **Load Guide** lists banks of experts beside other guides.",
+        "## PPAP\nThe model is told no class. Both lanes steer it by the same classifier looking at the noisy picture "
+        "itself: first as it is, then as a bank of experts that were trained to see through noise, each at its own "
+        "noise levels.\n\n**Load Guide** lists banks of experts beside other guides. *More Experts follow maps* does "
+        "the same with depth and segmentation, *12 Train experts* makes a bank.",
+        high=320,
+    )
+    for kind, name, strength in zip(
+        ("The clean classifier", "Its experts"), ("shapes-classifier", "shapes-experts"), STRENGTHS["classifier"],
+        strict=True,
+    ):
+        lane = scene.lane(kind)
+        guide = scene.add("GuidanceLoadGuide", lane, 1, title=kind, name=name)
+        steered = scene.add(
+            "GuidanceClassifier", lane, 1, model=scene.main["MODEL"], guide=guide["guide"], label=CLASSES,
+            at="noisy input", **strength,
+        )
+        scene.picture(lane, steered["MODEL"], kind.lower(), 3, True, SEED + 1)
+    return scene.build()
+
+
+def ppap_maps(object_info: dict, stamps: Stamps) -> dict:
+    scene = Scene(
+        "ppap_maps", "A depth map and a segmentation followed by experts that see through noise.", object_info, stamps,
+    )
+    scene.shared(
+        "## PPAP with maps\nThe model is told no class. Each pair of lanes steers it by the same network looking at the "
+        "noisy picture itself: first as it is, then as a bank of experts that were trained to see through noise. Each "
+        "lane has the scale that suits it; the experts a *cap* on their pushes.\n\nThe references are drawn by the "
+        "first lane; the network of the other kind judges.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
     reference = scene.picture(lane, guided["MODEL"], "references")
     judges = other_maps(scene, lane)
-    for task, strengths in STRENGTHS.items():
-        experts = "shapes-experts" if task == "classifier" else f"shapes-{task}-experts"
-        for kind, name, strength in zip(("clean", "experts"), (f"shapes-{task}", experts), strengths, strict=True):
+    for task in judges:
+        for kind, name, strength in zip(
+            ("clean", "experts"), (f"shapes-{task}", f"shapes-{task}-experts"), STRENGTHS[task], strict=True
+        ):
             lane = scene.lane(f"{task.capitalize()}: {kind}")
-            guide = scene.add("GuidanceLoadGuide", lane, 1, name=name)
-            if task == "classifier":
-                steered = scene.add(
-                    "GuidanceClassifier", lane, 2, model=model, guide=guide["guide"], label=CLASSES, at="noisy input",
-                    **strength,
-                )
-            else:
-                steered = scene.add(
-                    "GuidanceLoss", lane, 2, model=model, loss=task, guide=guide["guide"], target=reference,
-                    at="noisy input", **strength,
-                )
-            seen: dict[str, Any] = {} if task == "classifier" else {"judge": judges[task], "target": reference}
-            scene.picture(lane, steered["MODEL"], f"{task}, {kind}", 3, True, SEED + 1, **seen)
+            guide = scene.fold(scene.add("GuidanceLoadGuide", lane, 1, title=f"Guide: {name}", name=name))
+            steered = scene.add(
+                "GuidanceLoss", lane, 1, model=model, loss=task, guide=guide["guide"], target=reference,
+                at="noisy input", **strength,
+            )
+            title = f"{task}, {kind}"
+            scene.picture(lane, steered["MODEL"], title, 3, True, SEED + 1, judge=judges[task], target=reference)
     return scene.build()
 
 

@@ -8,7 +8,7 @@ from workflow_apps import APPS
 from workflow_big import BIG
 from workflow_compare import compare, tune
 from workflow_degrade import degraded_guide
-from workflow_experts import map_experts, own_experts, ppap, train_experts
+from workflow_experts import map_experts, own_experts, ppap, ppap_maps, train_experts
 from workflow_glide import ppap_glide
 from workflow_gradients import classifier, experts, targets
 from workflow_graph import Stamps
@@ -103,22 +103,20 @@ def interval(object_info: dict, stamps: Stamps) -> dict:
         "half.",
     )
     model = scene.main["MODEL"]
-    lane = scene.lane("CFG 4 at every noise level")
-    cfg = scene.add("GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0)
+    lane, cfg = scene.cfg_lane("CFG 4 at every noise level", 4.0)
     scene.picture(lane, cfg["MODEL"], "CFG 4 everywhere", 4)
     lane = scene.lane("CFG 4 in an interval")
-    cfg = scene.add(
-        "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, unit="sigma", start=NOISY, end=CLEAN
+    within = scene.add(
+        "GuidanceCFG", lane, 1, model=model, weight_from="node", weight=4.0, unit="sigma", start=NOISY, end=CLEAN
     )
-    reported = scene.report(lane, 3, cfg["MODEL"], "interval")
-    scene.add("PreviewAny", lane, 3, title="The plan in words", size=(340, 200), source=reported["text"])
-    scene.picture(lane, reported["MODEL"], "CFG 4 in (0.15, 5]", 4)
+    scene.picture(lane, within["MODEL"], "CFG 4 in (0.15, 5]", 4)
     lane = scene.lane("CFG 4, falling to off")
     fall = scene.add("GuidanceSchedule", lane, 1, shape="cosine", start=0.1, end=0.9)
     cfg = scene.add(
         "GuidanceCFG", lane, 2, model=model, weight_from="node", weight=4.0, schedule=fall["schedule"]
     )
     scene.picture(lane, cfg["MODEL"], "CFG 4 falling", 3)
+    scene.report(scene.lane("What the interval will do"), 1, within["MODEL"], "interval")
     return scene.build()
 
 
@@ -134,17 +132,15 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
         "takes the largest weight that keeps the estimate's length. None costs an evaluation. "
         "Choose another rule and queue again.",
     )
-    lane, cfg = scene.cfg_lane("CFG 8", 8.0)
-    scene.picture(lane, cfg["MODEL"], "CFG 8", 3)
-    lane, cfg = scene.cfg_lane("CFG 8 + Rescale", 8.0)
-    rescaled = scene.add("GuidanceRescale", lane, 2, model=cfg["MODEL"], phi=0.7)
-    scene.picture(lane, rescaled["MODEL"], "CFG 8 + rescale 0.7", 3)
-    lane, cfg = scene.cfg_lane("CFG 8 + APG", 8.0)
-    projected = scene.add("GuidanceAPG", lane, 2, model=cfg["MODEL"])
-    scene.picture(lane, projected["MODEL"], "CFG 8 + APG", 3)
-    lane, cfg = scene.cfg_lane("CFG 8 + PMC-CFG", 8.0)
-    shaped = scene.add("GuidanceShape", lane, 2, model=cfg["MODEL"], rule="PMC-CFG", **{"rule.limit": 1.05})
-    scene.picture(lane, shaped["MODEL"], "CFG 8 + PMC-CFG", 3)
+    burnt = scene.add("GuidanceCFG", 0, 0, title="CFG 8", model=scene.main["MODEL"], weight_from="node", weight=8.0)
+    scene.picture(scene.lane("CFG 8"), burnt["MODEL"], "CFG 8", 3)
+    for words, kind, values in (
+        ("rescale 0.7", "GuidanceRescale", {"phi": 0.7}), ("APG", "GuidanceAPG", {}),
+        ("PMC-CFG", "GuidanceShape", {"rule": "PMC-CFG", "rule.limit": 1.05}),
+    ):
+        lane = scene.lane(f"CFG 8 + {words}")
+        mended = scene.add(kind, lane, 2, model=burnt["MODEL"], **values)
+        scene.picture(lane, mended["MODEL"], f"CFG 8 + {words}", 3)
     return scene.build()
 
 
@@ -225,6 +221,7 @@ WORKFLOWS: dict[str, Callable[[dict, Stamps], dict]] = {
     "More-Weights-that-are-learned": learned,
     "More-Tune-guidance": tune,
     "More-Two-classifiers-in-turn": experts,
+    "More-Experts-follow-maps": ppap_maps,
     "More-Train-experts-of-maps": map_experts,
     "More-Train-a-LoRA-with-P2": p2_training,
     "More-A-LoRA-guided-by-its-past": lora_guide,
