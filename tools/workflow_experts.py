@@ -138,7 +138,7 @@ def map_experts(object_info: dict, stamps: Stamps) -> dict:
         "**Make Pictures** draws the pictures, the clean network says what they show, and its experts learn to say the "
         "same of noisy ones.\n\nDepth learns by *mse*. The experts steer at a high scale with a *cap*, because their "
         "pushes grow long. Each pair of lanes is the clean network, then its experts after half a minute of training. "
-        "*08 Experts PPAP* has banks that were trained for longer.",
+        "*More Experts follow maps* has banks that were trained for longer.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("Pictures to learn from")
