@@ -66,7 +66,7 @@ def test_what_no_widget_alone_sets_has_no_values(tiny):
     from guidance_pack.nodes.shape import GuidanceShape
 
     main, weak = tiny
-    shaped = given(GuidanceShape, model=chained(main, weak), rule="TCFG")
+    shaped = given(GuidanceShape, model=chained(main, weak), rule={"rule": "TCFG"})
     made = compared(scene(shaped), ("shape rule", "cfg zero, tcfg"), ("autoguidance weight", "2"))
     assert changes(made) == [[("shape rule", {}), ("autoguidance weight", {"weight": 2.0})]] * 2
     over = scene(main, chained(*tiny))

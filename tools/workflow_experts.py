@@ -103,10 +103,10 @@ def ppap_maps(object_info: dict, stamps: Stamps) -> dict:
         "ppap_maps", "A depth map and a segmentation followed by experts that see through noise.", object_info, stamps,
     )
     scene.shared(
-        "## PPAP with maps\nThe model is told no class. Each pair of lanes steers it by the same network looking at the "
-        "noisy picture itself: first as it is, then as a bank of experts that were trained to see through noise. Each "
-        "lane has the scale that suits it; the experts a *cap* on their pushes.\n\nThe references are drawn by the "
-        "first lane; the network of the other kind judges.",
+        "## PPAP with maps\nThe model is told no class. Each pair of lanes steers it by the same network looking at "
+        "the noisy picture itself: first as it is, then as a bank of experts that were trained to see through noise. "
+        "Each lane has the scale that suits it; the experts a *cap* on their pushes.\n\nThe references are drawn by "
+        "the first lane; the network of the other kind judges.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("References")
