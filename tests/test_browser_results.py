@@ -1,4 +1,4 @@
-"""What people do with results in the real page: apps that show them alone, and cells of a comparison looked at closely."""
+"""Results in the real page: apps that show them alone, and cells of a comparison looked at closely."""
 
 import pytest
 from browser import workflow

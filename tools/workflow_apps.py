@@ -45,10 +45,10 @@ def experts(object_info: dict, stamps: Stamps) -> dict:
         object_info, stamps,
     )
     scene.shared(
-        "## Train experts\nThis opens as an app. **Make Pictures** draws pictures with the model, **Train Experts** lets "
-        "the clean classifier teach experts on them, each for its own range of noise (PPAP).\n\nThe upper pictures are "
-        "steered by the clean classifier, the lower ones by the experts. A stopped training goes on where it was; "
-        "another *name* begins a new one.",
+        "## Train experts\nThis opens as an app. **Make Pictures** draws pictures with the model, **Train Experts** "
+        "lets the clean classifier teach experts on them, each for its own range of noise (PPAP).\n\nThe upper "
+        "pictures are steered by the clean classifier, the lower ones by the experts. A stopped training goes on where "
+        "it was; another *name* begins a new one.",
         high=280,
     )
     lane = scene.lane("Pictures and training")

@@ -44,15 +44,16 @@ class Scene(Workflow):
         if one_class:
             self.asked = self.add("PrimitiveString", lane, 0, title="Class", value=one_class)
             self.label = replace(self.asked["STRING"], value=one_class)
-        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=self.label)
+        asked = {"model": model, "label": self.label}
+        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", **asked)
         no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
         judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=JUDGE)
         self.no_class, self.judge = self.fold(no_class), self.fold(judge)["guide"]
         self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
 
     def picture(
-        self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False, seed: int | Output = SEED,
-        judge: Output | None = None, target: Output | None = None, unfolded: bool = False,
+        self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False,
+        seed: int | Output = SEED, judge: Output | None = None, target: Output | None = None, unfolded: bool = False,
     ) -> Output:
         """Sampler, decoder and the sheet with its verdict at the end of a lane; the pictures themselves come back.
 

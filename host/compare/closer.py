@@ -53,7 +53,7 @@ def cells_of(grid: Grid, sheet: Sheet, models: Sequence[ModelPatcher]) -> list[d
 def _changes(
     axis: Axis, value: Value, cell: Settings, rules: Sequence[Rule], keys: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """What one side of the grid asks of the graph; nothing where it varies nothing. rules: those that the nodes made."""
+    """What a side of the grid asks of the graph; nothing where it varies nothing. rules: those that the nodes made."""
     name = axis.parameter
     kind, _, setting = name.rpartition(" ")
     kind = CFG.name if name in MIXED else kind
