@@ -30,7 +30,7 @@ def lab(object_info: dict, stamps: Stamps) -> dict:
     saved = _one_above_the_other(scene, lane, 4, alone, scene.nodes[-1]["sheet"], "guidance/lab")
     scene.open_as_app(
         {
-            "Class": (scene.asked, "value"), "CFG weight (1 = off)": (cfg, "weight"),
+            "Class": (scene.one_class, "value"), "CFG weight (1 = off)": (cfg, "weight"),
             "Guide from (0 = the first step)": (cfg, "start"), "Guide to (1 = the last step)": (cfg, "end"),
             "Seed": (number, "value"),
         },

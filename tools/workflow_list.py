@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from workflow_apps import APPS
 from workflow_big import BIG
@@ -134,10 +135,11 @@ def shaping(object_info: dict, stamps: Stamps) -> dict:
     )
     burnt = scene.add("GuidanceCFG", 0, 0, title="CFG 8", model=scene.main["MODEL"], weight_from="node", weight=8.0)
     scene.picture(scene.lane("CFG 8"), burnt["MODEL"], "CFG 8", 3)
-    for words, kind, values in (
+    cures: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("rescale 0.7", "GuidanceRescale", {"phi": 0.7}), ("APG", "GuidanceAPG", {}),
         ("PMC-CFG", "GuidanceShape", {"rule": "PMC-CFG", "rule.limit": 1.05}),
-    ):
+    )
+    for words, kind, values in cures:
         lane = scene.lane(f"CFG 8 + {words}")
         mended = scene.add(kind, lane, 2, model=burnt["MODEL"], **values)
         scene.picture(lane, mended["MODEL"], f"CFG 8 + {words}", 3)

@@ -42,10 +42,11 @@ class Scene(Workflow):
             self.early = self.add("GuidanceTinyModel", lane, 0, title="Early model: another guide", name=EARLY)
         model = self.main["MODEL"]
         if one_class:
-            self.asked = self.add("PrimitiveString", lane, 0, title="Class", value=one_class)
-            self.label = replace(self.asked["STRING"], value=one_class)
-        asked = {"model": model, "label": self.label}
-        self.classes = self.add("GuidanceClassLabel", lane, 0, title="Classes (positive)", **asked)
+            self.one_class = self.add("PrimitiveString", lane, 0, title="Class", value=one_class)
+            self.label = replace(self.one_class["STRING"], value=one_class)
+        self.classes = self.add(
+            "GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=self.label
+        )
         no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
         judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=JUDGE)
         self.no_class, self.judge = self.fold(no_class), self.fold(judge)["guide"]
