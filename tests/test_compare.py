@@ -352,4 +352,4 @@ def test_the_first_widgets_work_on_any_model(tiny):
     over = scene(tiny[0])
     made = compared(over, (first["x_parameter"], first["x_values"]), (first["y_parameter"], first["y_values"]))
     assert same(made, *(sampled(over, tiny[0], cfg=cfg) for cfg in (1.0, 2.0, 4.0)))
-    assert set(vars(widgets())) - {"model", "rules", "plain"} <= first.keys() | {"scheduler"}
+    assert set(vars(widgets())) - {"model", "rules", "plain", "degraded"} <= first.keys() | {"scheduler"}

@@ -44,7 +44,10 @@ def guide_of(task, seed=0):
     from guidance_pack.host.models.guides import LoadedGuide
 
     labels = ("ground", "thing", "sky") if task == "segmentation" else ()
-    spec = GuideSpec(f"my {task}", task, preprocessing=Preprocessing(black=-1.0, white=1.0), labels=labels)
+    spec = GuideSpec(
+        f"my {task}", task, preprocessing=Preprocessing(black=-1.0, white=1.0), labels=labels,
+        reads_text=task == "embedding",
+    )  # fmt: skip
     with torch.inference_mode():
         network = Features() if task == "embedding" else Maps(max(1, len(labels)))
         generator = torch.Generator().manual_seed(seed)

@@ -296,7 +296,7 @@ def test_wrong_folders_in_words(tmp_path, spoil, words):
         ("guide.ckpt", b"\x80\x02", "guide is a pickle. Pickles can run any code"),
         ("guide.safetensors", b"PK\x03\x04", "is a pickle under the name of a safetensors file"),
         ("guide.safetensors", b"\x10\x00", "guide.safetensors is damaged or was not copied whole"),
-        ("guide.onnx", b"\x10\x00", "it must be a .safetensors or .pt file or a transformers folder"),
+        ("guide.onnx", b"\x10\x00", "it must be a .safetensors, .pt or .pth file, or a transformers folder"),
     ],
 )
 def test_wrong_files_in_words(tmp_path, file, content, words):
