@@ -106,11 +106,9 @@ def name_over(name: str, backbone: str) -> str:
 
 
 def guide_problem(name: str | None, backbone: str | None = NONE) -> str | None:
-    """Why there is no guide of this name, or no network of that name for it, in words; None if both are there, or not
-    known yet. Nothing is read."""
-    names = [*(name.split(OVER) if name is not None else ()), *([] if backbone in (None, NONE) else [backbone])]
+    """Why there is no guide of this name, in words; None if there is one, or it is not known yet. Nothing is read."""
     try:
-        for part in names:
+        for part in name_over(name, backbone or NONE).split(OVER) if name is not None else ():
             _path(part)
     except ValueError as error:
         return str(error)
