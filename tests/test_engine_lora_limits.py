@@ -60,10 +60,11 @@ def failures():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 1, 2], ids=["exception", "interrupt", "out of memory"])
-@pytest.mark.parametrize("at", [0, 1, 3])
+@pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("bypass", [False, True], ids=["merged", "bypassed"])
 def test_a_failure_deep_in_either_network_leaves_nothing_behind(install, auto, base, kind, at, bypass):
-    """Calls 0, 2, 4 of the middle of the network are the main model's, 1, 3, 5 the guide's."""
+    """Beside a bypassed LoRA calls 0 and 2 of the middle of the network are the main model's and 1 is the guide's;
+    otherwise both are rows of every call."""
     main, guide = loaded(base, lora_file(base, 1), bypass=bypass), loaded(base, lora_file(base, 2))
     plain, error, calls = [run(main), run(guide), run(base)], failures()[kind], iter(range(100))
 
@@ -89,10 +90,10 @@ def test_a_failure_while_switching_leaves_nothing_behind(install, auto, base, mo
     main = loaded(base, lora_file(base, 1))
     expected, enter, calls = run(main), toggled.ChangedLayer.enter, iter(range(10_000))
 
-    def broken(self):
+    def broken(self, *rows):
         if next(calls) == 20:
             raise RuntimeError("broken switch")
-        enter(self)
+        enter(self, *rows)
 
     monkeypatch.setattr(toggled.ChangedLayer, "enter", broken)
     with pytest.raises(RuntimeError, match="broken switch"):

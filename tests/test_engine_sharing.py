@@ -137,8 +137,13 @@ def test_a_shared_network_with_equal_weights_needs_no_copy(install, rules, main)
     (patcher,) = guides_of(model).values()
     assert patcher.model is main.model
     separate = install.with_autoguidance(main, SD15.build(0), rules["Auto"](2.0), SD15.conditioning(3))
-    assert torch.equal(run(model, cfg=1.0), run(separate, cfg=1.0))
-    assert main.model.current_patcher is None
+    with count_forwards(main) as alone:
+        run(main, cfg=1.0)
+    with count_forwards(main) as count:
+        found = run(model, cfg=1.0)
+    expected = run(separate, cfg=1.0)
+    assert (found - expected).abs().max() < 5e-6 * expected.abs().max()  # one call and two round differently
+    assert count.forwards == alone.forwards and main.model.current_patcher is None
 
 
 def test_a_model_as_its_own_guide_is_refused(install, rules, main):

@@ -154,8 +154,10 @@ class _Search:
         self.dearest = max(self.dearest, cost)
         if spare is not None:
             self.clock.check(cost + spare)
-        self.study.claim(cost, budget - (spare or 0), key, index)
         try:
+            known = self._claim(key, index, cost, budget - (spare or 0))
+            if known is not None:
+                return known
             self.progress(words, self.study.spent(), budget)
             began = time.monotonic()
             reading, pictures = self.problem.run(settings, index, _stop_if_asked)
@@ -166,6 +168,23 @@ class _Search:
         if index in self.new:
             self.pictures[key, index] = pictures
         return reading
+
+    def _claim(self, key: str, index: int, cost: int, budget: int) -> Reading | None:
+        """Claim a run for this process, or wait for another's; what that gave. A process may be gone, so nobody waits
+        longer than twice the longest run.
+
+        Of two that claim at once at least one sees the other: whoever does steps back.
+        """
+        until = time.monotonic() + 2 * self.clock.longest
+        while True:
+            self.study.claim(cost, budget, key, index)
+            alone = not self.study.busy(key, index) or time.monotonic() > until
+            known = self.study.reading(key, index)
+            if known is not None or alone:
+                return known
+            self.study.claim(0, budget)
+            _stop_if_asked()
+            time.sleep(WAIT * (1.0 + self.study.rank))
 
     def _share(self, runs: Sequence[tuple[Settings, int, str]], spare: int | None) -> None:
         """Make those of some runs that no other process makes at this moment, so that all share the work; then wait for
