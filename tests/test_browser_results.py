@@ -44,7 +44,8 @@ def test_the_lab_shows_its_pictures_and_nothing_else(app_page):
 def closer_of(page):
     """The dialog of the comparison, opened as a person does."""
     if page.renderer == "vue":
-        page.tab.get_by_role("button", name="look closer").click()
+        node = page.do("() => app.rootGraph.nodes.find((one) => one.comfyClass === 'GuidanceCompare').id")
+        page.tab.locator(f'[data-node-id="{node}"]').get_by_role("button", name="look closer").click()
     else:
         page.do(
             """() => app.rootGraph.nodes.find((one) => one.comfyClass === "GuidanceCompare")

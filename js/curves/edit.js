@@ -29,6 +29,7 @@ function begin(plot, event) {
   if (nearest === undefined && !takesPoints(plot.node)) return;
   const { level, value } = plot.plan.at(...place);
   plot.taken = nearest ?? addPoint(plot.node, plot.noise, level, value);
+  if (nearest === undefined) plot.look(); // for its handle: the pointer may move before the next frame
   plot.svg.setPointerCapture(event.pointerId);
 }
 
