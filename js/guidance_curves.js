@@ -66,6 +66,7 @@ app.registerExtension({
     if (kinds.has(node.comfyClass)) addPlot(node);
   },
   setup() {
+    speak(app.extensionManager.setting.get("Comfy.Locale"));
     addStyle();
     listen();
     requestAnimationFrame(lookAll);

@@ -39,9 +39,9 @@ export const TRANSLATED = {
     "edges: from clean to noisy, each once": "경계: 깨끗한 쪽에서 노이즈가 많은 쪽으로, 하나씩만 적으세요",
     "look closer": "자세히 보기",
     "Run the workflow first: then two cells can be seen over each other, and the better one kept.":
-      "먼저 워크플로를 실행하세요. 그러면 두 칸을 겹쳐 보고 더 나은 쪽을 남길 수 있습니다.",
+      "먼저 워크플로를 실행하세요. 그러면 두 셀을 겹쳐 보고 더 나은 쪽을 남길 수 있습니다.",
     "Click a cell to see it as A; with Shift, as B. The pointer on the picture divides the two.":
-      "칸을 클릭하면 A로, Shift와 함께 클릭하면 B로 보입니다. 그림 위의 포인터가 둘을 나눕니다.",
+      "셀을 클릭하면 A로, Shift와 함께 클릭하면 B로 보입니다. 이미지 위의 포인터가 둘을 나눕니다.",
     "Keep {side}: set the nodes to it": "{side} 남기기: 노드를 이 설정으로",
     "Close": "닫기",
     "The nodes are set: {words}.": "노드에 설정했습니다: {words}.",
