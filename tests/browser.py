@@ -302,7 +302,8 @@ class Page:
         group = self.tab.get_by_test_id("properties-panel")
         reported = group.filter(has_text="Exception Message")  # by a node that ran
         refused = group.get_by_role("button", name="Info for").first  # by a node that did not; unfolded in old pages
-        reported.or_(refused).or_(group.get_by_test_id("error-card-copy")).first.wait_for(timeout=20_000)
+        unfolded = group.filter(has=self.tab.get_by_test_id("error-card-copy")).filter(has_not_text="Node threw")
+        reported.or_(refused).or_(unfolded).first.wait_for(timeout=20_000)  # a report comes after its error's log
         if refused.count():
             refused.click()
             self.frames()
