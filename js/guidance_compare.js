@@ -1,8 +1,9 @@
 /** Compare Guidance, looked at closely: two cells over each other, and their settings put back into the nodes. */
 
 import { app } from "../../scripts/app.js";
-import { addStyle, Closer } from "./closer/closer.js";
+import { Closer, CSS } from "./closer/closer.js";
 import { lastOf } from "./curves/runs.js";
+import { addStyle } from "./curves/style.js";
 import { say } from "./curves/words.js";
 
 const KIND = "GuidanceCompare";
@@ -22,5 +23,7 @@ app.registerExtension({
     button.label = say("look closer");
     button.serialize = false; // not among the saved values
   },
-  setup: addStyle,
+  setup() {
+    addStyle(CSS);
+  },
 });

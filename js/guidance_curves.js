@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { Plot } from "./curves/plot.js";
 import { hasCurve } from "./curves/read.js";
 import { listen } from "./curves/runs.js";
-import { addStyle } from "./curves/style.js";
+import { addStyle, CSS } from "./curves/style.js";
 import { speak } from "./curves/words.js";
 
 const HEIGHT = 148; // with the widget's margins
@@ -67,7 +67,7 @@ app.registerExtension({
   },
   setup() {
     speak(app.extensionManager.setting.get("Comfy.Locale"));
-    addStyle();
+    addStyle(CSS);
     listen();
     requestAnimationFrame(lookAll);
   },

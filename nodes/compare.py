@@ -55,14 +55,11 @@ class GuidanceCompare(io.ComfyNode):
 
 
 def _scene_inputs() -> list[io.Input]:
-    another = io.Model.Input("model", tooltip="Another MODEL, with components or guides of its own.")
-    names = [f"model_{number}" for number in range(2, MOST_MODELS + 1)]
     return [
         io.Model.Input("model", tooltip="The MODEL with the components that are to be varied."),
-        io.Autogrow.Input(
-            "models", template=io.Autogrow.TemplateNames(another, names=names, min=0),
-            tooltip="More MODELs, for x_parameter or y_parameter = model: with another guide, with experts instead of "
-            "one classifier, without components, ...",
+        models_input(
+            "More MODELs, for x_parameter or y_parameter = model: with another guide, with experts instead of one "
+            "classifier, without components, ..."
         ),
         io.Conditioning.Input("positive", tooltip="The prompt."),
         io.Conditioning.Input("negative", tooltip="The negative prompt. Evaluated only where CFG asks for it."),
@@ -70,6 +67,15 @@ def _scene_inputs() -> list[io.Input]:
                         "denoise below 1. A batch gives several pictures per cell."),
         io.Vae.Input("vae", tooltip="Decodes the pictures."),
     ]
+
+
+def models_input(tooltip: str) -> io.Input:
+    """More MODELs beside the first, as many as are connected."""
+    another = io.Model.Input("model", tooltip="Another MODEL, with components or guides of its own.")
+    names = [f"model_{number}" for number in range(2, MOST_MODELS + 1)]
+    return io.Autogrow.Input(
+        "models", template=io.Autogrow.TemplateNames(another, names=names, min=0), tooltip=tooltip
+    )
 
 
 def _axis_inputs(side: str, parameter: str, values: str) -> list[io.Input]:

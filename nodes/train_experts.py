@@ -6,12 +6,12 @@ from comfy_api.latest import io
 
 from ..host.common.errors import user_error
 from ..host.common.page_pictures import show_pictures
+from ..host.models.expert_switch import KNOWN_SCHEDULES
 from ..host.schema.inputs import GuideSocket, PicturesSocket
 from ..host.schema.validation import validation
 from ..host.training.train import (
     KINDS,
     PRECISIONS,
-    SCHEDULES,
     WEIGHTINGS,
     Request,
     page_of,
@@ -118,7 +118,7 @@ def _main_inputs() -> list[io.Input]:
             tooltip="Of the experts' low-rank changes (LoRA): larger sees more and takes more disk. PPAP: 16.",
         ),
         io.Combo.Input(
-            "schedule", options=SCHEDULES,
+            "schedule", options=KNOWN_SCHEDULES,
             tooltip="The noise that the experts learn, whose timesteps are shared out: adm linear for pictures of 256 "
             "pixels, cosine for 64 and smaller, stable diffusion, flow for Flux, SD3, Chroma and others. It need not "
             "be the model's own: noise levels are matched.",

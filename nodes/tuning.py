@@ -15,7 +15,7 @@ from ..host.tuning.problem import MOST_GOALS, Effort
 from ..host.tuning.recipes import apply_recipe, parse_recipe, recipe_problem
 from ..host.tuning.space import space_problem
 from ..host.tuning.task import Aim, study_problem, tune_guidance
-from .compare import MOST_MODELS, sampler_inputs
+from .compare import models_input, sampler_inputs
 
 MOST_PROMPTS = 16
 
@@ -42,7 +42,10 @@ class GuidanceTune(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 *_scene_inputs(), *_aim_inputs(), *_search_inputs(), *sampler_inputs(), *inputs_of(Limits),
-                _size_input(), _minutes_input(), _models_input(),
+                _size_input(), _minutes_input(),
+                models_input(
+                    "More MODELs to choose among, with a line model in vary. What else varies must be on each."
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The MODEL with the best settings; as it came if none is surely better."),
@@ -189,15 +192,6 @@ def _size_input() -> io.Input:
     return io.Int.Input(
         "cell_size", default=160, min=16, max=2048, step=8, advanced=True,
         tooltip="Longest side of a picture in the strip, in pixels. Small ones grow by whole factors.",
-    )
-
-
-def _models_input() -> io.Input:
-    another = io.Model.Input("model", tooltip="Another MODEL, with components or guides of its own.")
-    names = [f"model_{number}" for number in range(2, MOST_MODELS + 1)]
-    return io.Autogrow.Input(
-        "models", template=io.Autogrow.TemplateNames(another, names=names, min=0),
-        tooltip="More MODELs to choose among, with a line model in vary. What else varies must be on each.",
     )
 
 

@@ -59,8 +59,10 @@ def reserve_for(
 
 def is_short(model: ModelPatcher, shape: tuple[int, ...], conds: dict, gradients: Gradients) -> bool:
     """Whether a gradient through the denoiser does not fit beside the networks, which are loaded by now, as it is."""
+    if not gradients.through:
+        return False
     _, own = comfy.sampler_helpers.estimate_memory(model, shape, conds)
-    return gradients.through and own * DENOISER > comfy.model_management.get_free_memory(model.load_device)
+    return own * DENOISER > comfy.model_management.get_free_memory(model.load_device)
 
 
 def _gradient(

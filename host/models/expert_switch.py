@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...guidance.noise_schedule import FLOW, NoiseSchedule, noise_schedule
+from ...guidance.noise_schedule import NAMES, NoiseSchedule, noise_schedule
 from ...guidance.routing import Experts, equal_ranges
 from .guides import LoadedGuide, switch
 
 ADM = "adm linear"
 OWN = "own schedule"
-SCHEDULES = [ADM, "cosine", "stable diffusion", FLOW, OWN]
+KNOWN_SCHEDULES = [ADM if name == "linear" else name for name in NAMES]
+SCHEDULES = [*KNOWN_SCHEDULES, OWN]
 DEFAULT_EDGES = "500"
 TIMESTEPS, SIGMA, SNR = "timesteps", "sigma", "snr"
 EDGES_FROM = [*SCHEDULES, TIMESTEPS, SIGMA, SNR]

@@ -20,7 +20,6 @@ from PIL import Image
 from ...guidance.checkpoints.guide_source import GuideSource
 from ...guidance.experts.file import BankFile
 from ...guidance.guide import GuideSpec
-from ...guidance.noise_schedule import FLOW
 from ...guidance.training.checkpoint import STRETCHES, TrainingFiles, facts_of, kept_curves, loss_curves
 from ...guidance.training.distillation import KINDS as _KINDS
 from ...guidance.training.experts import ExpertReport, ExpertsTraining, Work
@@ -41,7 +40,6 @@ from .preview import check_preview, guided_pictures
 KINDS: list[str] = [*_KINDS]
 PRECISIONS: list[str] = [*_PRECISIONS]
 WEIGHTINGS: list[str] = [*_WEIGHTINGS]
-SCHEDULES = [ADM, "cosine", "stable diffusion", FLOW]
 CURVE_SECONDS = 2.0
 OnStep = Callable[[ExpertsTraining, ExpertReport], None]
 

@@ -177,29 +177,28 @@ class _Search:
         """
         until = time.monotonic() + 2 * self.clock.longest
         while True:
-            self.study.claim(cost, budget, key, index)
-            alone = not self.study.busy(key, index) or time.monotonic() > until
+            if self._is_free(key, index, until):
+                self.study.claim(cost, budget, key, index)
+                if self._is_free(key, index, until):
+                    return self.study.reading(key, index)
+                self.study.claim(0, budget)
             known = self.study.reading(key, index)
-            if known is not None or alone:
+            if known is not None:
                 return known
-            self.study.claim(0, budget)
             _stop_if_asked()
             time.sleep(WAIT * (1.0 + self.study.rank))
 
+    def _is_free(self, key: str, index: int, until: float) -> bool:
+        return not self.study.busy(key, index) or time.monotonic() > until
+
     def _share(self, runs: Sequence[tuple[Settings, int, str]], spare: int | None) -> None:
-        """Make those of some runs that no other process makes at this moment, so that all share the work; then wait for
-        the others', but no longer than twice the longest run so far: a process may be gone."""
+        """Make those of some runs that no other process makes at this moment, so that all share the work; who asks for
+        the others' readings then waits for them."""
         left = [(key_of(run[0]), *run) for run in runs]
         first = int(self.study.rank * len(left)) if spare is None else 0  # at the start each begins elsewhere
         for key, settings, index, words in (*left[first:], *left[:first]):
             if not self.study.busy(key, index):
                 self._reading(settings, index, words, spare)
-        until = time.monotonic() + 2 * self.clock.longest
-        while time.monotonic() < until and any(
-            self.study.reading(key, index) is None and self.study.busy(key, index) for key, _, index, _ in left
-        ):
-            _stop_if_asked()
-            time.sleep(WAIT)
 
     def _excess(self, readings: Sequence[Reading], first: int = 0) -> dict[str, float]:
         return self.problem.limits.excess(seen_in(readings), self._unguided_look(first, len(readings)))

@@ -6,7 +6,7 @@ import { say } from "../curves/words.js";
 import { keep } from "./keep.js";
 
 const SMALL = 128; // pixels up to which a picture is shown in whole pixels
-const CSS = `
+export const CSS = `
 .guidance-closer { width: min(1200px, 94vw); max-height: 94vh; padding: 16px; border-radius: 10px;
   border: 1px solid var(--border-color, #444); background: var(--comfy-menu-bg, #222); color: var(--input-text, #ddd);
   font: 14px/20px Inter, Arial, sans-serif; overflow: auto; }
@@ -37,12 +37,6 @@ const CSS = `
 .guidance-closer .hint { color: var(--descrip-text, #999); }
 .guidance-closer footer .close { margin-left: auto; }
 `;
-
-export function addStyle() {
-  const style = document.createElement("style");
-  style.textContent = CSS;
-  document.head.append(style);
-}
 
 export class Closer {
   /** node: that of the comparison; cells: as host/compare/closer.py tells them. */

@@ -1,6 +1,6 @@
 /** The look of the plots, in the page's own colours: light and dark palettes need no redrawing. */
 
-const CSS = `
+export const CSS = `
 .guidance-curve { position: relative; display: flex; flex-direction: column; min-height: 128px; pointer-events: none;
   overflow: hidden; border-radius: 6px; background: var(--comfy-input-bg, #222); color: var(--input-text, #ddd);
   font: 11px/15px Inter, Arial, sans-serif; user-select: none; }
@@ -53,9 +53,9 @@ const CSS = `
 .guidance-curve .band-5 { fill: #d9588f; }
 `;
 
-/** Put the look on the page, once. */
-export function addStyle() {
+/** Put a look on the page. */
+export function addStyle(css) {
   const style = document.createElement("style");
-  style.textContent = CSS;
+  style.textContent = css;
   document.head.append(style);
 }
