@@ -32,6 +32,12 @@ def camera_projection() -> dict:
     return {"cc_projection.weight": draw(1, 768, 772) / 28, "cc_projection.bias": draw(2, 768) * 0.05}
 
 
+def hidream_tokens(seed: int) -> dict:
+    """A prompt as HiDream-O1 takes it: words as numbers, which its own network embeds; the last is the time's place."""
+    words = torch.randint(1000, (1, 7), generator=torch.Generator().manual_seed(seed))
+    return {"text_input_ids": torch.cat([words, torch.tensor([[151673]])], dim=1)}
+
+
 IMAGE = ((4, 8, 8),)
 VIDEO = ((16, 3, 8, 8),)
 MASKED = {"attention_mask": torch.ones(1, 8, dtype=torch.long)}
@@ -85,6 +91,9 @@ LUMINA_UNET = {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "di
 ZIMAGE_UNET = {**LUMINA_UNET, "dim": 256, "n_heads": 8, "n_kv_heads": 8, "rope_theta": 256.0,
                "ffn_dim_multiplier": 8.0 / 3.0,
                "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32}  # fmt: skip
+PIXELDIT_UNET = {"image_model": "pixeldit_t2i", "num_groups": 2, "hidden_size": 64, "pixel_hidden_size": 8,
+                 "pixel_attn_hidden_size": 32, "pixel_num_groups": 2, "patch_depth": 2, "pixel_depth": 1,
+                 "patch_size": 8, "txt_embed_dim": 96}  # fmt: skip
 PIXART_UNET = {"image_model": "pixart_sigma", "num_heads": 2, "patch_size": 2, "hidden_size": 96, "in_channels": 4,
                "depth": 2, "input_size": 16, "pe_interpolation": 1, "micro_condition": False,
                "model_max_length": 16}  # fmt: skip
@@ -117,10 +126,15 @@ IMAGES = (
     HostModel("z_image_pixel", "ZImagePixelSpace", "CONST", {**ZIMAGE_UNET, "image_model": "zimage_pixel",
               "patch_size": 8, "in_channels": 3, "decoder_in_channels": 192, "decoder_hidden_size": 32,
               "decoder_num_res_blocks": 1, "decoder_max_freqs": 4}, ((3, 32, 32),), (8, 96), scheduler="simple"),
-    HostModel("pixel_dit", "PixelDiTT2I", "CONST", {"image_model": "pixeldit_t2i", "num_groups": 2,
-              "hidden_size": 64, "pixel_hidden_size": 8, "pixel_attn_hidden_size": 32, "pixel_num_groups": 2,
-              "patch_depth": 2, "pixel_depth": 1, "patch_size": 8, "txt_embed_dim": 96}, ((3, 32, 32),), (8, 96),
-              scheduler="simple"),
+    HostModel("pixel_dit", "PixelDiTT2I", "CONST", PIXELDIT_UNET, ((3, 32, 32),), (8, 96), scheduler="simple"),
+    HostModel("pid", "PiD", "CONST", {**PIXELDIT_UNET, "image_model": "pid", "lq_hidden_dim": 16,
+              "lq_num_res_blocks": 1}, ((3, 32, 32),), (8, 96), scheduler="simple",
+              extras={"lq_latent": draw(5, 1, 16, 1, 1), "degrade_sigma": torch.tensor([0.2])}),
+    HostModel("hidream_o1", "HiDreamO1", "CONST", {"image_model": "hidream_o1", "text_config_overrides": {
+              "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "num_key_value_heads": 1, "head_dim": 32, "rope_dims": [6, 5, 5]}, "vision_config_overrides": {
+              "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "depth": 1,
+              "num_position_embeddings": 16}}, ((3, 64, 64),), (8, 1), extras=hidream_tokens, scheduler="simple"),
     HostModel("hidream", "HiDream", "CONST", {"image_model": "hidream", "attention_head_dim": 32,
               "axes_dims_rope": [8, 12, 12], "caption_channels": [4096, 4096], "max_resolution": [128, 128],
               "in_channels": 16, "out_channels": 16, "patch_size": 2, "llama_layers": [0, 1, 1],
@@ -269,10 +283,8 @@ EVERY = {spec.name: spec for spec in (*MODELS.values(), *UNETS, *IMAGES, *VIDEOS
 KNOWN = host_source("supported_models.py")
 BUILT = {name: spec for name, spec in EVERY.items() if f"class {spec.config}(" in KNOWN}  # of this ComfyUI
 NOT_BUILT = {  # why: classes of comfy.supported_models
-    "large whatever their settings": ("Anima", "ACEStep", "HunyuanDiT1", "Ideogram4", "GenmoMochi", "HiDreamO1"),
-    "latents that ComfyUI packs in a way of its own, or another network's output is needed": (
-        "HunyuanImage21Refiner", "PiD"
-    ),
+    "large whatever their settings": ("Anima", "ACEStep", "HunyuanDiT1", "Ideogram4", "GenmoMochi"),
+    "latents that ComfyUI packs in a way of its own": ("HunyuanImage21Refiner",),
     "the network of another in the table, of another size": (
         "SD21UnclipH", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "Hunyuan3Dv2mini"
     ),

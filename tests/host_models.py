@@ -47,7 +47,7 @@ class HostModel:
     latents: tuple[tuple[int, ...], ...]
     context: tuple[int, int]  # tokens, width
     pooled: int | None = None  # width of pooled_output
-    extras: dict = field(default_factory=dict)  # more entries of the conditioning's dictionary
+    extras: dict | Callable[[int], dict] = field(default_factory=dict)  # more of the conditioning's dictionary, by seed
     hints: dict | Callable[[], dict] = field(default_factory=dict)  # tensors by which the config knows the checkpoint
     scheduler: str = "normal"
 
@@ -68,7 +68,7 @@ class HostModel:
         """A CONDITIONING of one entry with random embeddings [1, tokens, width] and what else this family needs."""
         generator = torch.Generator().manual_seed(1000 + seed)
         count, width = self.context
-        more = dict(self.extras)
+        more = dict(self.extras(seed) if callable(self.extras) else self.extras)
         embeddings = torch.randn(1, tokens or count, width, generator=generator)
         if self.pooled is not None:
             more["pooled_output"] = torch.randn(1, self.pooled, generator=generator)

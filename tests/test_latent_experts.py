@@ -126,7 +126,7 @@ def test_a_head_that_cannot_be_is_refused_in_words(taught):
 
 
 @pytest.mark.many
-@pytest.mark.parametrize("name", ["chroma_radiance", "z_image_pixel", "pixel_dit"])
+@pytest.mark.parametrize("name", ["chroma_radiance", "z_image_pixel", "pixel_dit", "pid", "hidream_o1"])
 def test_pixel_space_flow_models_are_steered_at_their_noisy_input_by_a_bank(comfy, name):
     from guidance_pack.host.engine.steer import steer_to_class
     from guidance_pack.host.models.guides import load_guide

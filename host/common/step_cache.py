@@ -2,11 +2,14 @@
 
 The host's (EasyCache) is set up and emptied by the run of its own MODEL (comfy_extras/nodes_easycache.py), so
 evaluations that this run does not know of stay out of it: a guide's, and those that a gradient passes through.
-Other packs' (TeaCache) keep them on the network itself, so that all MODELs over it share them.
+Other packs' (TeaCache) keep them on the network itself, so that all MODELs over it share them. HiDream-O1 keeps there
+what its layers make of the prompt, by the words alone, whatever weights it had (comfy/ldm/hidream_o1/model.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +23,37 @@ IN_WORDS = {  # what the host's caches do to the evaluations that a report count
     EASYCACHE: "EasyCache on this MODEL skips evaluations of the main network; guides are evaluated all the same.",
     "lazycache": "LazyCache on this MODEL skips whole steps, of guides too if it comes before the components.",
 }
+
+
+class PromptCache:
+    """What a network keeps of the prompt, for one of several sets of weights that it has by turns.
+
+    Raises AttributeError where a network that can empty such a cache keeps it under other names.
+    """
+
+    NAMES = ("_kv_cache_entries", "_visual_cache")
+
+    def __init__(self, network: torch.nn.Module):
+        self.network = network
+        self.empty = getattr(network, "clear_kv_cache", None)
+        self.own: dict[str, Any] | None = None
+
+    @contextmanager
+    def swapped(self) -> Generator[None]:
+        """While inside, the network has what was kept here the last time instead of what it keeps otherwise."""
+        if self.empty is None:
+            yield
+            return
+        before = {name: getattr(self.network, name) for name in self.NAMES}
+        if self.own is None:
+            self.empty()
+        else:
+            vars(self.network).update(self.own)
+        try:
+            yield
+        finally:
+            self.own = {name: getattr(self.network, name) for name in self.NAMES}
+            vars(self.network).update(before)
 
 
 def describe_caches(model: ModelPatcher) -> list[str]:

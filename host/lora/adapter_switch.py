@@ -27,6 +27,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...guidance.networks.layer_changes import LayerChange, apply_change
 from ..common.keys import WEIGHTS
+from ..common.step_cache import PromptCache
 from .difference import Patches, bytes_of, difference, layer_changes, obstacle
 
 COMPILED = "torch.compile"  # comfy_api/torch_helpers/torch_compile.py
@@ -137,6 +138,7 @@ class AdapterSwitch:
         names = {**resident.object_patches, **guide.object_patches}
         values = {name: guide.get_model_object(name) for name in names}
         self.objects = {n: v for n, v in values.items() if v is not resident.get_model_object(n)}
+        self.prompts = PromptCache(guide.model.diffusion_model)
 
     @property
     def by_rows(self) -> bool:
@@ -151,6 +153,7 @@ class AdapterSwitch:
         """
         blocks = None if rows is None else blocks_of(rows)
         with ExitStack() as stack:
+            stack.enter_context(self.prompts.swapped())
             if self.injections is not None:
                 stack.enter_context(self._injected(self.injections))
             for name, value in self.objects.items():
