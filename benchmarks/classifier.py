@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measures import class_accuracy, frechet_distance, precision_recall
+from measures import class_accuracy
 from quality import ROOT, Judge
 from sampling import heun, noise_levels
 from sheets import contact_sheet
@@ -34,6 +34,7 @@ from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition
 from guidance_pack.guidance.objective import At, Objective
 from guidance_pack.guidance.rules.gradient import GradientGuidance
+from guidance_pack.guidance.tuning.sets import frechet_distance, precision_recall
 
 from guided_maps import guided_maps  # isort: skip - these two need the pack's name
 from steered import Steered, load_guide  # isort: skip

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measures import class_accuracy, frechet_distance, precision_recall
+from measures import class_accuracy
 from quality import ROOT, Judge, sample
 from sampling import Guided, Setting
 from torch import Tensor
@@ -51,6 +51,7 @@ from guidance_pack.guidance.rules.skim import Skim
 from guidance_pack.guidance.rules.tag import TAG
 from guidance_pack.guidance.rules.tcfg import TCFG
 from guidance_pack.guidance.schedule import Interval
+from guidance_pack.guidance.tuning.sets import frechet_distance, precision_recall
 
 PLAIN = "plain CFG"
 RULES: dict[str, tuple[Rule, ...]] = {

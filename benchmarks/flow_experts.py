@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from measures import class_accuracy, frechet_distance
+from measures import class_accuracy
 from ppap_train import ASSETS, NULL, base
 from quality import Judge
 from sampling import heun, noise_levels
@@ -39,6 +39,7 @@ from guidance_pack.guidance.rules.gradient import GradientGuidance
 from guidance_pack.guidance.training.experts import ExpertsTraining
 from guidance_pack.guidance.training.lora_targets import Adaptation
 from guidance_pack.guidance.training.recipe import ExpertRecipe
+from guidance_pack.guidance.tuning.sets import frechet_distance
 
 from steered import Steered  # isort: skip - it needs the pack's name
 

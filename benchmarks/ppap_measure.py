@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-from measures import class_accuracy, frechet_distance, precision_recall
+from measures import class_accuracy
 from ppap_train import CACHE, NULL, Base, base, denoiser, guide_of, recipe_key
 from ppap_variants import Variant
 from quality import Judge
@@ -24,6 +24,7 @@ from guidance_pack.guidance.losses.depth import Depth
 from guidance_pack.guidance.losses.segmentation import Segmentation
 from guidance_pack.guidance.objective import Objective
 from guidance_pack.guidance.rules.gradient import GradientGuidance
+from guidance_pack.guidance.tuning.sets import frechet_distance, precision_recall
 
 from steered import Steered  # isort: skip - it needs the pack's name
 

@@ -19,7 +19,7 @@ from importlib.util import module_from_spec
 from pathlib import Path
 
 import torch
-from measures import class_accuracy, frechet_distance, precision_recall
+from measures import class_accuracy
 from sheets import contact_sheet
 from torch import Tensor
 
@@ -37,6 +37,7 @@ from world.judge import JUDGE, read_judge  # noqa: E402
 
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser  # noqa: E402
 from guidance_pack.guidance.networks.tiny.preconditioning import precondition  # noqa: E402
+from guidance_pack.guidance.tuning.sets import frechet_distance, precision_recall  # noqa: E402
 
 REFERENCE_SEED = 90_001  # no training uses this world
 INTERVAL = (0.15, 5.0)

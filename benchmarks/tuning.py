@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measures import class_accuracy, frechet_distance
+from measures import class_accuracy
 from overhead import ROOT, begin
 
 CFG, AUTO, START, PHI = "cfg weight", "autoguidance weight", "cfg start", "rescale phi"
@@ -154,6 +154,8 @@ class UnseenJudge:
 
     def verdict(self, problem: Any, settings: Any) -> dict[str, float]:
         """Class accuracy and Frechet distance over new pictures, from seeds that no search uses."""
+        from guidance_pack.guidance.tuning.sets import frechet_distance
+
         runs = range(1000, 1000 + -(-self.pictures // BATCH))
         images = torch.cat([problem.run(settings, index, _nothing)[1] for index in runs]).movedim(-1, 1) * 2 - 1
         labels = torch.arange(len(images)) % BATCH

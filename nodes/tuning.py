@@ -9,12 +9,12 @@ from ..host.common.page_pictures import show_pictures
 from ..host.common.remarks import remark
 from ..host.compare.compare import Scene
 from ..host.compare.settings import Settings
-from ..host.schema.inputs import GuideSocket, inputs_of
+from ..host.schema.inputs import GuideSocket, PicturesSocket, inputs_of
 from ..host.schema.validation import validation
 from ..host.tuning.problem import MOST_GOALS, Effort
 from ..host.tuning.recipes import apply_recipe, parse_recipe, recipe_problem
 from ..host.tuning.space import space_problem
-from ..host.tuning.task import Aim, study_problem, tune_guidance
+from ..host.tuning.task import MEASURE_CHOICES, NONE, Aim, study_problem, tune_guidance
 from .compare import models_input, sampler_inputs
 
 MOST_PROMPTS = 16
@@ -46,6 +46,7 @@ class GuidanceTune(io.ComfyNode):
                 models_input(
                     "More MODELs to choose among, with a line model in vary. What else varies must be on each."
                 ),
+                *_set_inputs(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The MODEL with the best settings; as it came if none is surely better."),
@@ -60,12 +61,12 @@ class GuidanceTune(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latent_image, vae, guide, label, text, vary, budget, seeds, new_seeds, study,
         saturation, contrast, clipping, variety, cell_size, minutes, positives=None, guides=None, target=None,
-        models=None, **sampler,
+        models=None, pictures=None, set_measure=NONE, **sampler,
     ) -> io.NodeOutput:
         prompts = (positive, *(positives or {}).values())
         candidates = (model, *(models or {}).values())
         scenes = [Scene(candidates, prompt, negative, latent_image, vae) for prompt in prompts]
-        aim = Aim((guide, *(guides or {}).values()), label, text, target)
+        aim = Aim((guide, *(guides or {}).values()), label, text, target, pictures, set_measure)
         limits = Limits(saturation, contrast, clipping, variety)
         first, effort = Settings(0, (), **sampler), Effort(seeds, new_seeds, budget, minutes)
         made = tune_guidance(scenes, first, vary, aim, limits, effort, study, cell_size)
@@ -184,6 +185,22 @@ def _search_inputs() -> list[io.Input]:
             "study", default="tuning",
             tooltip="Where runs are kept: a file of this name in output/guidance/studies, or a database that several "
             "servers share, such as sqlite:////data/studies.db.",
+        ),
+    ]
+
+
+def _set_inputs() -> list[io.Input]:
+    return [
+        PicturesSocket.Input(
+            "pictures", optional=True,
+            tooltip="Your own pictures (Load Pictures, in the shape of what is drawn; 32 or more, better hundreds), "
+            "for set_measure.",
+        ),
+        io.Combo.Input(
+            "set_measure", options=MEASURE_CHOICES, default=NONE, optional=True,
+            tooltip="How guide compares a setting's pictures with yours, as sets, instead of judging each. frechet: "
+            "how near they are on the whole. recall: how much of yours they cover. precision: how many lie among "
+            "yours. Needs 16 pictures of a setting.",
         ),
     ]
 

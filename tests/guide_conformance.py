@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from guidance_pack.guidance.checkpoints.guide_source import GuideSource
+from guidance_pack.guidance.features import read_by_the_head
 from guidance_pack.guidance.guide import GuideSpec, families
 from guidance_pack.guidance.noise_level import NoiseLevel
 
@@ -54,6 +55,22 @@ def check_shape(found: Conformance, outputs: int, width: int, size: tuple[int, i
     assert tuple(given.shape) == ((2, outputs, *size) if maps else (2, outputs))
     assert given.dtype == torch.float64 and bool(torch.isfinite(given).all())
     assert float((given[0] - given[1]).norm()) > 1e-4, "two pictures look the same to it"
+
+
+def check_features(found: Conformance, linear: bool) -> None:
+    """Vectors that differ between pictures, none where the last layer is not linear; nothing stays on the network."""
+    picture, logits = pictures(2), []
+
+    def ask() -> torch.Tensor:
+        logits.append(output(found, picture))
+        return logits[0]
+
+    features = read_by_the_head(found.exact, ask)
+    assert (features is not None) == linear
+    if features is not None:
+        assert features.ndim == 2 and float((features[0] - features[1]).norm()) > 1e-6
+        assert torch.equal(logits[0], output(found, picture))
+    assert not any(layer._forward_hooks for layer in found.exact.modules())
 
 
 def check_per_sample(found: Conformance) -> None:

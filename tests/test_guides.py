@@ -52,6 +52,12 @@ def test_each_sample_is_seen_alone(guide):
 
 
 @pytest.mark.many
+def test_a_classifiers_features_are_what_its_last_layer_reads(name, guide):
+    if guide.spec.task == "classification":
+        conformance.check_features(guide, linear="squeezenet" not in name and guide.family != "adm")
+
+
+@pytest.mark.many
 def test_the_gradient_reaches_the_picture(guide):
     conformance.check_gradient(guide)
 

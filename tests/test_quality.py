@@ -12,11 +12,12 @@ from world.judge import read_judge
 
 from guidance_pack.guidance.networks.tiny.files import build, read_denoiser
 from guidance_pack.guidance.networks.tiny.preconditioning import SIGMA_RANGE, add_noise, precondition
+from guidance_pack.guidance.tuning.sets import frechet_distance, precision_recall
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
-from measures import class_accuracy, frechet_distance, precision_recall  # noqa: E402
+from measures import class_accuracy  # noqa: E402
 from sampling import Guided, Setting, heun, noise_levels  # noqa: E402
 from sheets import contact_sheet  # noqa: E402
 

@@ -336,9 +336,9 @@ def test_what_is_missing_is_said_in_words(guided, guide, monkeypatch):
         open_study(asked, None)
     assert "output/guidance/studies" in study_problem("../mine") and study_problem("sqlite:///x.db") is None
     with pytest.raises(ValueError, match="label has 2 lines, and 3 prompts"):
-        _judges(Aim((guide,), "star\nmoon"), 3)
+        _judges(Aim((guide,), "star\nmoon"), 3, 4)
     with pytest.raises(ValueError, match="label is empty"):
-        _judges(Aim((guide,)), 1)[0].values(torch.rand(1, 16, 16, 3), 0)
+        _judges(Aim((guide,)), 1, 4)[0].values(torch.rand(1, 16, 16, 3), 0)
 
 
 def test_a_judge_that_tells_nothing_apart_gives_no_winner(guided, guide, runs, monkeypatch):

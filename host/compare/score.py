@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
 
-from ...guidance.guide import Guide
+from ...guidance.features import read_by_the_head
+from ...guidance.guide import Guide, GuideSpec
 from ...guidance.preprocessing import resize
 from ..common.errors import quoted
 from ..engine.targets import class_weights
 from ..models.guides import LoadedGuide, clean_output
 
 MOST_AT_ONCE = 64
+Ask = Callable[[ModelPatcher, GuideSpec, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -140,16 +144,44 @@ def _sized(target: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return resize(target.movedim(-1, 1), (images.shape[1], images.shape[2]), "bilinear").movedim(1, -1)
 
 
+def features_of(images: torch.Tensor, guide: LoadedGuide) -> torch.Tensor:
+    """What a guide sees in pictures [B, H, W, C] in [0, 1], by which they can be compared: float32 [B, F] on the CPU.
+
+    Of an embedding its vector, of a classifier what its last layer reads.
+
+    Raises:
+        ValueError: a guide that has nothing of the kind, in words.
+    """
+    _check_pixels(guide.guide)
+    if guide.guide.first.task not in ("embedding", "classification"):
+        raise _no_features(guide.guide)
+    return _output(images, guide, clean_output if guide.guide.first.task == "embedding" else _features)
+
+
+def _features(patcher: ModelPatcher, spec: GuideSpec, pictures: torch.Tensor) -> torch.Tensor:
+    found = read_by_the_head(patcher.model, lambda: clean_output(patcher, spec, pictures))
+    if found is None:
+        raise _no_features(Guide((spec,)))
+    return found
+
+
+def _no_features(guide: Guide) -> ValueError:
+    return ValueError(
+        f"{guide.name} ({guide.first.task}) gives no features by which sets of pictures could be compared. Choose "
+        f"CLIP, SigLIP or a classifier that ends in a linear layer, such as a ResNet."
+    )
+
+
 @torch.inference_mode()
-def _output(images: torch.Tensor, guide: LoadedGuide) -> torch.Tensor:
-    """The guide's own output for pictures seen clean, on the CPU."""
+def _output(images: torch.Tensor, guide: LoadedGuide, ask: Ask = clean_output) -> torch.Tensor:
+    """What a guide says of pictures seen clean, on the CPU: its own output, or what `ask` makes of it."""
     patcher, spec = guide.patchers[0], guide.guide.first
     comfy.model_management.load_models_gpu([patcher], force_full_load=True)
     pictures = images[..., :3].movedim(-1, 1) * 2.0 - 1.0
     parts = []
     for part in pictures.split(MOST_AT_ONCE):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        parts.append(clean_output(patcher, spec, part).float().cpu())
+        parts.append(ask(patcher, spec, part).float().cpu())
     return torch.cat(parts)
 
 

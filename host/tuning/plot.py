@@ -72,13 +72,16 @@ def _points(tuned: Tuned, dimension: Dimension) -> list[Point]:
         value = candidate.values[dimension.name]
         if dimension.choices:
             value = next(i for i, choice in enumerate(dimension.choices) if choice.setting == value)
-        error = _error(pictures_of(candidate.readings)[0]) if candidate.whole else 0.0
+        if not math.isfinite(candidate.means[0]):
+            continue
+        error = _error(pictures_of(candidate.readings, candidate.judges)[0]) if candidate.whole else 0.0
         found.append((float(value), candidate.means[0], error, candidate))
     return found
 
 
 def _front_points(tuned: Tuned) -> list[Point]:
-    return [(c.means[0], c.means[1], 0.0, c) for c in (tuned.first, *tuned.candidates)]
+    shown = [c for c in (tuned.first, *tuned.candidates) if all(map(math.isfinite, c.means[:2]))]
+    return [(c.means[0], c.means[1], 0.0, c) for c in shown]
 
 
 def _error(values: Sequence[float]) -> float:

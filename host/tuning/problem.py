@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -11,37 +11,16 @@ from comfy.model_patcher import ModelPatcher
 from ...guidance.tuning.guards import Limits, Look, look_of, measure, thumbnails
 from ..compare.compare import Scene, draw, with_settings
 from ..compare.damage import with_damages
-from ..compare.score import Said, Wanted, agreement
 from ..compare.settings import Settings, switched_off
 from ..engine.install import with_inspection
-from ..models.guides import LoadedGuide
 from ..recording.inspection import Inspection
 from ..report.report import report, sigmas_of
 from ..training.identity import digest, facts_of_model, sample_of
+from .judges import Judge, SetJudge
 from .reading import Reading
 from .space import Dimension, corners
 
 MOST_GOALS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Judge:
-    """A guide that judges, and what it wants: once for all prompts, or for each.
-
-    said: what it has said of targets and texts, so that it is asked once and not at every run.
-    """
-
-    guide: LoadedGuide
-    wanted: tuple[Wanted, ...]
-    said: Said = field(default_factory=dict, init=False)
-
-    @property
-    def name(self) -> str:
-        return self.guide.guide.name
-
-    def values(self, images: torch.Tensor, prompt: int) -> list[float]:
-        """Of each picture [B, H, W, 3] made with a prompt; more is better."""
-        return agreement(images, self.guide, self.wanted[prompt % len(self.wanted)], self.said).tolist()
 
 
 @dataclass(frozen=True)
@@ -67,7 +46,7 @@ class Problem:
     scenes: tuple[Scene, ...]
     first: Settings
     space: tuple[Dimension, ...]
-    judges: tuple[Judge, ...]
+    judges: tuple[Judge | SetJudge, ...]
     limits: Limits
     effort: Effort
 
@@ -81,14 +60,12 @@ class Problem:
         return replace(self.first, cfg=1.0, rules=tuple(switched_off(rule) for rule in self.first.rules))
 
     def check(self) -> None:
-        """Let every judge look at a grey picture and every network be degraded as it may be, for refusals to come
-        before anything is drawn."""
+        """Have every judge checked and every network degraded as it may be, for refusals to come before anything is
+        drawn."""
         for settings in corners(self.first, self.space):
             with_damages(self.models[settings.model], settings.degraded)
-        grey = torch.full((1, 64, 64, 3), 0.5)
         for judge in self.judges:
-            for prompt in range(len(judge.wanted)):
-                judge.values(grey, prompt)
+            judge.check()
 
     def cost(self, settings: Settings) -> int:
         """The evaluations that a run is expected to take, if the sampler evaluates every level once."""
@@ -117,7 +94,7 @@ class Problem:
             [d.words() for d in self.space], self.limits, self.effort.seeds,
             [[scene.positive, scene.negative, scene.latent] for scene in self.scenes],
             sample_of(decoder) if isinstance(decoder, torch.nn.Module) else None,
-            [[judge.name, judge.wanted, *(sample_of(p.model) for p in judge.guide.patchers)] for judge in self.judges],
+            [judge.facts() for judge in self.judges],
         ]
         return digest(told)
 

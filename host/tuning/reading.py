@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+Kept = float | str  # what a judge keeps of a picture: its judgement, or features in hexadecimal
+
 
 class BudgetSpent(Exception):
     """The next run would take more evaluations than there are left."""
@@ -15,12 +17,12 @@ class Reading:
     """What is kept of one run.
 
     Attributes:
-        values: per judge, of each picture.
+        values: per judge, what it keeps of each picture.
         measures: saturation, contrast and clipping; thumbs: of each picture, bytes in hex. For the guards.
         evaluations: of networks, that the run took.
     """
 
-    values: tuple[tuple[float, ...], ...]
+    values: tuple[tuple[Kept, ...], ...]
     measures: tuple[float, float, float]
     thumbs: tuple[str, ...]
     evaluations: int

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from ..compare.settings import Settings
+from .judges import Judge, SetJudge
 from .reading import Reading
+
+Judges = Sequence[Judge | SetJudge]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +25,7 @@ class Candidate:
         number: of the trial; None for the settings that the MODEL came with.
         readings: of its runs, in the order of the runs. whole: whether all of the search's runs were made.
         excess: by how much it passes each guard's limit (`Limits.excess`).
+        judges: of the search.
     """
 
     number: int | None
@@ -28,11 +34,12 @@ class Candidate:
     readings: tuple[Reading, ...]
     whole: bool
     excess: dict[str, float]
+    judges: Judges
 
-    @property
+    @cached_property
     def means(self) -> tuple[float, ...]:
-        """Of all pictures, per judge."""
-        return tuple(mean(column) for column in pictures_of(self.readings))
+        """Of all pictures, per judge; -infinity where one cannot say yet."""
+        return tuple(mean(column) for column in pictures_of(self.readings, self.judges))
 
     @property
     def kept(self) -> bool:
@@ -51,13 +58,14 @@ class Check:
 
     Attributes:
         best, first: means over the same pictures. chances: that the winner is better on average over all pictures.
-        wins: pictures on which it is. runs: of the sampler that were compared. excess: of the winner, on these.
+        wins: pictures on which it is; None where a judge looks at sets. runs: of the sampler that were compared.
+        excess: of the winner, on these.
     """
 
     best: tuple[float, ...]
     first: tuple[float, ...]
     chances: tuple[float, ...]
-    wins: tuple[int, ...]
+    wins: tuple[int | None, ...]
     pictures: int
     runs: int
     excess: dict[str, float]
@@ -93,9 +101,12 @@ class Tuned:
         return self.winner is not None and self.chosen is self.winner.settings
 
 
-def pictures_of(readings: Sequence[Reading]) -> list[list[float]]:
-    """The values of all pictures of some runs, per judge."""
-    return [[value for reading in readings for value in reading.values[goal]] for goal in range(_goals(readings))]
+def pictures_of(readings: Sequence[Reading], judges: Judges) -> list[list[float]]:
+    """The numbers of all pictures of some runs, per judge; none of one for whom they are too few."""
+    return [
+        judge.numbers([value for reading in readings for value in reading.values[goal]])
+        for goal, judge in enumerate(judges)
+    ]
 
 
 def tables_of(candidates: Sequence[Candidate]) -> list[list[list[float]]]:
@@ -103,17 +114,14 @@ def tables_of(candidates: Sequence[Candidate]) -> list[list[list[float]]]:
     few runs hold the settings that were stopped early too, those of many runs more pictures of fewer settings."""
     tables = []
     for runs in range(1, max(len(c.readings) for c in candidates) + 1):
-        columns = [pictures_of(c.readings[:runs]) for c in candidates if len(c.readings) >= runs]
+        columns = [pictures_of(c.readings[:runs], c.judges) for c in candidates if len(c.readings) >= runs]
         tables += [[list(row) for row in goal] for goal in zip(*columns, strict=True)]
     return tables
 
 
-def _goals(readings: Sequence[Reading]) -> int:
-    return len(readings[0].values) if readings else 0
-
-
 def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    """-infinity of none."""
+    return sum(values) / len(values) if values else -math.inf
 
 
 def ranked(candidates: list[Candidate]) -> Iterator[Candidate]:

@@ -14,6 +14,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...guidance.tuning.guards import Limits
 from ...guidance.tuning.recipe import Recipe
+from ...guidance.tuning.sets import MEASURES, measures_in
 from ..common.places import name_problem
 from ..common.remarks import remark
 from ..compare.compare import Scene, with_settings
@@ -21,8 +22,10 @@ from ..compare.score import Wanted
 from ..compare.settings import Settings, settings_on, socket
 from ..engine.plan import plan_of
 from ..models.guides import LoadedGuide
+from ..training.dataset import PictureFolder
+from .judges import Judge, SetJudge
 from .plot import draw_rows, draw_tuning
-from .problem import MOST_GOALS, Effort, Judge, Problem
+from .problem import MOST_GOALS, Effort, Problem
 from .recipes import recipe_of
 from .result import Tuned
 from .space import parse_space
@@ -35,17 +38,24 @@ if TYPE_CHECKING:
 STUDIES = "guidance/studies"  # inside ComfyUI's output folder
 ADDRESS = "://"  # of a database
 OPTUNA = "optuna>=5,<6"
+NONE = "none"
+MEASURE_CHOICES = [NONE, *MEASURES, "frechet and recall"]
 
 
 @dataclass(frozen=True, eq=False)
 class Aim:
     """What is wanted, as the widgets have it: guides that judge, a line of label or text for each prompt (one for all),
-    and a target picture."""
+    and a target picture.
+
+    measure: of `MEASURE_CHOICES`; how the first guide compares sets with the folder, instead of judging each picture.
+    """
 
     guides: tuple[LoadedGuide, ...]
     label: str = ""
     text: str = ""
     target: torch.Tensor | None = None
+    pictures: PictureFolder | None = None
+    measure: str = NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +81,8 @@ def tune_guidance(
     """
     models = scenes[0].models
     first, *others = (settings_on(first, model, index) for index, model in enumerate(models))
-    judges = _judges(aim, len(scenes))
+    made = min(effort.seeds, effort.checks) * scenes[0].latent["samples"].shape[0]
+    judges = _judges(aim, len(scenes), made)
     problem = Problem(tuple(scenes), first, parse_space(vary, first, tuple(others)), judges, limits, effort)
     found = tune(problem, open_study(problem, study), _Watch(effort.budget))
     recipe = made_recipe(found, problem)
@@ -132,15 +143,31 @@ def _place(study: str | None) -> Path | str | None:
     return Path(folder_paths.get_output_directory()) / STUDIES / f"{study}.log"
 
 
-def _judges(aim: Aim, prompts: int) -> tuple[Judge, ...]:
-    if len(aim.guides) > MOST_GOALS:
-        raise ValueError(f"{len(aim.guides)} guides are connected; at most {MOST_GOALS} can judge together.")
+def _judges(aim: Aim, prompts: int, made: int) -> tuple[Judge | SetJudge, ...]:
+    """made: pictures of a setting, in the search or in the check."""
+    of_sets = _set_judges(aim, made)
+    others = aim.guides[bool(of_sets) :]
+    if len(of_sets) + len(others) > MOST_GOALS:
+        raise ValueError(f"{len(of_sets) + len(others)} judges are asked for; at most {MOST_GOALS} can judge together.")
     labels, texts = (_lines(name, getattr(aim, name), prompts) for name in ("label", "text"))
     count = max(len(labels), len(texts))
     wanted = tuple(
         Wanted(labels[at % len(labels)], aim.target, texts[at % len(texts)]) for at in range(count)
     )
-    return tuple(Judge(guide, wanted) for guide in aim.guides)
+    return (*of_sets, *(Judge(guide, wanted) for guide in others))
+
+
+def _set_judges(aim: Aim, made: int) -> tuple[SetJudge, ...]:
+    """Of the first guide, where sets are to be compared with the user's pictures."""
+    if (aim.pictures is None) != (aim.measure == NONE):
+        came = "pictures is not connected" if aim.pictures is None else "pictures is connected"
+        raise ValueError(
+            f"set_measure is {aim.measure}, and {came}. To compare with a folder of your own pictures connect Load "
+            f"Pictures and choose a measure; to have each picture judged by itself leave both."
+        )
+    if aim.pictures is None:
+        return ()
+    return tuple(SetJudge(aim.guides[0], aim.pictures, measure, made) for measure in measures_in(aim.measure))
 
 
 def _lines(name: str, text: str, prompts: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -111,8 +112,8 @@ class _Search:
             for index in self.runs:
                 readings.append(self._reading(settings, index, f"setting {trial.number + 1}", spare=self._spare()))
                 excess = self._excess(readings)
-                means = [mean(column) for column in pictures_of(readings)]
-                if self.study.halving:
+                means = [mean(column) for column in pictures_of(readings, self.problem.judges)]
+                if self.study.halving and math.isfinite(means[0]):
                     trial.report(means[0], index + 1)
                 last = index + 1 == len(self.runs)
                 if not last and (max(excess.values(), default=0.0) > 0.0 or self._is_worse(trial)):
@@ -215,7 +216,8 @@ class _Search:
             if reading is None:
                 break
             readings.append(reading)
-        return Candidate(number, values, settings, tuple(readings), whole, self._excess(readings))
+        judges = self.problem.judges
+        return Candidate(number, values, settings, tuple(readings), whole, self._excess(readings), judges)
 
     def conclude(self) -> Tuned:
         """The winner, checked on new seeds."""
@@ -278,13 +280,15 @@ class _Search:
             best.append(pair[0])
             first.append(pair[1])
             made += 1
-        if not made:
+        judges = self.problem.judges
+        columns = list(zip(pictures_of(best, judges), pictures_of(first, judges), strict=True))
+        if not all(one for one, _ in columns):
             return None
-        columns = list(zip(pictures_of(best), pictures_of(first), strict=True))
         gaps = [[a - b for a, b in zip(*pair, strict=True)] for pair in columns]
         return Check(
             tuple(mean(a) for a, _ in columns), tuple(mean(b) for _, b in columns),
-            tuple(probability_better(gap) for gap in gaps), tuple(sum(g > 0 for g in gap) for gap in gaps),
+            tuple(probability_better(gap) for gap in gaps),
+            tuple(None if judge.of_sets else sum(g > 0 for g in gap) for judge, gap in zip(judges, gaps, strict=True)),
             len(gaps[0]), made, self._excess(best, self.new[0]),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ...guidance.tuning.evidence import spreads
@@ -57,9 +58,10 @@ def settings_words(candidate: Candidate) -> str:
 def _checked(tuned: Tuned, check: Check, names: Sequence[str]) -> str:
     lines = []
     for name, best, first, chance, wins in zip(names, check.best, check.first, check.chances, check.wins, strict=True):
+        where = f"on {check.pictures} pictures" if wins is None else f"better in {wins} of {check.pictures} pictures"
         lines.append(
-            f"{name}: {best:.3f} instead of {first:.3f}, better in {wins} of {check.pictures} pictures; the "
-            f"probability that it is better on new seeds is {_chance(chance)}."
+            f"{name}: {best:.3f} instead of {first:.3f}, {where}; the probability that it is better on new seeds is "
+            f"{_chance(chance)}."
         )
     assert tuned.winner is not None
     broken = describe(check.excess)
@@ -107,7 +109,7 @@ def _table(tuned: Tuned, problem: Problem, names: Sequence[str]) -> str:
 
 def _row(mark: str, candidate: Candidate, inside: Sequence[str]) -> list[str]:
     numbers = [_plain(candidate.values[name]) if candidate.values else "" for name in inside]
-    means = [f"{mean:.3f}" for mean in candidate.means]
+    means = [f"{mean:.3f}" if math.isfinite(mean) else "too few" for mean in candidate.means]
     limits = describe(candidate.excess) or "kept"
     return [mark, *numbers, *means, f"{len(candidate.readings)}", f"{candidate.evaluations:g}", limits]
 
