@@ -42,7 +42,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     (WORK / "stopped").mkdir(parents=True, exist_ok=True)
-    train_denoiser("small", SMALL, WORK, WORK / "stopped", options.minutes)
+    training = argparse.Namespace(out=WORK, work=WORK / "stopped", minutes=options.minutes, compile=False)
+    train_denoiser("small", SMALL, training)
     with torch.no_grad():
         table(options)
 

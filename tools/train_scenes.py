@@ -40,7 +40,7 @@ def main() -> None:
             train_guides.train(name, GUIDES[name], options)
             continue
         recipe = replace(DENOISERS[name], steps=options.steps or DENOISERS[name].steps)
-        train_denoiser(name, recipe, options.out, options.work, options.minutes)
+        train_denoiser(name, recipe, options)
 
 
 if __name__ == "__main__":

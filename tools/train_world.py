@@ -89,6 +89,7 @@ def parser_of(description: str | None, names: Collection[str], out: Path) -> arg
     parser.add_argument("--steps", type=int, help="stop after this many steps instead of the recipe's")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each recipe after this long")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="compile first: two minutes, then 1.4 x as fast")
     return parser
 
 
@@ -114,7 +115,7 @@ def main() -> None:
         if recipe.settings is None:
             train_judge(name, recipe, JUDGE.parent, options.work, options.minutes)
         else:
-            train_denoiser(name, recipe, options.out, options.work, options.minutes, options.longer)
+            train_denoiser(name, recipe, options, options.longer)
 
 
 def batch_of(recipe: Recipe, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,18 +136,20 @@ def _block(world: str, seed: int, first: int, count: int) -> tuple[torch.Tensor,
     return pictures.images, pictures.labels
 
 
-def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: float, longer: bool = False) -> None:
+def train_denoiser(name: str, recipe: Recipe, options: argparse.Namespace, longer: bool = False) -> None:
     assert recipe.settings is not None, "the judge has a training of its own"
     settings = replace(recipe.settings, steps=recipe.steps, seed=recipe.seed)
     network = TinyUNet(**recipe.config)
     network.initialise(torch.Generator().manual_seed(recipe.seed))
     state = State(network, settings)
-    waiting = work / f"{name}.safetensors"
+    if options.compile:
+        network.compile()
+    waiting = options.work / f"{name}.safetensors"
     if waiting.exists():
         state.restore(load_file(waiting))
         print(f"{name}: continues after step {state.step}")
     elif longer:
-        begin_with(state, files.read_denoiser(out / f"{name}.safetensors"))
+        begin_with(state, files.read_denoiser(options.out / f"{name}.safetensors"))
         print(f"{name}: continues from the weights of step {state.step}")
 
     def save() -> None:
@@ -154,14 +157,15 @@ def train_denoiser(name: str, recipe: Recipe, out: Path, work: Path, minutes: fl
         facts = {"prediction": settings.prediction, "sigma_data": settings.sigma_data}
         facts |= describe(name, recipe, network, state.step)
         averaged = state.average.module.state_dict()
-        files.write_network(out / f"{name}.safetensors", files.DENOISER, network.config.as_dict(), facts, averaged)
+        path = options.out / f"{name}.safetensors"
+        files.write_network(path, files.DENOISER, network.config.as_dict(), facts, averaged)
 
     def steps() -> Iterator[tuple[int, float]]:
         for phase in phases(recipe, settings):
             for report in train(state, lambda step: batch_of(recipe, step), phase):
                 yield report.step, report.loss
 
-    follow(name, steps(), recipe.steps, minutes, save)
+    follow(name, steps(), recipe.steps, options.minutes, save)
 
 
 def begin_with(state: State, file: files.NetworkFile) -> None:
