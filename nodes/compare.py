@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.common.page_pictures import show_pictures
+from ..host.compare.cell_files import cells_name_problem
 from ..host.compare.compare import Scene, compare
 from ..host.compare.grid import Axis, axes_problem
 from ..host.compare.settings import NONE, Settings, parameter_names
@@ -16,7 +17,11 @@ from ..host.training.generate import sampler_names
 MOST_MODELS = 12
 
 
-@validation(axes_problem, "x_parameter", "x_values", "x_which", "y_parameter", "y_values", "y_which")
+def _problem(name: str | None, *axes) -> str | None:
+    return cells_name_problem(name) or axes_problem(*axes)
+
+
+@validation(_problem, "name", "x_parameter", "x_values", "x_which", "y_parameter", "y_values", "y_which")
 class GuidanceCompare(io.ComfyNode):
     """A grid of pictures over up to two settings, with headings."""
 
@@ -33,7 +38,7 @@ class GuidanceCompare(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 *_scene_inputs(), *_axis_inputs("x", "cfg", "1, 2, 4"), *_axis_inputs("y", "none", ""),
-                *sampler_inputs(), _size_input(), _which_input("x"), _which_input("y"),
+                *sampler_inputs(), _size_input(), _which_input("x"), _which_input("y"), _name_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="All cells in one picture, with headings."),
@@ -45,11 +50,11 @@ class GuidanceCompare(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, positive, negative, latent_image, vae, x_parameter, x_values, y_parameter, y_values, cell_size,
-        x_which, y_which, models=None, **sampler,
+        x_which, y_which, name="", models=None, **sampler,
     ) -> io.NodeOutput:
         scene = Scene((model, *(models or {}).values()), positive, negative, latent_image, vae)
         x, y = Axis("x", x_parameter, x_values, x_which), Axis("y", y_parameter, y_values, y_which)
-        made = compare(scene, Settings(0, (), **sampler), x, y, cell_size, cls.hidden.unique_id or "")
+        made = compare(scene, Settings(0, (), **sampler), x, y, cell_size, cls.hidden.unique_id or "", name)
         shown = {**show_pictures(made.grid, cls), **made.for_page()}
         return io.NodeOutput(made.grid, made.pictures, made.table, ui=shown)
 
@@ -131,6 +136,14 @@ def _which_input(side: str) -> io.Input:
     return io.Int.Input(
         f"{side}_which", default=1, min=1, max=16, advanced=True,
         tooltip=f"If the MODEL has several components of the kind that {side} varies: which, in chain order.",
+    )
+
+
+def _name_input() -> io.Input:
+    return io.String.Input(
+        "name", default="", advanced=True,
+        tooltip="Empty: finished cells are kept in memory. With a name they are also kept in output/guidance/cells, so "
+        "that they outlast ComfyUI, and several ComfyUIs with one output folder draw one grid together.",
     )
 
 

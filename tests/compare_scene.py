@@ -42,13 +42,13 @@ def widgets(**changed):
     return replace(first, **changed)
 
 
-def compared(over, x, y=("none", ""), node="1", size=64, **changed):
+def compared(over, x, y=("none", ""), node="1", size=64, name="", **changed):
     """Compare Guidance: x and y are (parameter, values) or (parameter, values, which)."""
     from guidance_pack.host.compare.compare import compare
     from guidance_pack.host.compare.grid import Axis
 
     with torch.inference_mode():
-        return compare(over, widgets(**changed), Axis("x", *x), Axis("y", *y), size, node)
+        return compare(over, widgets(**changed), Axis("x", *x), Axis("y", *y), size, node, name)
 
 
 def sampled(over, model, **changed):

@@ -54,11 +54,11 @@ ARROWS = {
         "host/common", "host/degrade", "host/lora", "host/models", "host/negative", "host/recording", CORE,
         "guidance/experts", "guidance/training",
     },
-    "host/report": {"host/common", "host/lora", "host/recording", "host/engine", CORE},
+    "host/report": {"host/common", "host/lora", "host/recording", "host/engine", "guidance/experts", CORE},
     "host/schema": {"host/common", "host/engine", CORE},
     "host/compare": {
-        "guidance/experts", "host/common", "host/degrade", "host/engine", "host/models", "host/recording",
-        "host/report", CORE,
+        "guidance/checkpoints", "guidance/experts", "host/common", "host/degrade", "host/engine", "host/models",
+        "host/recording", "host/report", CORE,
     },
     "host/training": {
         "host/common", "host/models", "host/engine", "host/report", CORE, "guidance/checkpoints", "guidance/experts",

@@ -465,7 +465,7 @@ CHANGES = [
 
 def test_whatever_lies_on_the_model_belongs_to_the_settings(output, tiny):
     """Each is told from the plain MODEL and from the same thing otherwise; made anew it is the same again."""
-    from guidance_pack.host.training.identity import facts_of_model
+    from guidance_pack.host.report.identity import facts_of_model
 
     facts = [json.dumps(facts_of_model(change(tiny))) for change in CHANGES] + [json.dumps(facts_of_model(tiny))]
     assert len(set(facts)) == len(facts)
@@ -487,7 +487,7 @@ def test_what_the_hosts_nodes_put_on_a_model_is_known_again_after_a_run(output, 
     """Their functions keep things between calls; what they remember of a run is none of their settings."""
     from comfy_extras import nodes_freelunch, nodes_hypertile, nodes_model_downscale, nodes_pag, nodes_sag, nodes_tomesd
 
-    from guidance_pack.host.training.identity import facts_of_model
+    from guidance_pack.host.report.identity import facts_of_model
 
     spec = host_models.MODELS["sd15"]
     model, vae, prompt = spec.build(), steering.autoencoder(), spec.conditioning(1)

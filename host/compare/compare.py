@@ -1,14 +1,17 @@
 """Compare Guidance: a grid of pictures over one or two settings, from the same noise, drawn by the host's own samplers.
 
-Finished cells are kept while the MODEL lives, so that a grid that was interrupted, or grew, goes on with the rest.
+Finished cells are kept while the MODEL lives, so that a grid that was interrupted, or grew, goes on with the rest;
+under a name they are kept on disk too.
 """
 
 from __future__ import annotations
 
 import json
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -23,11 +26,14 @@ from ..common.unfinished import show_unfinished
 from ..engine.install import with_inspection, with_plan
 from ..engine.plan import plan_of
 from ..recording.inspection import Inspection
+from .cell_files import CellFiles, Sampled
 from .closer import cells_of
 from .damage import with_damages
 from .grid import Axis, Grid
 from .settings import Settings, socket
 from .sheet import Sheet
+
+WAIT = 0.2  # seconds, between looks at what others draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,25 +62,33 @@ class Compared:
         return {"guidance_cells": [json.dumps(self.cells)]}
 
 
-def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: str) -> Compared:
+def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: str, name: str = "") -> Compared:
     """Every cell of x and y. first: the settings of the widgets, of the first MODEL. size: of a cell, in pixels.
 
-    node: under which the finished cells are kept.
+    node: under which the finished cells are kept in memory. name: under which they are kept on disk, unless empty.
 
     Raises:
         ValueError: settings that these MODELs cannot have, before anything is drawn; in words.
+        OSError: the disk is full or cannot be written, in words.
     """
     grid = Grid.of(scene.models, first, x, y)
-    wanted = grid.keys()
-    kept = _kept(scene, node, wanted)
-    watch = _CellProgress(grid, kept, size)
-    matched = {replace(settings, plain=False) for settings in wanted if settings.plain}
-    for settings in grid.to_draw():
-        if settings.bare() not in kept:
-            kept[settings.bare()] = _cell(scene, settings, kept, matched, watch.step)
-        watch.finish(settings)
-    pictures = torch.cat([kept[settings.bare()].pictures for settings in grid.cells])
-    weights = {settings: cell.weight for settings, cell in kept.items() if cell.weight is not None}
+    cells = _Cells(scene, grid, _kept(scene, node, grid.keys()), name)
+    watch = _CellProgress(grid, size)
+    left = grid.to_draw()
+    while left:
+        others = []  # that another ComfyUI draws at this moment
+        for settings in left:
+            cell = cells.find(settings, watch.step_of(settings))
+            if cell is None:
+                others.append(settings)
+            else:
+                watch.finish(settings, cell.pictures)
+        if others == left:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(WAIT)
+        left = others
+    pictures = torch.cat([cells.kept[settings.bare()].pictures for settings in grid.cells])
+    weights = {settings: cell.weight for settings, cell in cells.kept.items() if cell.weight is not None}
     table = grid.table(len(pictures) // len(grid.cells), weights)
     return Compared(watch.sheet.picture(), pictures, table, cells_of(grid, watch.sheet, scene.models))
 
@@ -83,28 +97,54 @@ def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: st
 class Cell:
     """A finished cell. weight: that at which plain CFG is as strong, where that is asked for."""
 
+    sampled: Sampled
     pictures: torch.Tensor  # [B, H, W, 3]
     weight: float | None = None
 
 
-def _cell(scene: Scene, settings: Settings, kept: dict[Settings, Cell], matched: set[Settings], callback) -> Cell:
-    """One cell, drawn. matched: the cells, bare, whose weight is asked for."""
-    if not settings.plain:
-        measured = settings.bare() in matched
-        return draw_measured(scene, settings, callback) if measured else Cell(draw(scene, settings, callback))
-    own = replace(settings, plain=False)
-    known = kept.get(own.bare())
-    if known is None or known.weight is None:
-        known = draw_measured(scene, own, None)
-    assert known.weight is not None
-    plain = replace(own, rules=(), cfg=known.weight)
-    return Cell(draw(scene, plain, callback), known.weight)
+class _Cells:
+    """The cells of a grid, each from memory, from disk or drawn. kept: those of memory; new ones are added."""
+
+    def __init__(self, scene: Scene, grid: Grid, kept: dict[Settings, Cell], name: str):
+        self.scene, self.kept = scene, kept
+        self.measured = {replace(settings, plain=False).bare() for settings in grid.cells if settings.plain}
+        self.files = CellFiles.of(name, scene.positive, scene.negative, scene.latent)
+
+    def find(self, settings: Settings, callback) -> Cell | None:
+        """One cell; None while another ComfyUI draws it, or what it is to be as strong as."""
+        known, weight = self.kept.get(settings.bare()), None
+        run = replace(settings, plain=False)
+        if settings.plain:
+            weight = self._weight(run) if known is None else known.weight
+            if weight is None:
+                return None
+            run = replace(run, rules=(), cfg=weight)
+        measured = known.sampled.weight is not None if known else not settings.plain and run.bare() in self.measured
+        sampled = self._sampled(run, callback, measured, known)
+        if sampled is None or known is not None:
+            return known
+        found = Cell(sampled, _decoded(self.scene, sampled.latents), weight if settings.plain else sampled.weight)
+        return self.kept.setdefault(settings.bare(), found)
+
+    def _weight(self, settings: Settings) -> float | None:
+        """The weight at which plain CFG is as strong as these settings."""
+        known = self.kept.get(settings.bare())
+        if known is not None and known.weight is not None:
+            return known.weight
+        sampled = self._sampled(settings, None, True)
+        return None if sampled is None else sampled.weight
+
+    def _sampled(self, settings: Settings, callback, measured: bool, known: Cell | None = None) -> Sampled | None:
+        """From memory, which is then kept on disk too, from there, or of the sampler."""
+        model = with_settings(self.scene.models[settings.model], settings)
+        sample = partial(_measure if measured else _sample, self.scene, model, settings, callback)
+        return self.files.sampled(model, settings, measured, sample if known is None else lambda: known.sampled)
 
 
-def draw_measured(scene: Scene, settings: Settings, callback) -> Cell:
-    """A cell and the weight at which plain CFG is as strong. Raises ValueError if no step tells, in words."""
+def _measure(scene: Scene, model: ModelPatcher, settings: Settings, callback) -> Sampled:
+    """Sampled, with the weight at which plain CFG is as strong. Raises ValueError if no step tells, in words."""
     inspection = Inspection()
-    pictures = draw(scene, settings, callback, inspection)
+    found = _sample(scene, with_inspection(model, inspection), settings, callback)
     weight = inspection.record(0).effective_weight
     if weight is None:
         raise ValueError(
@@ -112,13 +152,17 @@ def draw_measured(scene: Scene, settings: Settings, callback) -> Cell:
             f"{socket(settings.model)} evaluated both prompts ({'; '.join(settings.components()) or 'no components'}, "
             f"cfg {settings.cfg:g}). It is known where CFG is on: raise cfg, or compare something else."
         )
-    return Cell(pictures, weight)
+    return Sampled(found.latents, weight)
 
 
-def draw(scene: Scene, settings: Settings, callback, inspection: Inspection | None = None) -> torch.Tensor:
+def draw(scene: Scene, settings: Settings, callback) -> torch.Tensor:
     """The pictures of one cell, [B, H, W, 3]: what the nodes, KSampler and VAE Decode give with these settings."""
     model = with_settings(scene.models[settings.model], settings)
-    model = model if inspection is None else with_inspection(model, inspection)
+    return _decoded(scene, _sample(scene, model, settings, callback).latents)
+
+
+def _sample(scene: Scene, model: ModelPatcher, settings: Settings, callback) -> Sampled:
+    """What KSampler gives. model: with the settings."""
     latent = scene.latent
     samples = comfy.sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
@@ -129,8 +173,13 @@ def draw(scene: Scene, settings: Settings, callback, inspection: Inspection | No
         scene.negative, samples, denoise=settings.denoise, noise_mask=latent.get("noise_mask"), callback=callback,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=settings.seed,
     )
-    images = scene.vae.decode(samples.unbind()[0] if samples.is_nested else samples)
-    return images.reshape(-1, *images.shape[-3:])  # frames of videos beside each other
+    return Sampled(samples.unbind()[0] if samples.is_nested else samples)
+
+
+def _decoded(scene: Scene, latents: torch.Tensor) -> torch.Tensor:
+    """Pictures [B, H, W, 3]; frames of videos beside each other."""
+    images = scene.vae.decode(latents)
+    return images.reshape(-1, *images.shape[-3:])
 
 
 def with_settings(model: ModelPatcher, settings: Settings) -> ModelPatcher:
@@ -146,35 +195,38 @@ def with_settings(model: ModelPatcher, settings: Settings) -> ModelPatcher:
 class _CellProgress:
     """Progress over all steps of all cells, and the grid as it fills."""
 
-    def __init__(self, grid: Grid, kept: dict[Settings, Cell], size: int):
-        self.grid, self.kept, self.size = grid, kept, size
-        self.steps = [settings.steps for settings in grid.to_draw()]
-        self.bar = comfy.utils.ProgressBar(sum(self.steps))
-        self.finished = 0
-        self.shape: torch.Size
+    def __init__(self, grid: Grid, size: int):
+        self.grid, self.size = grid, size
+        self.steps = sum(settings.steps for settings in grid.to_draw())
+        self.bar = comfy.utils.ProgressBar(self.steps)
+        self.done = 0
+        self.shape: torch.Size | None = None
         self.sheet: Sheet
 
-    def step(self, step: int, denoised: torch.Tensor, x: torch.Tensor, steps: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        before, now = sum(self.steps[: self.finished]), self.steps[self.finished]
-        self.bar.update_absolute(before + min(now, round(now * (step + 1) / steps)))
+    def step_of(self, settings: Settings) -> Callable[[int, torch.Tensor, torch.Tensor, int], None]:
+        """What the sampler calls at every step of a cell."""
 
-    def finish(self, settings: Settings) -> None:
+        def step(step: int, denoised: torch.Tensor, x: torch.Tensor, steps: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            self.bar.update_absolute(self.done + min(settings.steps, round(settings.steps * (step + 1) / steps)))
+
+        return step
+
+    def finish(self, settings: Settings, pictures: torch.Tensor) -> None:
         """Show the cells of these settings."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        pictures = self.kept[settings.bare()].pictures
-        if not self.finished:
+        if self.shape is None:
             self.shape, self.sheet = pictures.shape, Sheet(self.grid.words(), pictures.shape, self.size)
         if pictures.shape != self.shape:
             raise ValueError(
                 f"{socket(settings.model)} gives pictures of shape {tuple(pictures.shape)}, the MODELs before it "
                 f"{tuple(self.shape)} (pictures, height, width, colours). Compare models of one size and one VAE."
             )
-        self.finished += 1
+        self.done += settings.steps
         for column, row in self.grid.places(settings):
             self.sheet.put(column, row, pictures)
-        self.bar.update_absolute(sum(self.steps[: self.finished]))
-        if self.finished < len(self.steps):
+        self.bar.update_absolute(self.done)
+        if self.done < self.steps:
             show_unfinished(self.sheet.image)
 
 

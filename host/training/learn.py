@@ -31,10 +31,10 @@ from ..engine.listen import BranchEvaluator
 from ..engine.plan import plan_of
 from ..models.guidance_weights import FOLDER, weights_name_problem, weights_path
 from ..models.guides import LoadedGuide, build, source_of
+from ..report.identity import digest, facts_of_model
 from ..report.plot import draw_curves
 from ..report.report import Series
 from .dataset import PictureFolder
-from .identity import digest, facts_of_model
 from .keeping import kept
 from .loss_weighting import trained_levels
 from .source import DEALT, PictureSource, deal

@@ -15,8 +15,8 @@ from ..common.decoders import is_pixels, latents_of
 from ..common.labels import LABELS_KEY, class_conditioning, unconditional
 from ..models.adm import LOW_RES_KEY
 from ..models.tiny import pixel_vae
+from ..report.identity import digest, facts_of_model, sample_of
 from ..report.report import report
-from .identity import digest, facts_of_model, sample_of
 
 DEALT = (LABELS_KEY, LOW_RES_KEY, "pooled_output")  # entries of a CONDITIONING that may hold one row per picture
 

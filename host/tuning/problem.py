@@ -14,8 +14,8 @@ from ..compare.damage import with_damages
 from ..compare.settings import Settings, switched_off
 from ..engine.install import with_inspection
 from ..recording.inspection import Inspection
+from ..report.identity import digest, facts_of_model, sample_of
 from ..report.report import report, sigmas_of
-from ..training.identity import digest, facts_of_model, sample_of
 from .judges import Judge, SetJudge
 from .reading import Reading
 from .space import Dimension, corners

@@ -25,7 +25,7 @@ from ...guidance.experts.file import contents_sha256
 from ..common.compatibility import describe
 from ..common.keys import INSPECTIONS, KEY
 from ..engine.plan import GradientRequest, guides_of, plan_of
-from ..report.report import where
+from .report import where
 
 HEAD = 2**20  # bytes from the beginning of a file that tell it from others of its size
 SMALL = 2**20  # numbers of a module whose tensors all count; of a larger one their names and shapes
