@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import steering
 import torch
@@ -65,6 +66,26 @@ def test_experts_of_latents_steer_without_a_vae(taught, latent_model):
     found = pushes(latent_model[0], steered, SD15, batch=2)
     apart = [far_apart(call.denoised, own) for call, own in found]
     assert all(torch.isfinite(call.denoised).all() for call, _ in found) and min(apart) > 0 and max(apart) > 1e-3, apart
+
+
+@pytest.mark.parametrize("guide", ["shapes-classifier", "shapes-depth"])
+def test_the_nodes_picture_shows_what_experts_of_latents_read(scene, latent_model, guide, monkeypatch):  # noqa: F811
+    """Below the curve: the picture, what the clean network says of it, and a column for each expert as it comes."""
+    from guidance_pack.host.training import train
+
+    shown = []
+    monkeypatch.setattr(train, "show_unfinished", shown.append)
+    model, vae = latent_model
+    request = scene.request(f"read-{guide}", replace(FLOW, iterations=2), guide, model=model, vae=vae)
+    with torch.inference_mode():
+        _, curve = train.run(request, model, 4.0)
+    heights = {picture.size[1] for picture in shown}
+    assert curve.shape[1] in heights and curve.shape[1] > 440 + 3 * 110
+    cell = curve[0, 440 + 76 : 440 + 180, 19 + 116 * 3 : 19 + 116 * 4]  # the second expert's answer to the first
+    early = torch.from_numpy(np.asarray(shown[0]) / 255.0)[440 + 76 : 440 + 180, 19 + 116 * 3 : 19 + 116 * 4]
+    assert float((cell - early).abs().max()) > 0.3, "it said 'not yet' after the first expert"
+    with torch.inference_mode():
+        assert train.run(replace(request, name=f"none-{guide}"), model, 0.0)[1].shape[1] == 440
 
 
 def test_another_models_latents_are_refused(taught):

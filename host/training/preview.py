@@ -58,16 +58,21 @@ def guided_pictures(
     return ((row + 1) / 2).movedim(0, -1)[None]
 
 
-def _guide(training: ExpertsTraining) -> LoadedGuide:
-    """The experts so far over a copy of the clean network."""
+def experts_so_far(training: ExpertsTraining) -> ExpertBank:
+    """As many as there are to be, over a copy of what they began as; the latest stands in for those to come."""
     with torch.inference_mode(False):
         mine = training.adapters if training.done else [*training.adapters, training.student.adapter()]
         adapters = [*mine, *[mine[-1]] * (training.recipe.experts - len(mine))]
         base = copy.deepcopy(training.base)
-        bank = ExpertBank(base, adapters, own_tensors(base, adapter_names(adapters))).eval()
+        return ExpertBank(base, adapters, own_tensors(base, adapter_names(adapters))).eval()
+
+
+def _guide(training: ExpertsTraining) -> LoadedGuide:
+    """The experts so far as a guide."""
+    bank = experts_so_far(training)
     member = replace(training.spec, sees="noisy", schedule=noise_schedule(training.recipe.schedule))
     experts = Experts(tuple(edge**-0.5 for edge in training.recipe.edges))
-    return LoadedGuide(Guide((member,) * len(adapters), experts), (manage(bank),))
+    return LoadedGuide(Guide((member,) * training.recipe.experts, experts), (manage(bank),))
 
 
 def _steer(model: ModelPatcher, guide: LoadedGuide, pictures: PictureFolder, scale: float) -> ModelPatcher:

@@ -36,6 +36,7 @@ from .dataset import PictureFolder, training_pictures
 from .keeping import kept
 from .latents import LatentLessons, LatentSpace, device_network
 from .preview import check_preview, guided_pictures
+from .readings import Readings
 
 KINDS: list[str] = [*_KINDS]
 PRECISIONS: list[str] = [*_PRECISIONS]
@@ -203,12 +204,13 @@ def page_of(workflow: dict | None, prompt: dict | None) -> dict[str, str]:
 def run(request: Request, model: ModelPatcher | None, scale: float) -> tuple[Trained, torch.Tensor]:
     """Train with progress on the page; the bank, and the curve as an IMAGE [1, H, W, 3].
 
-    model, scale: what the previews are drawn with; none without a model or at 0.
+    model, scale: what the previews are drawn with; none without a model or at 0. Experts of latents show what they
+    read instead: what they steer needs a prompt.
     """
-    shown = model if scale > 0 and request.vae is None else None
-    if shown is not None:
+    shown = model if scale > 0 else None
+    if shown is not None and request.vae is None:
         check_preview(shown)
-    watch = _TrainingProgress(request.recipe, request.pictures, shown, scale)
+    watch = _TrainingProgress(request, shown, scale)
     trained = train_experts(request, watch)
     return trained, watch.picture(trained.curves)
 
@@ -216,18 +218,18 @@ def run(request: Request, model: ModelPatcher | None, scale: float) -> tuple[Tra
 class _TrainingProgress:
     """Shows how a training goes: called after every step."""
 
-    def __init__(
-        self, recipe: ExpertRecipe, pictures: PictureFolder, model: ModelPatcher | None, scale: float
-    ) -> None:
-        self.recipe, self.pictures, self.model, self.scale = recipe, pictures, model, scale
-        self.bar = comfy.utils.ProgressBar(recipe.steps * recipe.experts)
+    def __init__(self, request: Request, model: ModelPatcher | None, scale: float) -> None:
+        self.request, self.model, self.scale = request, model, scale
+        self.recipe = request.recipe
+        self.bar = comfy.utils.ProgressBar(self.recipe.steps * self.recipe.experts)
         self.shown_at = 0.0
+        self.readings: Readings | None = None
         self.samples: torch.Tensor | None = None
 
     def __call__(self, training: ExpertsTraining, report: ExpertReport) -> None:
         done = len(training.losses)
         if report.step == self.recipe.steps and self.model is not None:
-            self.samples = guided_pictures(self.model, training, self.pictures, self.scale)
+            self.samples = self._preview(self.model, training)
             self.shown_at = 0.0
         if monotonic() - self.shown_at < CURVE_SECONDS:
             self.bar.update_absolute(done)
@@ -237,6 +239,15 @@ class _TrainingProgress:
         shown = Image.fromarray((curve[0] * 255).round().to(torch.uint8).numpy())
         self.bar.update_absolute(done)
         show_unfinished(shown)
+
+    def _preview(self, model: ModelPatcher, training: ExpertsTraining) -> torch.Tensor:
+        request = self.request
+        if request.vae is None:
+            return guided_pictures(model, training, request.pictures, self.scale)
+        if self.readings is None:
+            space = LatentSpace.of(model, request.vae, request.guide.guide.first)
+            self.readings = Readings.of(request.guide, space, request.pictures)
+        return self.readings.draw(training)
 
     def picture(self, curves: list[list[float]]) -> torch.Tensor:
         """The curves, and below them the last preview."""
