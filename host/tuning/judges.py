@@ -15,8 +15,8 @@ from ...guidance.preprocessing import Preprocessing
 from ...guidance.tuning.sets import LEAST_MADE, LEAST_REAL, Measure, RealPictures, fewest, parts, together
 from ..compare.score import Said, Wanted, agreement, features_of
 from ..models.guides import LoadedGuide
+from ..report.identity import sample_of
 from ..training.dataset import PictureFolder
-from ..training.identity import sample_of
 from .reading import Kept
 
 MOST_REAL = 2048  # pictures of a folder that are looked at, spread over it
