@@ -43,9 +43,10 @@ def test_any_size_that_the_stride_divides(size):
     assert small()(x, torch.zeros(2), torch.tensor([0, 10])).shape == x.shape
 
 
-def test_other_sizes_are_refused_in_words():
-    with pytest.raises(ValueError, match="30x32 pixels; width and height must be multiples of 4"):
-        small()(torch.randn(1, 3, 32, 30), torch.zeros(1), torch.zeros(1))
+@pytest.mark.parametrize("patch, width, stride", [(2, 30, 4), (4, 36, 8)])
+def test_other_sizes_are_refused_in_words(patch, width, stride):
+    with pytest.raises(ValueError, match=f"{width}x32 pixels; width and height must be multiples of {stride}"):
+        small(patch=patch)(torch.randn(1, 3, 32, width), torch.zeros(1), torch.zeros(1))
 
 
 def test_class_null_class_and_time_all_matter():

@@ -22,7 +22,8 @@ from ...guidance.networks.tiny.unet import Around, Attend, Run, TinyUNet
 from ..common.labels import chosen_classes
 from .comfy_module import ComfyModule, patcher_of
 
-SIZE, LARGEST = 32, 128  # pixels of a side: of the pictures that it was trained on, and that it is run on
+PLACES = 16  # patches of a side, of the pictures that it was trained on
+LARGEST = 4  # times as many, of those that it is run on
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FAMILIES = {"edm": comfy.model_base.ModelType.EDM, "flow": comfy.model_base.ModelType.FLOW}
 
@@ -104,20 +105,21 @@ class TinyModel(comfy.model_base.BaseModel):
     def encode_adm(self, **kwargs) -> torch.Tensor:
         """Classes [K], or rows [K, parts] where there are attributes, one per sample of the batch or one for all; the
         null words where none is given."""
-        _check_size(kwargs["noise"])
+        _check_size(kwargs["noise"], PLACES * self.diffusion_model.config.patch)
         nothing = [len(part) for part in (self.labels, *self.attributes)]
         chosen = chosen_classes(self, kwargs)
         null = torch.tensor([nothing] if self.attributes else nothing)
         return (null if chosen is None else chosen).to(kwargs["device"])
 
 
-def _check_size(pictures: torch.Tensor) -> None:
-    """Raise ValueError for pictures [B, C, H, W] that are far from those of the shapes world."""
+def _check_size(pictures: torch.Tensor, side: int) -> None:
+    """Raise ValueError for pictures [B, C, H, W] that are far from those of the model's world, of this side."""
     height, width = pictures.shape[-2:]
-    if max(height, width) > LARGEST:
+    most = LARGEST * side
+    if max(height, width) > most:
         raise ValueError(
-            f"The tiny model draws pictures of {SIZE} x {SIZE}, and the latent is for {width} x {height}; it can be "
-            f"{LARGEST} x {LARGEST} at most. Set width and height of Empty Latent Image to {SIZE}."
+            f"The tiny model draws pictures of {side} x {side}, and the latent is for {width} x {height}; it can be "
+            f"{most} x {most} at most. Set width and height of Empty Latent Image to {side}."
         )
 
 

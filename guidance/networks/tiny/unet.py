@@ -1,7 +1,7 @@
 """The embedded world's denoiser: a U-Net small enough to sample in seconds on a CPU.
 
-Half the resolution is folded into channels before the first layer and unfolded after the last one, so that no layer
-runs at the full 32x32; attention runs at a quarter of it.
+Patches are folded into channels before the first layer and unfolded after the last one, so that no layer runs at the
+full resolution: 16x16 places of pictures of 32x32 or 64x64, and 8x8 where attention is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from .limits import require_attributes, require_counts
 
-STRIDE = 4  # height and width must be multiples of this
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [B, heads, tokens, channels] -> the same shape
 Run = Callable[[Tensor, Attend], Tensor]  # a block: hidden [B, C, H, W] -> hidden, with this attention
 Around = Callable[[str, int, Run, Tensor], Tensor]  # calls, or does not call, a block: its part and number, it, hidden
@@ -30,8 +29,8 @@ class TinyConfig:
 
     Attributes:
         num_classes: the null class, for unconditional predictions, is one more: index num_classes.
-        width: channels at half the resolution; a multiple of `groups`.
-        deep_width: channels at a quarter of it; a multiple of `groups` and of `heads`.
+        width: channels of the patches; a multiple of `groups`.
+        deep_width: channels at half their resolution; a multiple of `groups` and of `heads`.
         down_blocks, deep_blocks, up_blocks: residual blocks on the way in, at the bottom (with attention), out.
         embedding: width of the noise-level and class embedding.
         timestep_scale: the host's timestep times this should span about [-2, 2].
@@ -153,7 +152,7 @@ class TinyUNet(nn.Module):
         """Predict for a noisy batch.
 
         Args:
-            x: [B, 3, H, W], H and W multiples of 4, scaled as the preconditioning says.
+            x: [B, 3, H, W], H and W multiples of 2 patch, scaled as the preconditioning says.
             timesteps: [B], in the host's unit.
             y: int64 [B], the class; num_classes is the null class.
             around: stands between the parts "down", "deep", "up" and their blocks, to watch or change what they do.
@@ -162,12 +161,13 @@ class TinyUNet(nn.Module):
             [B, 3, H, W] in x's dtype.
 
         Raises:
-            ValueError: a height or width that is not a multiple of 4.
+            ValueError: a height or width that is not a multiple of 2 patch.
         """
-        if x.shape[-2] % STRIDE or x.shape[-1] % STRIDE:
+        stride = 2 * self.config.patch
+        if x.shape[-2] % stride or x.shape[-1] % stride:
             raise ValueError(
                 f"the tiny denoiser got a picture of {x.shape[-1]}x{x.shape[-2]} pixels; "
-                f"width and height must be multiples of {STRIDE}."
+                f"width and height must be multiples of {stride}."
             )
         around = around or _run_part
         embedding = self._embed(timesteps, y, x.dtype)
