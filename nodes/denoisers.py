@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..guidance.respacing import respacing_problem
 from ..host.common.errors import user_error
+from ..host.common.labels import offered, told
 from ..host.models.adm import with_low_resolution
 from ..host.models.denoisers import denoiser_names, denoiser_problem, fingerprint, load_denoiser
 from ..host.models.glide_prompt import prompt_conditioning, prompt_problem, vocabularies
@@ -29,6 +30,7 @@ class GuidanceLoadDenoiser(io.ComfyNode):
             search_aliases=[
                 "adm", "guided diffusion", "p2", "edm2", "imagenet", "load checkpoint", "pixel model", "glide",
             ],
+            has_intermediate_output=True,
             inputs=[
                 io.Combo.Input(
                     "name", options=denoiser_names(),
@@ -59,7 +61,8 @@ class GuidanceLoadDenoiser(io.ComfyNode):
     @classmethod
     @user_error()
     def execute(cls, name, vae=None) -> io.NodeOutput:
-        return io.NodeOutput(*load_denoiser(name, vae))
+        model, own_vae = load_denoiser(name, vae)
+        return io.NodeOutput(model, own_vae, ui=told(name, offered(getattr(model.model, "labels", ()))))
 
 
 @validation()

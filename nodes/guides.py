@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.common.errors import user_error
+from ..host.common.labels import CLASSES, told
 from ..host.engine.page_events import expert_curve
 from ..host.models.expert_switch import (
     DEFAULT_EDGES,
@@ -19,6 +20,8 @@ from ..host.models.expert_switch import (
 from ..host.models.guides import (
     NONE,
     backbone_names,
+    classes_of,
+    embedded_classes,
     file_names,
     fingerprint,
     guide_names,
@@ -50,6 +53,7 @@ class GuidanceLoadGuide(io.ComfyNode):
                 "classifier", "load classifier", "guide network", "clip guidance", "depth", "segmentation", "aesthetic",
                 "pickscore", "hps", "reward", "arcface", "face",
             ],
+            has_intermediate_output=True,
             inputs=[
                 io.Combo.Input(
                     "name", options=guide_names(),
@@ -58,6 +62,7 @@ class GuidanceLoadGuide(io.ComfyNode):
                     "(256x256_classifier.pt), or a torchvision state dict as .safetensors whose metadata name its "
                     "architecture, an aesthetic head, an ArcFace network for faces, MiDaS small, or a bank of Train "
                     "Experts. A .pt or .pth is read as tensors only; other pickles (.bin) are not opened.",
+                    extra_dict={CLASSES: embedded_classes()},
                 ),
                 *shown_for(
                     "name", file_names(),
@@ -78,7 +83,8 @@ class GuidanceLoadGuide(io.ComfyNode):
     @classmethod
     @user_error()
     def execute(cls, name, clip=NONE) -> io.NodeOutput:
-        return io.NodeOutput(load_guide(name_over(name, clip)))
+        guide = load_guide(name_over(name, clip))
+        return io.NodeOutput(guide, ui=told(name, classes_of(guide)))
 
 
 def switch_inputs() -> list[io.Input]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.common.labels import class_conditioning
-from ..host.models.tiny import load_tiny_model, names, pixel_vae
+from ..host.common.labels import CLASSES, class_conditioning
+from ..host.models.tiny import embedded_classes, load_tiny_model, names, pixel_vae
 from ..host.schema.validation import validation
 
 
@@ -28,6 +28,7 @@ class GuidanceTinyModel(io.ComfyNode):
                     "name", options=names(), default="shapes-edm",
                     tooltip="edm and flow are two prediction families; a -weak or -early model is a guide for the one "
                     "without.",
+                    extra_dict={CLASSES: embedded_classes()},
                 ),
             ],
             outputs=[

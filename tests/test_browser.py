@@ -11,6 +11,22 @@ INTERVAL, CURES = "04-CFG-in-an-interval", "05-Too-much-CFG-and-its-cures"
 # By id: a click brings a node to the end of the page's list.
 FIRST = "() => app.rootGraph.nodes.filter((n) => n.comfyClass === 'GuidanceCFG').sort((a, b) => a.id - b.id)[0]"
 
+GUIDE_OF = """(kind) => {
+    const node = app.rootGraph.nodes.filter((n) => n.comfyClass === kind).sort((a, b) => a.id - b.id)[0];
+    return node.getInputNode(node.findInputSlot("guide")).id;
+}"""
+WHERE_LABEL = """(kind) => {
+    const node = app.rootGraph.nodes.filter((n) => n.comfyClass === kind).sort((a, b) => a.id - b.id)[0];
+    const { ds, canvas } = app.canvas;
+    ds.scale = 1;
+    ds.offset = [500 - node.pos[0], 300 - node.pos[1]];
+    app.canvas.setDirty(true, true);
+    const { left, top } = canvas.getBoundingClientRect();
+    const y = node.pos[1] + (node.widgets.find(({ name }) => name === "label").last_y ?? 0) + 10;
+    const x = node.pos[0] + 0.7 * node.size[0];
+    return [node.id, left + (x + ds.offset[0]) * ds.scale, top + (y + ds.offset[1]) * ds.scale];
+}"""
+
 
 def steady(saved):
     """A saved workflow without the sizes of folded nodes, which the Vue renderer shrinks whenever it opens one."""
@@ -247,6 +263,39 @@ def test_a_rule_brings_its_own_widgets_and_keeps_their_values(page):
     page.set("GuidanceShape", "rule", "TCFG")
     assert page.widgets("GuidanceShape") == ["rule", *common]
     assert page.run() == "success"
+
+
+def typed_into(page, kind):
+    """Click into the text of the classes of the first node of a kind; the words that are offered."""
+    page.do(WHERE_LABEL, kind)
+    page.frames(10)
+    node, *place = page.do(WHERE_LABEL, kind)
+    if page.renderer == "vue":
+        page.tab.locator(f'[data-node-id="{node}"] [data-testid=node-widget] input[type=text]').first.click()
+    else:
+        page.tab.mouse.click(*place)
+    page.frames(10)
+    return page.tab.locator(".guidance-classes [role=option]")
+
+
+def test_classes_are_picked_from_those_that_the_connected_network_knows(page):
+    page.open("06-Classifier-guidance")
+    for kind, after in (("GuidanceClassLabel", ", ri"), ("GuidanceClassifier", ":0.5 + ri")):
+        page.set(kind, "label", "star, heart")
+        offered = typed_into(page, kind)
+        assert offered.count() == 10
+        page.tab.keyboard.press("End")
+        page.tab.keyboard.type(after)
+        assert offered.all_inner_texts() == ["ring", "triangle"]
+        page.tab.keyboard.press("ArrowDown")
+        page.tab.keyboard.press("Enter")
+        page.frames(5)
+        assert page.value(kind, "label") == f"star, heart{after.removesuffix('ri')}ring"
+    source = page.do(GUIDE_OF, "GuidanceClassifier")
+    for name, count in (("a-guide-that-no-run-has-loaded", 0), ("shapes-classifier", 10)):
+        page.set(source, "name", name)
+        assert typed_into(page, "GuidanceClassifier").count() == count
+        page.tab.keyboard.press("Enter")
 
 
 def test_curves_follow_the_palette(page):

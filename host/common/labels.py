@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from .errors import quoted
 
 LABELS_KEY = "class_labels"
+CLASSES = "guidance_classes"  # js/classes/known.js reads it
 LONGEST_NUMBER, LONGEST_NAME = 10, 60  # digits and characters that are read of a word
 FILLERS = frozenset(("a", "an", "the", "on", "before", "with", "and"))
 
@@ -72,6 +74,40 @@ def chosen_classes(model: torch.nn.Module, conditioning: Mapping[str, Any]) -> t
     return conditioning.get(LABELS_KEY)
 
 
+def offered(labels: Sequence[str], attributes: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
+    """What the page offers of a network's classes: for each a word that means it, and whether words make phrases.
+
+    Of synonyms the first that no other class has; the number where none can be typed. Nothing where all are numbers.
+    """
+    named = _by_name(labels)
+    words = [
+        next((name.strip() for name in label.split(",") if _typed(name) and named[name.strip().lower()] == index),
+             str(index))
+        for index, label in enumerate(labels)
+    ]  # fmt: skip
+    words += [word for part in attributes for word in part]
+    return {"words": [] if all(word.isdecimal() for word in words) else words, "phrases": bool(attributes)}
+
+
+def told(name: str, classes: dict[str, Any]) -> dict[str, list[str]]:
+    """The ui output of a node that loaded the network of this name: what `offered` says of it."""
+    return {CLASSES: [json.dumps({"name": name, **classes})]}
+
+
+def _typed(name: str) -> bool:
+    """Whether a name can stand in a text of several, where these signs part them."""
+    return bool(name.strip()) and not set("+:") & set(name)
+
+
+def _by_name(labels: Sequence[str]) -> dict[str, int]:
+    """The class of each name in lower case, of synonyms too; the first, where several have it."""
+    return {
+        name.strip().lower(): index
+        for index, label in reversed(list(enumerate(labels)))
+        for name in (label, *label.split(","))
+    }
+
+
 def _phrase(text: str, parts: tuple[tuple[str, ...], ...]) -> list[int]:
     """The index of each part's word in a phrase, the null word's where the phrase leaves a part open."""
     chosen = [len(part) for part in parts]
@@ -97,8 +133,7 @@ def index_of(word: str, labels: tuple[str, ...], owner: str = "This MODEL") -> i
 
     Raises ValueError for a class that is not there, naming the nearest.
     """
-    names = {name.strip().lower(): index for index, label in reversed(list(enumerate(labels))) for name in
-             (label, *label.split(","))}
+    names = _by_name(labels)
     if word.lower() in names:
         return names[word.lower()]
     number = int(word) if word.isdecimal() and len(word) < LONGEST_NUMBER else None

@@ -19,9 +19,10 @@ from ...guidance.experts.bank import ExpertBank
 from ...guidance.experts.file import BANK, BankFile, contents_sha256, is_bank, map_tensors, read_bank, read_header
 from ...guidance.experts.guide import bank_guide, latent_base, source_sha256
 from ...guidance.guide import Guide, GuideFamily, GuideSpec, Network, families
-from ...guidance.networks.tiny.files import GUIDE, format_of
+from ...guidance.networks.tiny.files import GUIDE, facts_of, format_of
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.routing import Experts
+from ..common.labels import offered
 from ..common.places import is_text, name_problem, placed, walk
 from .folders import model_folders
 from .tiny import ASSETS
@@ -87,6 +88,22 @@ def guide_names() -> list[str]:
             found |= dict.fromkeys((place / file).relative_to(root).as_posix() for file in weights)
     embedded = _embedded_names()
     return [*embedded, *sorted(name for name in found if is_text(name) and name not in embedded)]
+
+
+def embedded_classes() -> dict[str, dict]:
+    """What the page offers as classes of each embedded guide, by its name. Reads headers alone."""
+    found = {}
+    for name in _embedded_names():
+        path = ASSETS / f"{name}.safetensors"
+        facts = vars(read_header(path)) if _is_bank(path) else facts_of(path)
+        found[name] = offered(facts["labels"] if facts["task"] == "classification" else ())
+    return found
+
+
+def classes_of(guide: LoadedGuide) -> dict:
+    """What the page offers as classes of a guide: none where it is no classifier."""
+    spec = guide.guide.first
+    return offered(spec.labels if spec.task == "classification" else ())
 
 
 def file_names() -> list[str]:

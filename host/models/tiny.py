@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 
-from ...guidance.networks.tiny.files import DENOISER, NetworkFile, check, format_of, read_denoiser
+from ...guidance.networks.tiny.files import DENOISER, NetworkFile, check, facts_of, format_of, read_denoiser
 from ...guidance.networks.tiny.preconditioning import SIGMA_RANGE
 from ...guidance.networks.tiny.unet import Around, Attend, Run, TinyUNet
-from ..common.labels import chosen_classes
+from ..common.labels import chosen_classes, offered
 from .comfy_module import ComfyModule, patcher_of
 
 PLACES = 16  # patches of a side, of the pictures that it was trained on
@@ -126,6 +126,12 @@ def _check_size(pictures: torch.Tensor, side: int) -> None:
 def names() -> list[str]:
     """The embedded denoisers, as people choose them."""
     return sorted(path.stem for path in ASSETS.glob("*.safetensors") if format_of(path) == DENOISER)
+
+
+def embedded_classes() -> dict[str, dict]:
+    """What the page offers as classes of each embedded denoiser, by its name. Reads headers alone."""
+    facts = {name: facts_of(ASSETS / f"{name}.safetensors") for name in names()}
+    return {name: offered(fact["labels"], fact.get("attributes", ())) for name, fact in facts.items()}
 
 
 def load_tiny_model(name: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:

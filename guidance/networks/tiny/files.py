@@ -157,6 +157,12 @@ def format_of(path: str | Path) -> str | None:
         return None
 
 
+def facts_of(path: str | Path) -> dict[str, Any]:
+    """The metadata of one of our own files. Reads the header alone; raises NetworkFileError where it has none."""
+    with safe_open(path, framework="pt") as file:
+        return json_object(Path(path).name, file.metadata() or {}, "metadata")
+
+
 def build(file: NetworkFile, operations: Any = nn, device: Any = None, dtype: torch.dtype = torch.float32) -> Any:
     """The file's network of `operations` and filled, in evaluation mode: a TinyUNet, a TinyGuide, or what was declared.
 
