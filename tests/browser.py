@@ -35,7 +35,7 @@ RUN = """async () => {
 }"""
 RED = """(renderer) => {
     const ringed = ({ id }) => document.querySelector(`[data-node-id="${id}"] .ring-destructive-background`);
-    const stroked = (node) => Object.values(node.strokeStyles).some((style) => style.call(node)?.color === "#E00");
+    const stroked = (node) => ["error", "executionError"].some((name) => node.strokeStyles[name].call(node));
     const red = app.canvas.graph.nodes.filter(renderer === "vue" ? ringed : stroked);
     return red.map(({ comfyClass, id }) => [comfyClass, Number(id)]);
 }"""
