@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .asked import Asked
 from .branch import NEGATIVE, POSITIVE, Branch
 from .noise_level import NoiseLevel, expand
 from .objective import GradientContext
@@ -190,13 +191,13 @@ class Guidance:
     def denoise(
         self, evaluate: Evaluate, x: Tensor, level: NoiseLevel, sampler: float = 1.0, memory: Memory | None = None,
         *, position: int = 0, following: NoiseLevel | None = None, gradient_context: GradientContext | None = None,
-        watch: StepWatch | None = None,
+        watch: StepWatch | None = None, asked: Asked | None = None,
     ) -> Tensor:
         """The guided estimate from bare branches, evaluating only what is needed.
 
         evaluate: gives the denoised estimate [B, ...] of a branch at (x, level); asked at most once per branch.
         sampler: the sampler's own cfg, used where no CFG rule is given.
-        position, following, gradient_context, watch: as in `Step`.
+        position, following, gradient_context, watch, asked: as in `Step`.
         """
         memory = Memory() if memory is None else memory
         chosen = self.choose(x, level, memory)
@@ -207,7 +208,7 @@ class Guidance:
         acting = self.acting(level, cfg, memory, chosen)
         for branch in needs_of(acting) - branches.keys():
             branches[branch] = evaluate(branch)
-        step = Step(x, level, branches, cfg, position or memory.position, following, gradient_context, watch)
+        step = Step(x, level, branches, cfg, position or memory.position, following, gradient_context, watch, asked)
         return self.steer(combine(step), step, memory, acting)
 
 

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from .asked import Asked
 from .branch import EMPTY, NEGATIVE, POSITIVE, Branch
 from .noise_level import NoiseLevel, expand
 from .region import Region
@@ -93,6 +94,14 @@ class Rule:
         """Its name in plots and tables."""
         guide = getattr(self, "guide", None)
         return self.name.replace("_", " ") + (f" ({guide})" if guide else "")
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether it must know what each picture is asked to be (`Step.asked`)."""
+        return False
+
+    def check_prompt(self, asked: Asked) -> None:
+        """Raises ValueError, in words, where it cannot read what pictures are asked to be."""
 
     def acts(self, strength: Tensor, cfg: Tensor) -> bool:
         """Whether the rule does anything for any sample. strength: its own [B]. cfg: the weight of CFG, [B]."""

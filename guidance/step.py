@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .asked import Asked
 from .branch import Branch
 from .noise_level import NoiseLevel
 from .objective import GradientContext, ScoreWatch
@@ -26,6 +27,7 @@ class Step:
     following: NoiseLevel | None = None  # the level that the sampler goes to next
     gradient_context: GradientContext | None = None  # None where no rule asks for gradients
     watch: StepWatch | None = None  # told what the evaluation is made of; None where nobody looks
+    asked: Asked | None = None  # what each sample is asked to be; None where no rule reads it
     strength: Tensor = field(default_factory=lambda: torch.ones(1, dtype=torch.float64))  # [B] of the rule that sees it
 
 

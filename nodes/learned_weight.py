@@ -13,6 +13,7 @@ from ..guidance.rules.learned_autoguidance import LearnedAutoguidance
 from ..guidance.rules.learned_weight import LearnedWeight
 from ..host.common.errors import user_error
 from ..host.common.page_pictures import show_pictures
+from ..host.common.remarks import remark
 from ..host.engine.install import with_autoguidance, with_rule
 from ..host.engine.page_events import curve
 from ..host.models.guidance_weights import load_weights, weights_file_problem, weights_fingerprint, weights_names
@@ -110,6 +111,8 @@ class GuidanceLearnedWeight(io.ComfyNode):
             out = with_autoguidance(out, guide_model, constant, guide_positive)
             learned = LearnedAutoguidance(strength, where, found.autoguidance)
             out = with_autoguidance(out, guide_model, learned, guide_positive)
+        if found.cfg.shown_for:
+            remark(f"The curve is {found.cfg.shown_for}; in a run each picture has its own.")
         return io.NodeOutput(out, ui=curve(model, out))
 
 
@@ -127,7 +130,7 @@ class GuidanceTrainGuidance(io.ComfyNode):
             "guided steps land where your pictures, with that much noise, lie (2510.00815). The MODEL is not changed; "
             "a tiny file in models/guidance_weights is, for Learned Weight.",
             search_aliases=["learn guidance", "learn cfg", "learn to guide", "train cfg", "guidance weights", "mmd"],
-            inputs=[*_wires(), *_main_inputs(), *_more_inputs(), *_optional_wires()],
+            inputs=[*_wires(), *_main_inputs(), *_more_inputs(), *_optional_wires(), _by_prompt_input()],
             outputs=[
                 WeightsSocket.Output(display_name="weights", tooltip="For Learned Weight."),
                 io.Image.Output(display_name="curve", tooltip="The weights over noise, beside the constant."),
@@ -248,6 +251,14 @@ def _optional_wires() -> list[io.Input]:
             "of the picture itself. Latents are seen in linear RGB. Used where reward is above 0.",
         ),
     ]
+
+
+def _by_prompt_input() -> io.Input:
+    return io.Boolean.Input(
+        "by_prompt", default=False, optional=True,
+        tooltip="Let the weights differ between classes (Class Label, or folders named as classes) or prompts (by the "
+        "pooled vector of the text encoder) too. Needs pictures of each; then the weights are for such prompts.",
+    )
 
 
 GUIDE_TOOLTIP = (

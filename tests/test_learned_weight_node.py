@@ -218,6 +218,29 @@ def test_a_guide_and_a_reward_take_part(train, comfy):
     assert not equal(train("judged", replace(recipe, reward=5.0), **reward), plain)
 
 
+def test_by_prompt_it_reads_the_classes_of_the_folders(train, tiny, main):
+    from dataclasses import replace
+    from types import SimpleNamespace
+
+    from guidance_pack.host.training.learn import reading_of, weights_plot
+
+    made = train("classes", replace(RECIPE, by_prompt=True, iterations=6)).cfg
+    used = made.ask.weight.abs().sum(0) > 0
+    assert made.classes == tuple(LABELS) and bool(used.any()) and not bool(used.all())  # of those that were drawn alone
+    assert made.shown_for == "the mean over the 10 classes"
+    weights = weights_of()
+    weights.cfg = made
+    assert weights_plot(tiny, weights).shape[0] == 1
+
+    def source(*entries):
+        return SimpleNamespace(positive=[[torch.zeros(1), entry] for entry in entries])
+
+    assert reading_of(main, source({"pooled_output": torch.zeros(1, 6)})) == {"pooled": 6}
+    for given, words in ((source({"pooled_output": None}), "no class and no pooled"), (source({}, {}), "of 2 prompts")):
+        with pytest.raises(ValueError, match=words):
+            reading_of(main, given)
+
+
 def test_what_cannot_be_learned_is_refused_before_the_first_evaluation(train, tiny, main):
     from dataclasses import replace
 

@@ -14,12 +14,13 @@ sizes learn alike. The model is only evaluated: gradients reach the small networ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..asked import Asked
 from ..branch import NEGATIVE, POSITIVE, Branch
 from ..guide import variance_preserving
 from ..noise_level import NoiseLevel, expand
@@ -44,6 +45,7 @@ class WeightRecipe:
         reach: by how much a weight may leave its constant.
         width: of the small network.
         reward: gamma.
+        by_prompt: whether weights may differ between classes or prompts.
 
     Raises:
         ValueError: a number or word that cannot be, in words.
@@ -61,6 +63,7 @@ class WeightRecipe:
     width: int = 32
     reward: float = 0.0
     seed: int = 0
+    by_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -75,7 +78,8 @@ class WeightRecipe:
             raise ValueError(f"least_step is {self.least_step:g}; it must be above 0 and below 1. The paper's is 0.1.")
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields; `by_prompt` only where it is on, as trainings that are older than it have none."""
+        return {name: value for name, value in asdict(self).items() if name != "by_prompt" or value}
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class Lessons:
         predict: rows [N], x [N, ...] and its levels -> the denoised estimate of each branch, without gradient.
         guide: the branch of a weaker network, if there is one.
         reward: guided estimates and clean pictures [N, ...] -> what is to become small, [N].
+        asked: rows [N] -> what these pictures are asked to be; for a recipe `by_prompt`.
+        reads: what the weights read of it, as `WeightNetwork` is built: classes or pooled.
     """
 
     levels: NoiseLevel
@@ -97,6 +103,8 @@ class Lessons:
     predict: Callable[[Tensor, Tensor, NoiseLevel], Mapping[Branch, Tensor]]
     guide: Branch | None = None
     reward: Callable[[Tensor, Tensor], Tensor] | None = None
+    asked: Callable[[Tensor], Asked] | None = None
+    reads: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def branches(self) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.weights import misfit, number_problem, shapes_of
-from ..learned import KNOTS, NOISIEST, QUIETEST, LearnedWeights, gap_of
+from ..learned import EXAMPLES, KNOTS, NOISIEST, QUIETEST, LearnedWeights, WeightNetwork, gap_of
 from ..networks.tiny.files import NetworkFileError, build, declare, read_network, write_network
 from ..schedule import interpolate
 from ..seeds import generator_of
@@ -34,7 +34,7 @@ class WeightsTraining:
 
     def __init__(self, recipe: WeightRecipe, lessons: Lessons) -> None:
         self.recipe, self.lessons = recipe, lessons
-        shape = {"reach": recipe.reach, "width": recipe.width}
+        shape = {"reach": recipe.reach, "width": recipe.width, **(lessons.reads if recipe.by_prompt else {})}
         of_guide = None if recipe.guide_constant is None else {"constant": recipe.guide_constant, **shape}
         self.weights = LearnedWeights(cfg={"constant": recipe.constant, **shape}, autoguidance=of_guide)
         self.parts = {"cfg": self.weights.cfg}
@@ -80,7 +80,8 @@ class WeightsTraining:
         found = self.lessons.predict(draw.rows, noisy(clean, first, draw.start), draw.start)
         gaps = {part: gap_of(moved, draw.start) for part, moved in self.lessons.differences(found).items()}
         self.optimizer.zero_grad(set_to_none=True)
-        loss = batch_loss(self.parts, gaps, self.recipe, self.lessons, draw, clean, (first, second), found)
+        weights = {part: partial(own, vectors=self._asked(own, draw.rows)) for part, own in self.parts.items()}
+        loss = batch_loss(weights, gaps, self.recipe, self.lessons, draw, clean, (first, second), found)
         if not bool(torch.isfinite(loss)):
             raise FloatingPointError(
                 f"The loss at step {len(self.losses) + 1} is {float(loss)}; lower learning_rate "
@@ -89,6 +90,11 @@ class WeightsTraining:
         loss.backward()
         self._note(draw, gaps)
         return float(loss.detach())
+
+    def _asked(self, network: WeightNetwork, rows: Tensor) -> Tensor | None:
+        """What a network reads of what these pictures are asked to be."""
+        asked = self.lessons.asked
+        return network.vectors(asked(rows) if network.reading and asked is not None else None)
 
     def _note(self, draw: Draw, gaps: Mapping[str, Tensor]) -> None:
         """Which gaps are usual where."""
@@ -106,6 +112,10 @@ class WeightsTraining:
             met = counts > 0  # a step never begins at the cleanest levels
             network.noise.copy_(noise)
             network.gaps.copy_(interpolate(noise, noise[met], sums[met] / counts[met]))
+            if network.pooled:
+                shown = self._asked(network, torch.arange(EXAMPLES) * self.lessons.count // EXAMPLES)
+                assert shown is not None, "it reads prompts"
+                network.examples.copy_(shown)
         return self.weights
 
     def tensors(self) -> dict[str, Tensor]:

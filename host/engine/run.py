@@ -13,6 +13,7 @@ import comfy.sampler_helpers
 import torch
 from comfy.samplers import CFGGuider
 
+from ...guidance.asked import Asked
 from ...guidance.compose import Acting, Guidance, Memory
 from ...guidance.feedback import FeedbackRule
 from ...guidance.inspection import Watch
@@ -31,6 +32,7 @@ from .guider_checks import SkippedSteps, check_guider
 from .guider_weights import numbers, stated_weights
 from .negative import check_negative
 from .plan import check_combines, guides_of, plan_of
+from .prompts import asked_of_run
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Run(Uncopied):
     own_conds: dict[str, list[dict]]  # conditioning that only guides use, for the host to load what it needs
     host_weights: tuple[Any, ...]  # what the guider combined with before the run
     gradients: Gradients | None = None
+    asked: Asked | None = None  # what pictures are asked to be, where a rule reads it
     memory: Memory = field(default_factory=Memory)
     recorder: Recorder | None = None  # of an inspected MODEL
     watch: Watch | None = None  # on the evaluation that is going on, if it is recorded
@@ -136,6 +139,7 @@ def open_run(guider: CFGGuider, sigmas: torch.Tensor, latent_shapes: list | None
     gradients = gradients_of(model)
     check_input(guidance, gradients, model_sampling, latent_shapes)
     run = Run(guidance, model_sampling, levels, guides, latent_shapes, own, stated_weights(guider), gradients)
+    run.asked = asked_of_run(guidance, guider.original_conds.get("positive", ()))
     check_sight(run)
     run.recorder = Recorder(model, run, inspections) if inspections else None
     run.skipped = SkippedSteps(guider, run.acts)

@@ -152,6 +152,8 @@ def _guide(executor, run: Run, guider: CFGGuider, x, timestep, model_options, se
 def _here(run: Run, guider: CFGGuider, timestep, level, model_options) -> dict[str, Any]:
     """Where the run is, and what rules with gradients get there: the rest of a Step."""
     here = {"position": run.position, "watch": run.watch, "following": run.following(level)}
+    if run.asked is not None:
+        here["asked"] = run.asked.over(len(timestep))
     if run.gradients is None:
         return here
     return {**here, "gradient_context": StepGradientContext(run.gradients, guider, timestep, model_options)}

@@ -60,9 +60,13 @@ class PictureFolder:
         names = [self.files[int(index)] for index in indices]
         with ThreadPoolExecutor(READERS) as readers:  # decoding a file leaves Python's lock to the others
             pictures = torch.stack(list(readers.map(self._picture, names)))
+        return pictures, self.classes(indices)
+
+    def classes(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor | None:
+        """Their classes int64 [B], places in `labels`; None without."""
         if not self.labels:
-            return pictures, None
-        return pictures, torch.tensor([self.labels.index(_class_of(name)) for name in names])
+            return None
+        return torch.tensor([self.labels.index(_class_of(self.files[int(index)])) for index in indices])
 
     @cached_property
     def sha256(self) -> str:

@@ -15,8 +15,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from PIL import Image
 
+from ...guidance.asked import Asked
 from ...guidance.branch import Branch
-from ...guidance.learned import LearnedWeights
+from ...guidance.learned import MOST_SHOWN, LearnedWeights, WeightNetwork
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.training.distillation import distillation_loss
 from ...guidance.training.matching import OBJECTIVES as _OBJECTIVES
@@ -29,6 +30,7 @@ from ..common.noise_levels import convertible, level_of
 from ..common.unfinished import show_unfinished
 from ..engine.listen import BranchEvaluator
 from ..engine.plan import plan_of
+from ..engine.prompts import asked_in
 from ..models.guidance_weights import FOLDER, weights_name_problem, weights_path
 from ..models.guides import LoadedGuide, build, source_of
 from ..report.identity import digest, facts_of_model
@@ -43,6 +45,7 @@ from .train import page_of
 OBJECTIVES: list[str] = [*_OBJECTIVES]
 CURVE_SECONDS = 2.0
 SHOWN = 100  # noise levels of a curve
+MOST_SINGLE = 2  # classes with a line of their own
 OnStep = Callable[[WeightsTraining, float], None]
 
 
@@ -114,8 +117,16 @@ class HostedLessons:
 
     def lessons(self) -> Lessons:
         levels = trained_levels(self.request.model.get_model_object("model_sampling"))
+        reads = reading_of(self.request.model, self.source) if self.request.recipe.by_prompt else {}
         return Lessons(levels, len(self.request.pictures), self.pictures, self.predict, self._evaluate.guide,
-                       self.reward)  # fmt: skip
+                       self.reward, self.asked, reads)  # fmt: skip
+
+    def asked(self, rows: torch.Tensor) -> Asked:
+        """What pictures [N] are asked to be."""
+        classes = self.request.pictures.classes(rows)
+        places = rows if classes is None else classes
+        ((_, entry),) = deal(self.source.positive, places.tolist())
+        return asked_in(entry).over(len(rows))
 
     def pictures(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows [N] -> latents [N, C, h, w] as the network sees them, on the CPU."""
@@ -136,6 +147,24 @@ class HostedLessons:
         """The estimates of both prompts, and of the weaker network, each row with its own prompt."""
         places = [self._known[int(row)][1] for row in rows]
         return self._evaluate(x, level, deal(self.source.positive, places), deal(self.source.negative, places))
+
+
+def reading_of(model: ModelPatcher, source: PictureSource) -> dict[str, Any]:
+    """What weights can read of the prompts, as `WeightNetwork` is built. Raises ValueError for nothing, in words."""
+    if len(source.positive) != 1:
+        raise ValueError(
+            f"by_prompt is on, and positive is a combination of {len(source.positive)} prompts. Connect one prompt, "
+            f"or several as one (Class Label), or switch by_prompt off."
+        )
+    asked, labels = asked_in(source.positive[0][1]), getattr(model.model, "labels", None)
+    if labels and asked.classes is not None:
+        return {"classes": list(labels)}
+    if asked.pooled is None or labels is not None:
+        raise ValueError(
+            f"by_prompt is on, and the prompt of {describe(model)} has no class and no pooled vector that weights "
+            f"could read. Switch by_prompt off."
+        )
+    return {"pooled": asked.pooled.shape[1]}
 
 
 class Reward:
@@ -196,11 +225,21 @@ def weights_plot(model: ModelPatcher, weights: LearnedWeights) -> torch.Tensor:
     series = [
         line for name, network in networks.items() if network is not None
         for line in (
-            Series(f"{name}, learned", tuple(network.usual(level).tolist())),
+            Series(f"{name}, {_kind(network)}", tuple(network.usual(level).tolist())),
             Series(f"{name}, constant", (network.constant,) * SHOWN),
         )
     ]  # fmt: skip
+    if weights.autoguidance is None:  # else there are lines enough
+        named = enumerate(weights.cfg.classes[:MOST_SINGLE]) if len(weights.cfg.classes) <= MOST_SHOWN else ()
+        series += [Series(name[:16], tuple(weights.cfg.usual(level, place).tolist())) for place, name in named]
     return draw_curves(tuple(series), tuple(sigmas), "weight, 1 = off")
+
+
+def _kind(network: WeightNetwork) -> str:
+    """Whose weights its line shows."""
+    if not network.reading:
+        return "learned"
+    return "class mean" if network.classes else "prompt mean"
 
 
 def run_training(request: WeightsRequest, workflow: Any, prompt: Any) -> LearnedWeights:
@@ -261,7 +300,10 @@ def _source(request: WeightsRequest) -> PictureSource:
     elif positive:
         _check_rows(positive, request.pictures)
     sigmas = torch.stack([sampling.sigma_max, sampling.sigma_min]).float()
-    return PictureSource.of(model, positive, request.negative, request.vae, request.pictures.size, sigmas, 2.0)
+    source = PictureSource.of(model, positive, request.negative, request.vae, request.pictures.size, sigmas, 2.0)
+    if request.recipe.by_prompt:
+        reading_of(model, source)
+    return source
 
 
 def _check_rows(positive: list, pictures: PictureFolder) -> None:
