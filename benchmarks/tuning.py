@@ -37,6 +37,7 @@ CHEAT = "classifier scale: 0.5 .. 64 log"
 WIDE = 2.5  # times the unguided pictures' contrast and saturation: pictures of this world may become much stronger
 SHARE = 5  # the searches get one part of so many of the grid's evaluations
 REFERENCE_SEED = 90_001
+REAL, REAL_SEED = 500, 90_002  # pictures of the folder that a search may aim at
 BATCH = 10
 
 
@@ -63,6 +64,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--runs", type=int, default=4, help="of ten pictures, by which a setting is judged")
     parser.add_argument("--pictures", type=int, default=200, help="that the unseen judge sees, of each setting")
+    parser.add_argument("--aim", choices=("class", "frechet"), default="class",
+                        help="of the search: the classifier's opinion, or the distance to rendered pictures in it")
     parser.add_argument("--out", type=Path, default=ROOT / ".cache" / "tuning.jsonl")
     parser.add_argument("--table", type=Path, help="only show what a file has")
     options = parser.parse_args()
@@ -313,10 +316,27 @@ def problem_of(options: argparse.Namespace, seed: int, model: Any, vary: str, li
     positive, negative = class_conditioning(model, all_classes() if told else ""), class_conditioning(model, "")
     latent = {"samples": torch.zeros(BATCH, 4, 4, 4), "downscale_ratio_spacial": 8}
     first = Settings(0, plan_of(model).guidance.rules, 1.0, options.steps, 100 * seed, 1.0, "euler", "karras")
-    judges = (Judge(load_guide("shapes-classifier"), (Wanted(all_classes()),)),)
+    guide = load_guide("shapes-classifier")
+    judge = Judge(guide, (Wanted(all_classes()),)) if options.aim == "class" else towards_rendered(guide, options.runs)
     scene = Scene((model,), positive, negative, latent, pixel_vae())
     effort = Effort(seeds=options.runs, checks=options.runs, budget=600)
-    return Problem((scene,), first, parse_space(vary, first), judges, limits, effort)
+    return Problem((scene,), first, parse_space(vary, first), (judge,), limits, effort)
+
+
+def towards_rendered(guide: Any, runs: int) -> Any:
+    """A judge of sets: the Frechet distance to a folder of rendered pictures, in the classifier's features."""
+    from PIL import Image
+    from world import render
+
+    from guidance_pack.host.training.dataset import read_folder
+    from guidance_pack.host.tuning.judges import SetJudge
+
+    folder = ROOT / ".cache" / "rendered pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, image in enumerate(render(REAL, REAL_SEED).images):
+        pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
+        Image.fromarray(pixels.numpy()).save(folder / f"{index:04}.png")
+    return SetJudge(guide, read_folder(folder, 32, 32), "frechet", runs * BATCH)
 
 
 def all_classes() -> str:

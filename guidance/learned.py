@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .algebra import norm
 from .asked import Asked
+from .guide import LONGEST_LABEL
 from .noise_level import NoiseLevel, expand
 from .rule import NEGATIVE, Rule, param, schedule_field
 from .schedule import Schedule, interpolate
@@ -38,8 +39,9 @@ SMALLEST_GAP, QUIETEST, NOISIEST = 1e-3, 1e-4, 1e4
 
 def _check_reading(classes: tuple[str, ...], pooled: int) -> None:
     """Raise ValueError for what no network reads."""
-    if not all(isinstance(name, str) for name in classes) or len(classes) > MOST_CLASSES:
-        raise ValueError(f"classes must be at most {MOST_CLASSES} names")
+    named = all(isinstance(name, str) and len(name) <= LONGEST_LABEL for name in classes)
+    if not named or len(classes) > MOST_CLASSES:
+        raise ValueError(f"classes must be at most {MOST_CLASSES} names of up to {LONGEST_LABEL} characters")
     if type(pooled) is not int or not 0 <= pooled <= LONGEST_POOLED or (classes and pooled):
         raise ValueError(f"pooled {pooled} must be a whole number up to {LONGEST_POOLED}, and 0 beside classes")
 

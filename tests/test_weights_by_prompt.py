@@ -130,7 +130,10 @@ def test_the_file_says_what_is_read_and_old_files_stay_as_they_are(tmp_path):
     plain = LearnedWeights(cfg={"width": 4})
     assert plain.config["cfg"] == {"constant": 2.0, "reach": 4.0, "width": 4} and not written(plain.config).cfg.reading
     assert "by_prompt" not in replace(RECIPE, by_prompt=False).as_dict() and RECIPE.as_dict()["by_prompt"]
-    for wrong in ({"classes": [1, 2]}, {"pooled": -1}, {"pooled": 10**9}, {"classes": NAMES, "pooled": 3}):
+    for wrong in (
+        {"classes": [1, 2]}, {"classes": ["long" * 200]}, {"pooled": -1}, {"pooled": 10**9},
+        {"classes": NAMES, "pooled": 3},
+    ):  # fmt: skip
         with pytest.raises(NetworkFileError, match="cannot build"):
             written({"cfg": wrong}, plain.state_dict())
 

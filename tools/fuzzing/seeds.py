@@ -95,7 +95,8 @@ def _weights(folder: Path) -> None:
     from guidance_pack.guidance.networks.tiny.files import write_network
     from guidance_pack.guidance.training.weights import WEIGHTS
 
-    learned = LearnedWeights(cfg={"width": 4}, autoguidance={"constant": 1.5, "width": 4})
+    classes = {"constant": 1.5, "width": 4, "classes": ["a", "b"]}
+    learned = LearnedWeights(cfg={"width": 4, "pooled": 3}, autoguidance=classes)
     about = {"facts": {"recipe": {"seed": 0}}, "loss": [1.0, 0.5], "evaluations": 12}
     write_network(folder / "weights.safetensors", WEIGHTS, learned.config, about, learned.state_dict(), torch.float64)
 
