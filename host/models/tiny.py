@@ -6,6 +6,7 @@ Sources: comfy/model_base.py (BaseModel), comfy/supported_models_base.py (BASE),
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
@@ -22,7 +23,7 @@ from ...guidance.networks.tiny.unet import Around, Attend, Run, TinyUNet
 from ..common.labels import chosen_classes, offered
 from .comfy_module import ComfyModule, patcher_of
 
-PLACES = 16  # patches of a side, of the pictures that it was trained on
+PLACES = 16  # patches of a side, of the pictures that a network was trained on
 LARGEST = 4  # times as many, of those that it is run on
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FAMILIES = {"edm": comfy.model_base.ModelType.EDM, "flow": comfy.model_base.ModelType.FLOW}
@@ -101,11 +102,13 @@ class TinyModel(comfy.model_base.BaseModel):
     def __init__(self, config: TinyModelConfig, family, file: NetworkFile, device=None):
         super().__init__(config, family, device=device, unet_model=HostedTinyUNet)
         self.labels, self.attributes = file.labels, file.attributes
+        network: Any = self.diffusion_model
+        self.side = PLACES * network.config.patch  # pixels, of the pictures that it was trained on
 
     def encode_adm(self, **kwargs) -> torch.Tensor:
         """Classes [K], or rows [K, parts] where there are attributes, one per sample of the batch or one for all; the
         null words where none is given."""
-        _check_size(kwargs["noise"], PLACES * self.diffusion_model.config.patch)
+        _check_size(kwargs["noise"], self.side)
         nothing = [len(part) for part in (self.labels, *self.attributes)]
         chosen = chosen_classes(self, kwargs)
         null = torch.tensor([nothing] if self.attributes else nothing)
