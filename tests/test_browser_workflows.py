@@ -34,12 +34,12 @@ SHEETS = {
     "More-Train-a-LoRA-with-P2": 2,
     "09-Guided-by-its-degraded-self": 3,
     "More-A-LoRA-guided-by-its-past": 2,
-    "11-Look-into-a-run": 2,
+    "11-Look-into-a-run": 1,
     "10-Compare-settings": 1,
-    "12-Train-experts": 3,
-    "More-Train-experts-of-maps": 5,
+    "12-Train-experts": 2,
+    "More-Train-experts-of-maps": 3,
     "08-Experts-PPAP": 2,
-    "More-Experts-follow-maps": 5,
+    "More-Experts-follow-maps": 4,
 }
 SHORTER = {"More-Train-experts-of-maps": {"GuidanceTrainExperts": {"iterations": 30}}}  # as long in 12-Train-experts
 DROP = """async (data) => {

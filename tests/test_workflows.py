@@ -20,11 +20,6 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 NAMES = [file.stem for file in FILES]
 ON_THE_PAGE = {"MarkdownNote"}  # nodes that only the page knows
 THUMBNAIL_BYTES = 60_000
-LARGE = [  # those that most people open first
-    "01-First-steps-CFG", "02-Autoguidance", "03-CFG-and-autoguidance", "04-CFG-in-an-interval",
-    "05-Too-much-CFG-and-its-cures", "08-Experts-PPAP", "09-Guided-by-its-degraded-self",
-    "10-Compare-settings",
-]  # fmt: skip
 
 
 @pytest.fixture(params=FILES, ids=NAMES)
@@ -141,7 +136,7 @@ def test_nodes_do_not_overlap_and_lie_in_one_group(workflow):
         assert len(around) == 1
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflows_open_large(name):
     """At 60 % the page's classic renderer still writes the words of nodes."""
     groups = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))["groups"]

@@ -19,7 +19,7 @@ def lab(object_info: dict, stamps: Stamps) -> dict:
         "cross, ring, pill), a weight, where it acts (in parts of the run), and a seed.\n\nThe upper pictures are "
         "the model's alone, the lower ones guided by **CFG Combine**, from the same noise. A judge that steers nothing "
         "counts.",
-        high=300, one_class="heart",
+        high=270, one_class="heart",
     )
     number = scene.add("PrimitiveInt", 0, 0, title="Seed", value=SEED)
     seed = replace(number["INT"], value=SEED)
@@ -85,7 +85,7 @@ def _one_above_the_other(scene: Scene, lane: int, column: int, upper: Output, lo
         "ImageStitch", lane, column, image1=upper, image2=lower, direction="down", match_image_size=False
     )
     return scene.add(
-        "SaveImage", lane, column, title="One above the other", size=(400, 470), images=both["IMAGE"],
+        "SaveImage", lane, column, title="One above the other", size=(340, 390), images=both["IMAGE"],
         filename_prefix=name,
     )
 

@@ -51,22 +51,24 @@ def tune(object_info: dict, stamps: Stamps) -> dict:
         "in the search, has the last word.\n\nRaise *budget* and run again: the search goes on.",
         high=390,
     )
-    lane, cfg = scene.cfg_lane("The MODEL, and the search", 1.0)
-    critic = scene.add("GuidanceLoadGuide", lane, 1, title="Judge of the search", name="shapes-classifier")
+    lane, cfg = scene.cfg_lane("The MODEL as it came", 1.0)
+    scene.picture(lane, cfg["MODEL"], "as it came")
+    lane = scene.lane("The search, and what it found")
+    critic = scene.fold(
+        scene.add("GuidanceLoadGuide", lane, 1, title="Judge of the search", name="shapes-classifier")
+    )
     found = scene.add(
-        "GuidanceTune", lane, 2, size=(400, 1100), model=cfg["MODEL"], positive=scene.classes["CONDITIONING"],
+        "GuidanceTune", lane, 1, size=(380, 1100), model=cfg["MODEL"], positive=scene.classes["CONDITIONING"],
         negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], vae=scene.main["VAE"],
         guide=critic["guide"], label=CLASSES, vary="cfg weight: 1 .. 3.4", budget=300,
         seeds=2, new_seeds=2, study="workflow", seed=SEED, steps=6, cfg=1.0, sampler_name="euler", scheduler="karras",
         cell_size=64,
     )
-    lane = scene.lane("What was found")
-    scene.add("PreviewAny", lane, 1, title="The report", size=(460, 420), source=found["report"])
+    scene.add("PreviewAny", lane, 2, title="The report", size=(380, 420), source=found["report"])
     scene.add(
-        "SaveImage", lane, 1, title="What each weight does", size=(460, 300), images=found["plot"],
+        "SaveImage", lane, 2, title="What each weight does", size=(380, 300), images=found["plot"],
         filename_prefix="guidance/tune",
     )
-    scene.picture(scene.lane("As it came"), cfg["MODEL"], "as it came", 2)
     lane = scene.lane("The recipe, judged by another network")
     applied = scene.add("GuidanceLoadRecipe", lane, 1, size=(300, 320), model=cfg["MODEL"], recipe=found["recipe"])
     scene.picture(lane, applied["MODEL"], "with the recipe", 2)

@@ -26,13 +26,11 @@ def to_learn_from(scene: Scene, lane: int) -> Node:
     )
 
 
-def other_maps(scene: Scene, lane: int) -> dict[str, Output]:
-    """For each kind of map the network of the other kind, which says how well pictures agree with the references."""
-    said = {
-        kind: scene.add("GuidanceLoadGuide", lane, 1, title=f"Judge: {kind}", name=f"shapes-{kind}")["guide"]
-        for kind in ("depth", "segmentation")
-    }
-    return {"depth": said["segmentation"], "segmentation": said["depth"]}
+def judge_of(scene: Scene, task: str) -> Output:
+    """The network of the other kind of map, which says how well pictures agree with the references."""
+    other = {"depth": "segmentation", "segmentation": "depth"}[task]
+    judge = scene.add("GuidanceLoadGuide", 0, 0, title=f"Judge: {other}", name=f"shapes-{other}")
+    return scene.fold(judge)["guide"]
 
 
 def train_experts(object_info: dict, stamps: Stamps) -> dict:
@@ -43,9 +41,9 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
     scene.shared(
         "## Train experts (PPAP)\nA clean classifier cannot judge noisy pictures. **Make Pictures** lets the model "
         "draw some, **Train Experts** lets the classifier teach experts on them, each for its own range of noise. No "
-        "data, no labels.\n\nThis is a taste: few pictures, a minute of training. The last lane has experts that were "
-        "trained for longer. For your own: thousands of pictures, thousands of iterations, your model and a network "
-        "from *models/guides*.",
+        "data, no labels.\n\nThis is a taste: few pictures, a minute of training; *08 Experts PPAP* has experts that "
+        "were trained for longer. For your own: thousands of pictures, thousands of iterations, your model and a "
+        "network from *models/guides*.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("Pictures and training")
@@ -59,10 +57,7 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
         "LossGraphNode", lane, 3, title="The loss, expert by expert", loss=trained["loss"],
         filename_prefix="guidance/train_experts_loss",
     )
-    ready = scene.add("GuidanceLoadGuide", lane, 1, title="Experts trained for longer", name="shapes-experts")
-    for title, guide in (
-        ("The clean classifier", clean), ("The experts just trained", trained), ("Experts trained for longer", ready)
-    ):
+    for title, guide in (("The clean classifier", clean), ("The experts just trained", trained)):
         lane = scene.lane(title)
         steered = scene.add(
             "GuidanceClassifier", lane, 3, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE,
@@ -104,66 +99,66 @@ def ppap_maps(object_info: dict, stamps: Stamps) -> dict:
         "ppap_maps", "A depth map and a segmentation followed by experts that see through noise.", object_info, stamps,
     )
     scene.shared(
-        "## PPAP with maps\nThe model is told no class. Each pair of lanes steers it by the same network looking at "
-        "the noisy picture itself: first as it is, then as a bank of experts that were trained to see through noise. "
-        "Each lane has the scale that suits it; the experts a *cap* on their pushes.\n\nThe references are drawn by "
-        "the first lane; the network of the other kind judges.",
+        "## PPAP with maps\nThe model is told no class. The depth network looks at the noisy picture itself: first as "
+        "it is, then as a bank of experts that were trained to see through noise. In the last lane experts of the "
+        "segmenter do the same. Each lane has the scale that suits it; the experts a *cap* on their pushes.\n\nThe "
+        "references are drawn by the first lane; the network of the other kind judges.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
     reference = scene.picture(lane, guided["MODEL"], "references")
-    judges = other_maps(scene, lane)
-    for task in judges:
-        for kind, name, strength in zip(
-            ("clean", "experts"), (f"shapes-{task}", f"shapes-{task}-experts"), STRENGTHS[task], strict=True
-        ):
-            lane = scene.lane(f"{task.capitalize()}: {kind}")
-            guide = scene.fold(scene.add("GuidanceLoadGuide", lane, 1, title=f"Guide: {name}", name=name))
-            steered = scene.add(
-                "GuidanceLoss", lane, 1, model=model, loss=task, guide=guide["guide"], target=reference,
-                at="noisy input", **strength,
-            )
-            title = f"{task}, {kind}"
-            scene.picture(lane, steered["MODEL"], title, 3, True, SEED + 1, judge=judges[task], target=reference)
+    judges = {task: judge_of(scene, task) for task in ("depth", "segmentation")}
+    for task, kind, name in (
+        ("depth", "clean", "shapes-depth"), ("depth", "experts", "shapes-depth-experts"),
+        ("segmentation", "experts", "shapes-segmentation-experts"),
+    ):
+        guide = scene.fold(scene.add("GuidanceLoadGuide", 0, 0, title=f"Guide: {name}", name=name))
+        lane = scene.lane(f"{task.capitalize()}: {kind}")
+        steered = scene.add(
+            "GuidanceLoss", lane, 1, model=model, loss=task, guide=guide["guide"], target=reference,
+            at="noisy input", **STRENGTHS[task][kind == "experts"],
+        )
+        title = f"{task}, {kind}"
+        scene.picture(lane, steered["MODEL"], title, 3, True, SEED + 1, judge=judges[task], target=reference)
     return scene.build()
 
 
 def map_experts(object_info: dict, stamps: Stamps) -> dict:
     scene = Scene(
-        "map_experts", "A clean depth network and a clean segmenter become experts, and the model follows their maps.",
+        "map_experts", "A clean depth network becomes a bank of experts, and the model follows their maps.",
         object_info, stamps,
     )
     scene.shared(
         "## Train experts of maps (PPAP)\nThe same as *12 Train experts*, for networks that draw a map: "
         "**Make Pictures** draws the pictures, the clean network says what they show, and its experts learn to say the "
-        "same of noisy ones.\n\nDepth learns by *mse*. The experts steer at a high scale with a *cap*, because their "
-        "pushes grow long. Each pair of lanes is the clean network, then its experts after half a minute of training. "
+        "same of noisy ones.\n\nDepth learns by *mse*, a segmenter by *task*. The experts steer at a high scale with a "
+        "*cap*, because their pushes grow long. The last lanes are the clean network, then its experts after half a "
+        "minute of training. "
         "*More Experts follow maps* has banks that were trained for longer.",
     )
     model = scene.main["MODEL"]
-    lane = scene.lane("Pictures to learn from")
-    pictures = to_learn_from(scene, lane)
+    lane = scene.lane("Pictures and training")
+    pictures = scene.fold(to_learn_from(scene, lane))
+    clean = scene.fold(scene.add("GuidanceLoadGuide", lane, 1, title="The clean network", name="shapes-depth"))
+    trained = scene.add(
+        "GuidanceTrainExperts", lane, 1, guide=clean["guide"], pictures=pictures["pictures"], name="shapes-depth-taste",
+        experts=3, iterations=ITERATIONS, batch_size=16, learning_rate=0.005, schedule="cosine", alpha=16,
+        learn_from="mse",
+    )
     lane = scene.lane("References")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
     reference = scene.picture(lane, guided["MODEL"], "references", 3)
-    judges = other_maps(scene, lane)
-    for task, learn_from in (("depth", "mse"), ("segmentation", "task")):
-        lane = scene.lane(f"Training: {task}")
-        clean = scene.add("GuidanceLoadGuide", lane, 1, title=f"The clean network: {task}", name=f"shapes-{task}")
-        trained = scene.add(
-            "GuidanceTrainExperts", lane, 2, guide=clean["guide"], pictures=pictures["pictures"],
-            name=f"shapes-{task}-taste", experts=3, iterations=ITERATIONS, batch_size=16, learning_rate=0.005,
-            schedule="cosine", alpha=16, learn_from=learn_from,
+    judge = judge_of(scene, "depth")
+    for kind, guide, strength in zip(("clean", "experts"), (clean, trained), STRENGTHS["depth"], strict=True):
+        lane = scene.lane(f"Depth: {kind}")
+        steered = scene.add(
+            "GuidanceLoss", lane, 3, model=model, loss="depth", guide=guide["guide"], target=reference,
+            at="noisy input", **strength,
         )
-        for kind, guide, strength in zip(("clean", "experts"), (clean, trained), STRENGTHS[task], strict=True):
-            lane = scene.lane(f"{task.capitalize()}: {kind}")
-            steered = scene.add(
-                "GuidanceLoss", lane, 3, model=model, loss=task, guide=guide["guide"], target=reference,
-                at="noisy input", **strength,
-            )
-            title = f"{task}, {kind}"
-            scene.picture(lane, steered["MODEL"], title, 4, True, SEED + 1, judge=judges[task], target=reference)
+        scene.picture(
+            lane, steered["MODEL"], f"depth, {kind}", 4, True, SEED + 1, judge=judge, target=reference
+        )
     return scene.build()
 
 

@@ -57,7 +57,7 @@ def experts(object_info: dict, stamps: Stamps) -> dict:
     lane = scene.lane("Two guides")
     clean = scene.add("GuidanceLoadGuide", lane, 1, title="For the cleanest pictures", name="shapes-classifier")
     team = scene.add(
-        "GuidanceExpertSwitch", lane, 2, edges_from="timesteps", edges="100",
+        "GuidanceExpertSwitch", lane, 2, size=(240, 314), edges_from="timesteps", edges="100",
         **{"guides.guide0": clean["guide"], "guides.guide1": noisy["guide"]},
     )
     steered = scene.add(
@@ -85,7 +85,8 @@ def targets(object_info: dict, stamps: Stamps) -> dict:
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
     reference = scene.picture(lane, guided["MODEL"], "references")
     guides = {
-        loss: scene.add("GuidanceLoadGuide", lane, 1, name=f"shapes-{loss}")["guide"] for loss in (DEPTH, SEGMENTATION)
+        loss: scene.fold(scene.add("GuidanceLoadGuide", 0, 0, title=f"Guide: {loss}", name=f"shapes-{loss}"))["guide"]
+        for loss in (DEPTH, SEGMENTATION)
     }
     for loss, other, scale in ((DEPTH, SEGMENTATION, DEPTH_SCALE), (SEGMENTATION, DEPTH, SEGMENTATION_SCALE)):
         lane = scene.lane(loss.capitalize())

@@ -20,7 +20,7 @@ CURVES = ("GuidanceSchedule", "GuidanceExpertSwitch", "GuidanceLossWeighting")
 PICTURE = 290  # and of the picture on nodes that show one
 PICTURES = ("GuidanceMakePictures", "GuidanceTrainExperts", "LossGraphNode")
 SHOWN_FOR = "guidance_shown_for"  # host/schema/visibility.py
-GAP_X, GAP_Y, GAP_FOLDED, LANE_GAP, PAD = 40, 50, 20, 40, 15
+GAP_X, GAP_Y, GAP_FOLDED, LANE_GAP, PAD = 40, 44, 10, 26, 15
 GROUP_COLOR = "#3f789e"
 
 

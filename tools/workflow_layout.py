@@ -9,7 +9,8 @@ from itertools import combinations, pairwise
 from workflow_graph import GAP_FOLDED, GAP_X, GAP_Y, LANE_GAP, PAD, TITLE, Node
 
 PAGE = (1600, 1000)  # pixels
-SHARE = 0.75  # of the page that a workflow fills where it is shown whole
+SHARE = 0.75  # of the page that a workflow fills where it is shown whole, with a rim around it
+RIM = 10
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def arrange(shared: Block, lanes: Sequence[Block]) -> Arrangement:
 
 def opening_zoom(width: float, height: float) -> float:
     """How large the page shows a workflow of this size when it shows the whole of it."""
-    return SHARE * min(PAGE[0] / width, PAGE[1] / height)
+    return SHARE * min(PAGE[0] / (width + 2 * RIM), PAGE[1] / (height + 2 * RIM))
 
 
 def _divisions(count: int) -> Iterator[tuple[int, ...]]:

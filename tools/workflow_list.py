@@ -191,10 +191,10 @@ def learned(object_info: dict, stamps: Stamps) -> dict:
     known = scene.add("GuidanceLearnedWeight", lane, 2, model=model)
     scene.picture(lane, known["MODEL"], "learned", 3)
     lane = scene.lane("Learned on the spot")
-    drawn = scene.add(
-        "GuidanceMakePictures", lane, 1, model=model, positive=scene.classes["CONDITIONING"], count=16, batch_size=16,
+    drawn = scene.fold(scene.add(
+        "GuidanceMakePictures", lane, 2, model=model, positive=scene.classes["CONDITIONING"], count=16, batch_size=16,
         width=32, height=32, steps=12, cfg=1.0, sampler_name="euler", scheduler="karras", seed=SEED, name="of-classes",
-    )
+    ))
     taught = scene.add(
         "GuidanceTrainGuidance", lane, 2, model=model, pictures=drawn["pictures"], name="shapes-taste",
         positive=scene.classes["CONDITIONING"], iterations=10, batch_size=4, learning_rate=0.05,

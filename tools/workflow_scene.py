@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from workflow_graph import GROUP_COLOR, PAD, TITLE, Node, Output, Workflow
-from workflow_layout import arrange, block_of
+from workflow_layout import Block, arrange, block_of
 
 MAIN, WEAK, EARLY = "shapes-edm", "shapes-edm-weak", "shapes-edm-early"
 CLASSES = "star, heart, moon, arrow"
 JUDGE = "shapes-verdict"
 SEED, STEPS, BATCH = 6, 24, 8
 COLUMNS, CELL = 4, 128
-SHEET = (340, 470)
+SHEET, SHEETS = (340, 430), "GuidanceScore"
 NOTE = 300  # its width
 
 
@@ -77,16 +77,19 @@ class Scene(Workflow):
         decoded = self.fold(decoder)["IMAGE"]
         asked = {"guide": judge, "target": target} if target else {"guide": self.judge, "label": self.label}
         self.add(
-            "GuidanceScore", lane, column + 1, title=title, size=SHEET, images=decoded, columns=COLUMNS,
+            SHEETS, lane, column + 1, title=title, size=SHEET, images=decoded, columns=COLUMNS,
             heading=title, cell_size=CELL, **asked,
         )
         return decoded
 
     def _place(self) -> list[dict]:
-        """Lanes, and the nodes of the shared one in one column or two, so that the page shows all of them largest."""
-        lanes = [block_of([node for node in self.nodes if node.lane == lane]) for lane in self.titles if lane]
-        ways = [block_of(nodes) for nodes in self._shared_ways()]
-        shared, made = max(((block, arrange(block, lanes)) for block in ways), key=lambda way: way[1].zoom)
+        """Lanes, each sheet beside its component or below it, and the nodes of the shared one in one column or two, so
+        that the page shows all of them largest."""
+        ways = (
+            (shared, lanes, arrange(shared, lanes))
+            for lanes in self._lane_ways() for shared in map(block_of, self._shared_ways())
+        )  # fmt: skip
+        shared, lanes, made = max(ways, key=lambda way: way[2].zoom)
         groups = []
         for block, (left, top), title in zip((shared, *lanes), made.corners, self.titles.values(), strict=True):
             for node, (x, y) in zip(block.nodes, block.corners, strict=True):
@@ -95,6 +98,12 @@ class Scene(Workflow):
             box = [left - PAD, top - TITLE - PAD, width + 2 * PAD, height + TITLE + 2 * PAD]
             groups.append({"id": len(groups) + 1, "title": title, "bounding": box, "color": GROUP_COLOR, "flags": {}})
         return groups
+
+    def _lane_ways(self) -> Iterator[list[Block]]:
+        """The lanes with their sheets in a column of their own, and at the end of the column before."""
+        lanes = [[node for node in self.nodes if node.lane == lane] for lane in self.titles if lane]
+        yield [block_of(nodes) for nodes in lanes]
+        yield [block_of(_sheet_below(nodes)) for nodes in lanes]
 
     def _shared_ways(self) -> Iterator[list[Node]]:
         """The shared lane in one column, and with what follows the models in a second one."""
@@ -116,3 +125,11 @@ class Scene(Workflow):
             "GuidanceReport", lane, column, title=f"Guidance Report: {title}", size=(340, 420), model=model, cfg=1.0,
             scheduler="karras", steps=STEPS,
         )
+
+
+def _sheet_below(nodes: list[Node]) -> list[Node]:
+    """The nodes of a lane with the sheet that ends it in the column before its own."""
+    *before, last = nodes
+    if last.data["type"] != SHEETS or not before:
+        return nodes
+    return [*before, replace(last, column=max(node.column for node in before))]

@@ -26,7 +26,10 @@ def p2_training(object_info: dict, stamps: Stamps) -> dict:
         positive=star["CONDITIONING"], batch_size=1, grad_accumulation_steps=4, steps=40, learning_rate=0.0005, rank=4,
         training_dtype="fp32", lora_dtype="fp32", gradient_checkpointing=False,
     )
-    scene.add("LossGraphNode", lane, 2, loss=trained["loss_map"], filename_prefix="guidance/p2_training_loss")
+    scene.add(
+        "LossGraphNode", lane, 2, size=(220, 290), loss=trained["loss_map"],
+        filename_prefix="guidance/p2_training_loss",
+    )
     lane = scene.lane("Before")
     scene.picture(lane, model, "before", 3)
     lane = scene.lane("After")
@@ -50,12 +53,14 @@ def lora_guide(object_info: dict, stamps: Stamps) -> dict:
     star, lessons = _lessons(scene)
     lane = scene.lane("Two snapshots of one training")
     early, late = (_trained(scene, lane, model, lessons, star, steps) for steps in (10, 60))
+    scene.fold(early)  # but for the steps its settings are those of the other
     lane = scene.lane("The late LoRA")
     main = scene.add("LoraModelLoader", lane, 1, title="Late", model=model, lora=late["lora"], strength_model=1.0)
     scene.picture(lane, main["model"], "late LoRA", 3)
     lane = scene.lane("Guided by the early LoRA")
     weak = scene.add("LoraModelLoader", lane, 1, title="Early", model=model, lora=early["lora"], strength_model=1.0)
-    steered = scene.add("GuidanceAutoguidance", lane, 2, model=main["model"], guide_model=weak["model"], weight=2.0)
+    scene.fold(weak)
+    steered = scene.add("GuidanceAutoguidance", lane, 1, model=main["model"], guide_model=weak["model"], weight=2.0)
     scene.picture(lane, steered["MODEL"], "late guided by early", 3)
     return scene.build()
 
@@ -76,8 +81,8 @@ def _lessons(scene: Scene) -> tuple[Node, Node]:
     star = scene.add("GuidanceClassLabel", lane, 1, title="The class of the lessons", model=model, label="star")
     guided = scene.add("GuidanceCFG", lane, 1, model=model, weight_from="node", weight=2.0)
     lessons = scene.add(
-        "KSampler", lane, 2, title="Lessons", model=guided["MODEL"], positive=star["CONDITIONING"],
+        "KSampler", lane, 1, title="Lessons", model=guided["MODEL"], positive=star["CONDITIONING"],
         negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], seed=SEED + 1, steps=STEPS,
         cfg=1.0, sampler_name="euler", scheduler="karras",
     )
-    return star, lessons
+    return star, scene.fold(lessons)
