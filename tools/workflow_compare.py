@@ -58,7 +58,7 @@ def tune(object_info: dict, stamps: Stamps) -> dict:
         scene.add("GuidanceLoadGuide", lane, 1, title="Judge of the search", name="shapes-classifier")
     )
     found = scene.add(
-        "GuidanceTune", lane, 1, size=(380, 1100), model=cfg["MODEL"], positive=scene.classes["CONDITIONING"],
+        "GuidanceTune", lane, 1, size=(380, 1096), model=cfg["MODEL"], positive=scene.classes["CONDITIONING"],
         negative=scene.no_class["CONDITIONING"], latent_image=scene.latents["LATENT"], vae=scene.main["VAE"],
         guide=critic["guide"], label=CLASSES, vary="cfg weight: 1 .. 3.4", budget=300,
         seeds=2, new_seeds=2, study="workflow", seed=SEED, steps=6, cfg=1.0, sampler_name="euler", scheduler="karras",
