@@ -1,7 +1,8 @@
 """The memory of a gradient in its places: `.venv/bin/python benchmarks/gradient_memory.py --comfyui FOLDER` (Linux).
 
-One guided step on a CPU, on a network of SD 1.5's size with random weights (float32), one picture, guide ResNet-50 at
-224 px: the highest resident memory of the process beyond what it held before the step, which has the weights in it.
+One guided step on a network of SD 1.5's size with random weights, one picture, guide ResNet-50 at 224 px: the highest
+memory beyond what was held before the step, which has the weights in it. On a CPU that of the process, on a GPU what
+torch has in tensors.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, help="folder of ComfyUI")
     parser.add_argument("--size", type=int, default=32, help="latent height and width")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
-    load_host(options.comfyui, "cpu")
+    load_host(options.comfyui, options.device)
     import torch
     from engine_probe import cfg_guider, sigmas_of
 
@@ -46,7 +48,7 @@ def main() -> None:
         for name, model, short in rows:
             wrappers.is_short = lambda *_, short=short: short
             step = partial(run, cfg_guider(model, *case.conditioning, 1.0), case.latent, sigmas)
-            highest, seconds = peak(step)
+            highest, seconds = (peak if options.device == "cpu" else peak_on_gpu)(step)
             print(f"| {name} | {highest:.0f} | {seconds:.1f} |", flush=True)
 
 
@@ -69,6 +71,21 @@ def peak(work: Callable[[], None]) -> tuple[float, float]:
     done.set()
     thread.join()
     return (max(seen) - before) / 2**20, seconds
+
+
+def peak_on_gpu(work: Callable[[], None]) -> tuple[float, float]:
+    """As `peak`, of what torch has in tensors on the GPU."""
+    import torch
+
+    work()
+    gc.collect()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20, time.perf_counter() - start
 
 
 def resident() -> int:

@@ -72,6 +72,7 @@ PARTS = (
     figures("one_call", 40, "--size", "64"),
     figures("overhead", 60, "--size", "64"),
     figures("gradient", 60, "--size", "64", "--repeats", "3"),
+    figures("gradient_memory", 60, "--size", "64"),
     figures("toggle", 60, "--size", "64"),
     tests("memory, compare, inspect", MEMORY, 60),
     tests("gradients, dynamic memory", GRADIENTS, 80, "--dynamic-vram"),
