@@ -11,7 +11,7 @@ from ..host.schema.validation import validation
 
 @validation()
 class GuidanceTinyModel(io.ComfyNode):
-    """A small denoiser of the embedded shapes world."""
+    """A small denoiser of one of the embedded worlds."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -19,9 +19,9 @@ class GuidanceTinyModel(io.ComfyNode):
             node_id="GuidanceTinyModel",
             display_name="Tiny Model (shapes)",
             category="guidance",
-            description="A small model that draws 32x32 pictures of shapes, in seconds on any computer, to try "
-            "guidance without a download. The -weak ones are smaller and less trained, the -early one is less trained: "
-            "guides for autoguidance.",
+            description="A small model that draws 32x32 pictures of shapes, or 64x64 scenes of a shape, a colour and a "
+            "ground, in seconds on any computer, to try guidance without a download. The -weak ones are smaller and "
+            "less trained, the -early ones are less trained: guides for autoguidance.",
             search_aliases=["demo model", "shapes", "embedded model", "toy model"],
             inputs=[
                 io.Combo.Input(

@@ -103,7 +103,7 @@ MISTAKES = [
         "a misspelt class", "01-First-steps-CFG", ("CFG 4",),
         sets("GuidanceClassLabel", label="star, hart"), sets("GuidanceClassLabel", label="star, heart"),
         ("GuidanceClassLabel", 3),
-        ("There is no class 'hart'", "did you mean 'heart'?", "This MODEL has: circle, square"),
+        ("This MODEL does not know 'hart'", "did you mean 'heart'?", "It knows: circle, square"),
     ),
     Mistake(
         "a depth network as a classifier", "06-Classifier-guidance", ("clean, denoised estimate",),

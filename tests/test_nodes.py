@@ -215,7 +215,7 @@ def tiny(nodes):
 
 @pytest.mark.many
 @pytest.mark.parametrize(
-    "name", ["shapes-edm", "shapes-edm-early", "shapes-edm-weak", "shapes-flow", "shapes-flow-weak"]
+    "name", ["shapes-edm", "shapes-edm-early", "shapes-edm-weak", "shapes-flow", "shapes-flow-weak", "scenes-edm"]
 )
 def test_embedded_models_are_ordinary_models(tiny, nodes, name):
     """Host and training room agree on what the denoiser is; KSampler and VAE Decode work on EmptyLatentImage."""
@@ -225,15 +225,16 @@ def test_embedded_models_are_ordinary_models(tiny, nodes, name):
     from guidance_pack.host.models.tiny import ASSETS
 
     model, vae = tiny.execute(name).result
-    positive = nodes["GuidanceClassLabel"].execute(model, "star, 3").result[0]
+    side, words = (64, "star, red moon") if name.startswith("scenes") else (32, "star, 3")
+    positive = nodes["GuidanceClassLabel"].execute(model, words).result[0]
     negative = nodes["GuidanceClassLabel"].execute(model, "").result[0]
     with torch.inference_mode():
-        latent = core.EmptyLatentImage().generate(32, 32, 2)[0]
+        latent = core.EmptyLatentImage().generate(side, side, 2)[0]
         (out,) = core.common_ksampler(model, 1, 4, 2.0, "euler", "normal", positive, negative, latent)
-        assert vae.decode(out["samples"]).shape == (2, 32, 32, 3)
+        assert vae.decode(out["samples"]).shape == (2, side, side, 3)
     file = read_denoiser(ASSETS / f"{name}.safetensors")
     denoiser = precondition(build(file), file.prediction, file.sigma_data)
-    x, sigma, y = torch.randn(2, 3, 32, 32), torch.tensor([0.7, 0.7]), torch.tensor([3, 10])
+    x, sigma, y = torch.randn(2, 3, side, side), torch.tensor([0.7, 0.7]), positive[0][1]["class_labels"]
     with torch.no_grad():
         ours = denoiser(x, sigma, y)
         theirs = model.model.apply_model(x, sigma, transformer_options={}, y=y)

@@ -173,7 +173,7 @@ def load_recipe(strip: Strip) -> Panels:
 
 def score(strip: Strip) -> Panels:
     strip.begin(FOUR, 8)
-    judge = strip.guide(JUDGE)
+    judge = strip.guide(f"shapes-{JUDGE}")
     shots = {"unguided": strip.shot("drawn", strip.model), "CFG 3": strip.shot("drawn with CFG", strip.cfg(3.0))}
     for heading, images in shots.items():
         said = strip.put("GuidanceScore", images=images, guide=judge, label=FOUR, heading=heading, cell_size=96)

@@ -24,7 +24,7 @@ class Strip(Scene):
     def begin(self, classes: str, batch: int, first: int = 5, seed: int = 7) -> Output:
         """The model, its classes and its latents; the MODEL comes back."""
         self.only, self.seed, self.shapes = self.lane("All"), seed, classes
-        self.main = self.put("GuidanceTinyModel", name=MAIN)
+        self.main = self.put("GuidanceTinyModel", name=f"shapes-{MAIN}")
         self.model = self.main["MODEL"]
         self.classes, self.none = self.asked(classes), self.asked("")
         self.empty = self.put("EmptyLatentImage", width=32, height=32, batch_size=first + batch)["LATENT"]
@@ -38,7 +38,7 @@ class Strip(Scene):
         return self.put("GuidanceClassLabel", model=self.model, label=classes)["CONDITIONING"]
 
     def weak_model(self) -> Output:
-        return self.put("GuidanceTinyModel", name=WEAK)["MODEL"]
+        return self.put("GuidanceTinyModel", name=f"shapes-{WEAK}")["MODEL"]
 
     def guide(self, name: str) -> Output:
         return self.put("GuidanceLoadGuide", name=name)["guide"]

@@ -28,12 +28,12 @@ def first_steps(object_info: dict, stamps: Stamps) -> dict:
         object_info, stamps,
     )
     scene.shared(
-        "## First steps\nThe two lanes differ in one node: **CFG Combine**.\n\nPress Run: same seed, same classes "
-        "(one per column). Under each picture stands what a judge sees in it, green where it was asked for.\n\nThis "
-        "seed is one at which the unguided model errs often. Over 64 pictures the benchmarks' judge finds 84 % of its "
-        "right, with CFG 2 97 %, with CFG 4 all.\n\nNext: change *weight* and *seed*, or take any model of yours in "
-        "place of the tiny one.",
-        high=364,
+        "## First steps\nThe two lanes differ in one node: **CFG Combine**.\n\nPress Run: same seed, same words (one "
+        "phrase per column: a colour, a shape, a ground). Under each picture stands the shape that a judge sees in it, "
+        "green where it was asked for.\n\nThis seed is one at which the unguided model errs often. Over 64 pictures "
+        "the judge finds 80 % of its right, with CFG 2 94 %, with CFG 4 97 %.\n\nNext: change *weight*, *seed* and the "
+        "words in *Classes*, or take any model of yours in place of the tiny one.",
+        high=364, world="scenes",
     )
     plain = scene.lane("Unguided")
     scene.picture(plain, scene.main["MODEL"], "unguided")

@@ -12,9 +12,10 @@ from dataclasses import replace
 from workflow_graph import GROUP_COLOR, PAD, TITLE, Node, Output, Workflow
 from workflow_layout import Block, arrange, block_of
 
-MAIN, WEAK, EARLY = "shapes-edm", "shapes-edm-weak", "shapes-edm-early"
+MAIN, WEAK, EARLY, JUDGE = "edm", "edm-weak", "edm-early", "verdict"  # behind the name of a world
 CLASSES = "star, heart, moon, arrow"
-JUDGE = "shapes-verdict"
+PHRASES = "red star on stripes, blue heart on dots, yellow moon on waves, green arrow on checks"
+SIDES = {"shapes": 32, "scenes": 64}  # pixels, of the two worlds
 SEED, STEPS, BATCH = 6, 24, 8
 COLUMNS, CELL = 4, 128
 SHEET, SHEETS = (340, 430), "GuidanceScore"
@@ -27,30 +28,33 @@ class Scene(Workflow):
     label: str | Output = CLASSES
 
     def shared(
-        self, note: str, weak: bool = False, early: bool = False, high: int = 260, one_class: str = ""
+        self, note: str, weak: bool = False, early: bool = False, high: int = 260, one_class: str = "",
+        world: str = "shapes",
     ) -> None:
-        """The lane on the left: note (so many pixels high), models, classes, empty latents.
+        """The lane on the left: note (so many pixels high), models of this world, classes, empty latents.
 
         one_class: what a node of its own asks for, instead of four classes dealt in turn.
         """
         lane = self.lane("Model, classes, size")
         self.note(lane, 0, note, (NOTE, high))
-        self.main = self.add("GuidanceTinyModel", lane, 0, title="Main model", name=MAIN)
+        self.main = self.add("GuidanceTinyModel", lane, 0, title="Main model", name=f"{world}-{MAIN}")
         if weak:
-            self.weak = self.add("GuidanceTinyModel", lane, 0, title="Weak model: the guide", name=WEAK)
+            self.weak = self.add("GuidanceTinyModel", lane, 0, title="Weak model: the guide", name=f"{world}-{WEAK}")
         if early:
-            self.early = self.add("GuidanceTinyModel", lane, 0, title="Early model: another guide", name=EARLY)
+            title, name = "Early model: another guide", f"{world}-{EARLY}"
+            self.early = self.add("GuidanceTinyModel", lane, 0, title=title, name=name)
         model = self.main["MODEL"]
         if one_class:
             self.one_class = self.add("PrimitiveString", lane, 0, title="Class", value=one_class)
             self.label = replace(self.one_class["STRING"], value=one_class)
         self.classes = self.add(
-            "GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model, label=self.label
+            "GuidanceClassLabel", lane, 0, title="Classes (positive)", model=model,
+            label=PHRASES if world == "scenes" and not one_class else self.label,
         )
         no_class = self.add("GuidanceClassLabel", lane, 0, title="No class (negative)", model=model, label="")
-        judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=JUDGE)
+        judge = self.add("GuidanceLoadGuide", lane, 0, title="Judge: it steers nothing", name=f"{world}-{JUDGE}")
         self.no_class, self.judge = self.fold(no_class), self.fold(judge)["guide"]
-        self.latents = self.add("EmptyLatentImage", lane, 0, width=32, height=32, batch_size=BATCH)
+        self.latents = self.add("EmptyLatentImage", lane, 0, width=SIDES[world], height=SIDES[world], batch_size=BATCH)
 
     def picture(
         self, lane: int, model: Output, title: str, column: int = 2, unconditional: bool = False,
