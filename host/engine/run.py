@@ -58,11 +58,11 @@ class Run(Uncopied):
         return level_of(self.model_sampling, sigma)
 
     def move_to(self, sigma: torch.Tensor) -> NoiseLevel:
-        """An evaluation at sigma [B] begins: the run goes to its position. Its noise level, on the CPU."""
-        here = sigma.cpu()
-        position = self.sigmas.position(float(here[0]), self.memory.position)
-        self.memory.move_to(position, between=not self.sigmas.is_at(float(here[0]), position))
-        return self.level(here)
+        """An evaluation at sigma [B], on the CPU, begins: the run goes to its position. Its noise level, there too."""
+        here = float(sigma[0])
+        position = self.sigmas.position(here, self.memory.position)
+        self.memory.move_to(position, between=not self.sigmas.is_at(here, position))
+        return self.level(sigma)
 
     @property
     def acts(self) -> bool:
@@ -94,16 +94,19 @@ class Run(Uncopied):
         return None if sigma is None else self.level(torch.full_like(level.b, sigma))
 
     @contextmanager
-    def watching(self, timestep: torch.Tensor):
-        """While inside, the run has a watch; what it saw is written down. Nothing without a recorder."""
+    def watching(self, sigma: torch.Tensor, device: torch.device):
+        """While inside, the run has a watch; what it saw is written down. Nothing without a recorder.
+
+        sigma: of the evaluation, [B], on the CPU. device: on which it is computed.
+        """
         if self.recorder is None:
             yield
             return
-        sigma, meter = self.recorder.begin(timestep)
+        meter = self.recorder.begin(device)
         self.watch = watch = Watch()
         try:
             yield
-            self.recorder.end(sigma, meter, watch)
+            self.recorder.end(sigma.flatten().tolist(), meter, watch)
         finally:
             self.watch = None
 

@@ -15,6 +15,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import CFGGuider
 
 from ...guidance.compose import each_at_its_own, needs_of
+from ...guidance.noise_level import NoiseLevel
 from ...guidance.step import Step
 from ..common.keys import KEY
 from ..common.remarks import remark
@@ -124,13 +125,15 @@ def predict_noise(executor, x, timestep, model_options=None, seed=None):
     if run is None:
         return executor(x, timestep, model_options, seed)
     run.skipped.asked = True
-    with run.watching(timestep):
-        return _guide(executor, run, guider, x, timestep, model_options, seed)
+    here = timestep.cpu()  # the one time that an evaluation waits for the device
+    with run.watching(here, timestep.device):
+        return _guide(executor, run, guider, x, timestep, run.move_to(here), model_options, seed)
 
 
-def _guide(executor, run: Run, guider: CFGGuider, x, timestep, model_options, seed) -> torch.Tensor:
+def _guide(
+    executor, run: Run, guider: CFGGuider, x, timestep, level: NoiseLevel, model_options, seed
+) -> torch.Tensor:
     """The host's own step, what else the rules need, and the rules."""
-    level = run.move_to(timestep)
     chosen = run.guidance.choose(x, level, run.memory)
     weights = weights_at(guider, run.guidance, level, chosen)
     unknown = torch.full_like(level.b, nan)  # the guider's weight shows later

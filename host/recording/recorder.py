@@ -73,15 +73,14 @@ class Recorder:
         for inspection in inspections:
             inspection.open(self.record, context.prompt_id if context else None)
 
-    def begin(self, timestep: torch.Tensor) -> tuple[list[float], Meter]:
-        """An evaluation starts at the model's sigma [B]."""
-        sigma: list[float] = timestep.flatten().tolist()  # waits for the device, as the engine does here anyway
+    def begin(self, device: torch.device) -> Meter:
+        """An evaluation starts on this device."""
         if time.perf_counter() - self.written >= PAUSE:
             self._write()
-        return sigma, Meter(timestep.device)
+        return Meter(device)
 
     def end(self, sigma: list[float], meter: Meter, watch: Watch) -> None:
-        """It is done."""
+        """It is done. sigma: the model's own, of every sample."""
         meter.stop()
         if self.pending and len(sigma) != len(self.pending[-1].sigma):
             self._write()
