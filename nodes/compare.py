@@ -141,7 +141,7 @@ def _which_input(side: str) -> io.Input:
 
 def _name_input() -> io.Input:
     return io.String.Input(
-        "name", default="", advanced=True,
+        "name", default="", optional=True, advanced=True,
         tooltip="Empty: finished cells are kept in memory. With a name they are also kept in output/guidance/cells, so "
         "that they outlast ComfyUI, and several ComfyUIs with one output folder draw one grid together.",
     )

@@ -63,7 +63,8 @@ PICTURES = """(renderer) => {
         const elements = document.querySelectorAll(`[data-node-id="${id}"] img`);
         return renderer === "classic" ? (imgs ?? []) : [...elements];
     };
-    return app.rootGraph.nodes.filter(({ id }) => app.nodeOutputs[id]?.images).map((node) => ({
+    const open = app.rootGraph.nodes.filter(({ flags }) => !flags.collapsed);
+    return open.filter(({ id }) => app.nodeOutputs[id]?.images).map((node) => ({
         kind: node.comfyClass, made: app.nodeOutputs[node.id].images.map(({ filename }) => filename),
         shown: drawn(node).map(({ src }) => src.startsWith("blob:") ? "a preview" : file(src)),
     }));
@@ -234,7 +235,7 @@ class Page:
         ]
 
     def pictures(self):
-        """Of every node whose run gave pictures: its kind, the files of these, and what it shows of them."""
+        """Of every node that is open and whose run gave pictures: its kind, the files of these, what it shows of them."""
         loaded = f"(renderer) => ({PICTURES})(renderer).every(({{ made, shown }}) => shown.length === made.length)"
         self.tab.wait_for_function(loaded, arg=self.renderer, timeout=20_000)
         self.frames(10)

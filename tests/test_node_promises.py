@@ -39,6 +39,7 @@ def changed(change):
         (lambda node: node["outputs"].clear(), "outputs"),
         (lambda node: node["sockets"].pop("model"), "gone or of another type"),
         (lambda node: node["sockets"].update(model="LATENT"), "gone or of another type"),
+        (lambda node: node["required"].append("new"), "prompts that were saved have no new; make it optional"),
     ],
 )
 def test_a_broken_promise_is_noticed(change, words):

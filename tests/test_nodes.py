@@ -266,7 +266,7 @@ def test_labels_by_name_and_number_and_wrong_ones_in_words(tiny, nodes, model):
 def test_an_unknown_embedded_model_is_named(comfy):
     from guidance_pack.host.models.tiny import load_tiny_model
 
-    with pytest.raises(ValueError, match="'shapes-xl'; there are shapes-edm"):
+    with pytest.raises(ValueError, match="'shapes-xl'; there are scenes-edm, shapes-edm"):
         load_tiny_model("shapes-xl")
 
 

@@ -173,7 +173,7 @@ def test_the_embedded_pictures_are_rendered_ones():
 
 
 def test_assets_are_a_few_megabytes_together():
-    assert sum(path.stat().st_size for path in (ROOT / "assets").glob("*.safetensors")) < 13e6
+    assert sum(path.stat().st_size for path in (ROOT / "assets").glob("*.safetensors")) < 24e6
 
 
 def denoising_error(denoise, prediction, sigma, unconditional=False):

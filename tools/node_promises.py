@@ -1,7 +1,7 @@
 """What saved workflows rely on: node ids, the order of widgets, the names of sockets. Only appending keeps them so.
 
 `tests/node_promises.json` holds what has been promised so far. Widget values are saved by position, links by the names
-of inputs and the places of outputs.
+of inputs and the places of outputs. Prompts that programs queue have nothing for what came later: it must be optional.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ def broken(promised: dict[str, dict], now: dict[str, dict]) -> list[str]:
         lost = {key: kind for key, kind in old["sockets"].items() if new["sockets"].get(key) != kind}
         if lost:
             found.append(f"{name}: the inputs {lost} are gone or of another type.")
+        asked = sorted(set(new["required"]) - set(old["required"]))
+        if asked:
+            found.append(f"{name}: prompts that were saved have no {', '.join(asked)}; make it optional.")
     return found
 
 
@@ -47,6 +50,7 @@ def _node(info: dict) -> dict:
         "widgets": [[name, kind] for name, kind in kinds.items() if kind in WIDGETS],
         "sockets": {name: kind for name, kind in kinds.items() if kind not in WIDGETS},
         "outputs": list(info["output"]),
+        "required": sorted(info["input"].get("required", {})),
         **({"choices": choices} if choices else {}),
     }
 
