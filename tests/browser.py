@@ -235,7 +235,7 @@ class Page:
         ]
 
     def pictures(self):
-        """Of every node that is open and whose run gave pictures: its kind, the files of these, what it shows of them."""
+        """Of every node that is open and whose run gave pictures: its kind, their files, and what it shows of them."""
         loaded = f"(renderer) => ({PICTURES})(renderer).every(({{ made, shown }}) => shown.length === made.length)"
         self.tab.wait_for_function(loaded, arg=self.renderer, timeout=20_000)
         self.frames(10)

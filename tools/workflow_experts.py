@@ -41,9 +41,9 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
     scene.shared(
         "## Train experts (PPAP)\nA clean classifier cannot judge noisy pictures. **Make Pictures** lets the model "
         "draw some, **Train Experts** lets the classifier teach experts on them, each for its own range of noise. No "
-        "data, no labels.\n\nThis is a taste: few pictures, a minute of training; *08 Experts PPAP* has experts that "
-        "were trained for longer. For your own: thousands of pictures, thousands of iterations, your model and a "
-        "network from *models/guides*.",
+        "data, no labels.\n\nThis is a taste: few pictures, a minute of training. The last lane has experts that were "
+        "trained for longer; *08 Experts PPAP* puts the clean classifier beside them, at the same seed, a good one. "
+        "For your own: thousands of pictures, thousands of iterations, your model and a network from *models/guides*.",
     )
     model = scene.main["MODEL"]
     lane = scene.lane("Pictures and training")
@@ -57,13 +57,14 @@ def train_experts(object_info: dict, stamps: Stamps) -> dict:
         "LossGraphNode", lane, 3, title="The loss, expert by expert", loss=trained["loss"],
         filename_prefix="guidance/train_experts_loss",
     )
-    for title, guide in (("The clean classifier", clean), ("The experts just trained", trained)):
+    ready = scene.add("GuidanceLoadGuide", lane, 1, title="Experts trained for longer", name="shapes-experts")
+    for title, guide in (("The experts just trained", trained), ("Experts trained for longer", scene.fold(ready))):
         lane = scene.lane(title)
         steered = scene.add(
             "GuidanceClassifier", lane, 3, model=model, guide=guide["guide"], label=CLASSES, scale=CLASS_SCALE,
             at="noisy input",
         )
-        scene.picture(lane, steered["MODEL"], title, 4, unconditional=True)
+        scene.picture(lane, steered["MODEL"], title, 4, unconditional=True, seed=2)
     return scene.build()
 
 
