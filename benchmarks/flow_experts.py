@@ -75,7 +75,7 @@ def of_pictures(count: int, iterations: int) -> Method:
     world = render(SHOWN, TRAIN_SEED)
     recipe = ExpertRecipe(experts=count, iterations=iterations, learning_rate=1e-3, schedule="flow")
     training = ExpertsTraining(network, guide.first, recipe)
-    return trained(training, lambda rows: (world.images[rows], None), network, guide.first)
+    return trained(training, lambda rows: (world.images[rows], None), SHOWN, network, guide.first)
 
 
 def of_latents(count: int, iterations: int) -> Method:
@@ -92,16 +92,16 @@ def of_latents(count: int, iterations: int) -> Method:
     head = LatentHead(latents.shape[1], "classification", NULL)
     head.initialise(0)
     training = ExpertsTraining(head.eval(), replace(guide.first, domain="latent"), recipe, taught=True)
-    bank, found = trained(training, lambda rows: (latents[rows], answers[rows]), head, guide.first)
+    bank, found = trained(training, lambda rows: (latents[rows], answers[rows]), SHOWN, head, guide.first)
     return Folded(bank), found
 
 
 def trained(
-    training: ExpertsTraining, shown: Callable, network: nn.Module, spec: GuideSpec
+    training: ExpertsTraining, shown: Callable, count: int, network: nn.Module, spec: GuideSpec
 ) -> tuple[ExpertBank, Guide]:
-    """The experts as one guide, after all their steps."""
+    """The experts as one guide, after all their steps on so many pictures."""
     began = time.monotonic()
-    for _ in training.steps(shown, SHOWN):
+    for _ in training.steps(shown, count):
         pass
     recipe = training.recipe
     each = 1000 * (time.monotonic() - began) / len(training.losses)

@@ -17,23 +17,22 @@ from __future__ import annotations
 import argparse
 import platform
 import resource
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from flow_experts import trained
 from PIL import Image
 from quality import ROOT  # noqa: F401 - it needs the pack's name
 from torch import Tensor, nn
 from world import render
 
 from guidance_pack.guidance.checkpoints.guide_source import GuideSource
-from guidance_pack.guidance.experts.bank import ExpertBank, adapter_names, own_tensors
+from guidance_pack.guidance.experts.bank import ExpertBank
 from guidance_pack.guidance.guide import Guide, GuideSpec, with_noise
 from guidance_pack.guidance.guides.mobilenet import KerasMobileNetFile
 from guidance_pack.guidance.noise_level import NoiseLevel
-from guidance_pack.guidance.routing import Experts
 from guidance_pack.guidance.training.experts import ExpertsTraining
 from guidance_pack.guidance.training.recipe import ExpertRecipe
 
@@ -70,19 +69,12 @@ def experts(clean: Method, shown: Tensor, count: int, iterations: int) -> Method
     """`count` experts of the clean network, by low-rank changes; says what the training took."""
     network, guide = clean
     recipe = ExpertRecipe(experts=count, iterations=iterations, batch=BATCH, learning_rate=1e-3, schedule="flow")
-    before, began = peak(), time.monotonic()
+    before = peak()
     training = ExpertsTraining(network, guide.first, recipe)
-    for _ in training.steps(lambda rows: (shown[rows], None), len(shown)):
-        pass
-    each = (time.monotonic() - began) / len(training.losses)
-    print(
-        f"{count} expert(s): {len(training.losses)} steps of {BATCH}, {each:.2f} s each; memory {before} MB before, "
-        f"{peak()} MB in the training; an expert's own parts "
-        f"{4 * training.adapters[0].numbers() // 1024} KB", flush=True,
-    )
-    bank = ExpertBank(network, training.adapters, own_tensors(network, adapter_names(training.adapters))).eval()
-    edges = tuple(edge**-0.5 for edge in recipe.edges)
-    return bank, Guide((guide.first,) * count, Experts(edges))
+    found = trained(training, lambda rows: (shown[rows], None), len(shown), network, guide.first)
+    own = 4 * training.adapters[0].numbers() // 1024
+    print(f"memory {before} MB before, {peak()} MB in the training; an expert's own parts {own} KB", flush=True)
+    return found
 
 
 def peak() -> int:

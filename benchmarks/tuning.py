@@ -231,16 +231,12 @@ def budget_of(problem: Any, case: str) -> int:
 
 def effective_weight(problem: Any, settings: Any) -> float | None:
     """The weight at which plain CFG is as strong, of one run; None where no step evaluates both prompts."""
-    from guidance_pack.host.compare.compare import draw, with_settings
-    from guidance_pack.host.engine.install import with_inspection
-    from guidance_pack.host.recording.inspection import Inspection
+    from guidance_pack.host.compare.compare import measure, with_settings
 
     if settings.rules[0].weight == 1.0:
         return None
-    seen = Inspection()
-    model = with_inspection(with_settings(problem.models[0], settings), seen)
-    draw(replace(problem.scenes[0], models=(model,)), replace(settings, seed=problem.first.seed), None)
-    return seen.record(0).effective_weight
+    settings = replace(settings, seed=problem.first.seed)
+    return measure(problem.scenes[0], with_settings(problem.models[0], settings), settings, None).weight
 
 
 def values_of(settings: Any) -> dict[str, float]:

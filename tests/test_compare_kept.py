@@ -74,7 +74,6 @@ def test_what_decides_a_cell_tells_it_from_others(tiny, cells, drawings, changed
 
 def test_a_cell_that_another_draws_is_waited_for_and_the_rest_drawn_meanwhile(tiny, cells, drawings, monkeypatch):
     from guidance_pack.guidance.checkpoints.atomic import name_lock
-    from guidance_pack.host.compare import compare
 
     made = compared(scene(chained(*tiny[:2])), ("steps", "2, 3"), name="mine")
     files = sorted(cells.iterdir(), key=lambda path: path.stat().st_mtime_ns)
@@ -89,7 +88,7 @@ def test_a_cell_that_another_draws_is_waited_for_and_the_rest_drawn_meanwhile(ti
             files[0].write_bytes(data)
             other.close()
 
-        monkeypatch.setattr(compare.time, "sleep", finish)
+        monkeypatch.setattr("time.sleep", finish)
         again = compared(scene(chained(*tiny[:2])), ("steps", "2, 3"), name="mine")
     assert drawings == [3] and torch.equal(again.pictures, made.pictures) and torch.equal(again.grid, made.grid)
 
@@ -98,12 +97,11 @@ def test_waiting_ends_with_an_interrupt(tiny, cells, monkeypatch):
     import comfy.model_management
 
     from guidance_pack.guidance.checkpoints.atomic import name_lock
-    from guidance_pack.host.compare import compare
 
     compared(scene(chained(*tiny[:2])), ("cfg weight", "2"), name="mine")
     (file,) = cells.iterdir()
     file.unlink()
-    monkeypatch.setattr(compare.time, "sleep", lambda _: comfy.model_management.interrupt_current_processing())
+    monkeypatch.setattr("time.sleep", lambda _: comfy.model_management.interrupt_current_processing())
     with name_lock(file), pytest.raises(comfy.model_management.InterruptProcessingException):
         compared(scene(chained(*tiny[:2])), ("cfg weight", "2"), name="mine")
     assert not list(cells.iterdir())

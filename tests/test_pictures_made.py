@@ -227,10 +227,9 @@ def drawn(monkeypatch):
 
 def while_waiting(monkeypatch, act):
     """Let `act` happen when this process first waits for another."""
-    from guidance_pack.host.training import generate
 
     acts = [act]
-    monkeypatch.setattr(generate.time, "sleep", lambda _: acts.pop()() if acts else None)
+    monkeypatch.setattr("time.sleep", lambda _: acts.pop()() if acts else None)
 
 
 @pytest.mark.slow

@@ -74,21 +74,31 @@ class CellFiles:
         """
         if self.folder is None:
             return sample()
-        path = self.folder / f"{self._key(model, settings, measured)}.safetensors"
-        with ExitStack() as held:
-            if not path.exists():
-                try:
-                    with disk_words(path, KEPT):
-                        held.enter_context(name_lock(path))
-                except NameInUseError:
-                    return None
-                if not path.exists():  # it may have come in between
-                    _write(path, sample())
+        path = self._path(model, settings, measured)
+        if path.exists():
             return _read(path)
+        with ExitStack() as held:
+            try:
+                with disk_words(path, KEPT):
+                    held.enter_context(name_lock(path))
+            except NameInUseError:
+                return None
+            if path.exists():  # it came in between
+                return _read(path)
+            found = sample()
+            _write(path, found)
+            return found
 
-    def _key(self, model: ModelPatcher, settings: Settings, measured: bool) -> str:
+    def keep(self, model: ModelPatcher, settings: Settings, cell: Sampled) -> None:
+        """Write down a cell that is not there. Raises OSError as `sampled`."""
+        measured = cell.weight is not None
+        if not self._path(model, settings, measured).exists():
+            self.sampled(model, settings, measured, lambda: cell)
+
+    def _path(self, model: ModelPatcher, settings: Settings, measured: bool) -> Path:
+        assert self.folder is not None, "kept on disk"
         numbers = [getattr(settings, name) for name in (*SAMPLER, *NAMES)]
-        return digest([self.scene, facts_of_model(model), numbers, measured])
+        return self.folder / f"{digest([self.scene, facts_of_model(model), numbers, measured])}.safetensors"
 
 
 def _write(path: Path, cell: Sampled) -> None:

@@ -7,7 +7,6 @@ under a name they are kept on disk too.
 from __future__ import annotations
 
 import json
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...guidance.compose import Guidance
 from ..common.unfinished import show_unfinished
+from ..common.waiting import wait_for_others
 from ..engine.install import with_inspection, with_plan
 from ..engine.plan import plan_of
 from ..recording.inspection import Inspection
@@ -32,8 +32,6 @@ from .damage import with_damages
 from .grid import Axis, Grid
 from .settings import Settings, socket
 from .sheet import Sheet
-
-WAIT = 0.2  # seconds, between looks at what others draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +82,7 @@ def compare(scene: Scene, first: Settings, x: Axis, y: Axis, size: int, node: st
             else:
                 watch.finish(settings, cell.pictures)
         if others == left:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            time.sleep(WAIT)
+            wait_for_others()
         left = others
     pictures = torch.cat([cells.kept[settings.bare()].pictures for settings in grid.cells])
     weights = {settings: cell.weight for settings, cell in cells.kept.items() if cell.weight is not None}
@@ -112,17 +109,17 @@ class _Cells:
 
     def find(self, settings: Settings, callback) -> Cell | None:
         """One cell; None while another ComfyUI draws it, or what it is to be as strong as."""
-        known, weight = self.kept.get(settings.bare()), None
-        run = replace(settings, plain=False)
-        if settings.plain:
-            weight = self._weight(run) if known is None else known.weight
-            if weight is None:
-                return None
-            run = replace(run, rules=(), cfg=weight)
-        measured = known.sampled.weight is not None if known else not settings.plain and run.bare() in self.measured
-        sampled = self._sampled(run, callback, measured, known)
-        if sampled is None or known is not None:
+        known = self.kept.get(settings.bare())
+        if known is not None:
+            self._keep(settings, known)
             return known
+        weight = self._weight(replace(settings, plain=False)) if settings.plain else None
+        if settings.plain and weight is None:
+            return None
+        measured = not settings.plain and settings.bare() in self.measured
+        sampled = self._sampled(_run_of(settings, weight), callback, measured)
+        if sampled is None:
+            return None
         found = Cell(sampled, _decoded(self.scene, sampled.latents), weight if settings.plain else sampled.weight)
         return self.kept.setdefault(settings.bare(), found)
 
@@ -134,14 +131,25 @@ class _Cells:
         sampled = self._sampled(settings, None, True)
         return None if sampled is None else sampled.weight
 
-    def _sampled(self, settings: Settings, callback, measured: bool, known: Cell | None = None) -> Sampled | None:
-        """From memory, which is then kept on disk too, from there, or of the sampler."""
+    def _sampled(self, settings: Settings, callback, measured: bool) -> Sampled | None:
+        """From disk, or of the sampler."""
         model = with_settings(self.scene.models[settings.model], settings)
-        sample = partial(_measure if measured else _sample, self.scene, model, settings, callback)
-        return self.files.sampled(model, settings, measured, sample if known is None else lambda: known.sampled)
+        sample = partial(measure if measured else _sample, self.scene, model, settings, callback)
+        return self.files.sampled(model, settings, measured, sample)
+
+    def _keep(self, settings: Settings, known: Cell) -> None:
+        """What memory has is kept on disk too, where it was drawn before the cells had this name."""
+        if self.files.folder is not None:
+            run = _run_of(settings, known.weight)
+            self.files.keep(with_settings(self.scene.models[run.model], run), run, known.sampled)
 
 
-def _measure(scene: Scene, model: ModelPatcher, settings: Settings, callback) -> Sampled:
+def _run_of(settings: Settings, weight: float | None) -> Settings:
+    """The settings that the sampler is given for a cell. weight: of a plain one, its CFG's."""
+    return replace(settings, plain=False, rules=(), cfg=weight) if settings.plain else settings
+
+
+def measure(scene: Scene, model: ModelPatcher, settings: Settings, callback) -> Sampled:
     """Sampled, with the weight at which plain CFG is as strong. Raises ValueError if no step tells, in words."""
     inspection = Inspection()
     found = _sample(scene, with_inspection(model, inspection), settings, callback)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import comfy.model_management
@@ -91,10 +92,15 @@ def guide_names() -> list[str]:
 
 
 def embedded_classes() -> dict[str, dict]:
-    """What the page offers as classes of each embedded guide, by its name. Reads headers alone."""
+    """What the page offers as classes of each embedded guide, by its name. Reads headers alone, once."""
+    return _classes_in(ASSETS)
+
+
+@cache
+def _classes_in(assets: Path) -> dict[str, dict]:
     found = {}
     for name in _embedded_names():
-        path = ASSETS / f"{name}.safetensors"
+        path = assets / f"{name}.safetensors"
         facts = vars(read_header(path)) if _is_bank(path) else facts_of(path)
         found[name] = offered(facts["labels"] if facts["task"] == "classification" else ())
     return found

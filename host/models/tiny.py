@@ -5,6 +5,7 @@ Sources: comfy/model_base.py (BaseModel), comfy/supported_models_base.py (BASE),
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,13 @@ def names() -> list[str]:
 
 
 def embedded_classes() -> dict[str, dict]:
-    """What the page offers as classes of each embedded denoiser, by its name. Reads headers alone."""
-    facts = {name: facts_of(ASSETS / f"{name}.safetensors") for name in names()}
+    """What the page offers as classes of each embedded denoiser, by its name. Reads headers alone, once."""
+    return _classes_in(ASSETS)
+
+
+@cache
+def _classes_in(assets: Path) -> dict[str, dict]:
+    facts = {name: facts_of(assets / f"{name}.safetensors") for name in names()}
     return {name: offered(fact["labels"], fact.get("attributes", ())) for name, fact in facts.items()}
 
 

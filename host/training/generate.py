@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -37,13 +36,13 @@ from ...guidance.checkpoints.json_text import LARGEST_SEED, read_json
 from ...guidance.training.checkpoint import differences
 from ..common.places import name_problem
 from ..common.unfinished import show_unfinished
+from ..common.waiting import wait_for_others
 from .per_sample_noise import ALONE, generators, sampler_for, start_noise
 from .pictures import MADE, PictureFolder, made_root
 from .source import PictureSource, deal
 
 FORMAT = "guidance-components/pictures/1"
 MANIFEST = "manifest.json"
-WAIT = 0.2  # seconds, between looks at what others draw
 KEPT = "The pictures before it are whole and can be used: make room and run again to go on, or choose a smaller count."
 
 
@@ -142,8 +141,7 @@ def _draw_missing(
                     bar.show(indices, pictures[indices[0]])
                     drawn += 1
         if not drawn:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            time.sleep(WAIT)
+            wait_for_others()
     made.note()  # of the last one that is done: the others counted before
 
 

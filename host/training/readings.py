@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...guidance.experts.bank import ExpertBank
 from ...guidance.guide import with_noise
 from ...guidance.noise_level import NoiseLevel
 from ...guidance.training.experts import ExpertsTraining
@@ -42,10 +43,11 @@ class Readings:
         count = training.recipe.experts
         shown = torch.linspace(0, count - 1, min(count, MOST)).round().int().tolist()
         columns: list[Column] = [("clean network", "no noise", self.answers)]
-        columns += [self._column(training, expert) for expert in shown]
+        network = experts_so_far(training)
+        columns += [self._column(training, network, expert) for expert in shown]
         return draw_readings(self.pictures, self.clean.guide.first, columns)
 
-    def _column(self, training: ExpertsTraining, expert: int) -> Column:
+    def _column(self, training: ExpertsTraining, network: ExpertBank, expert: int) -> Column:
         """What an expert reads at the middle of its timesteps, always under the same noise."""
         steps = training.recipe.timesteps(expert)
         sigma = training.sigmas[[(steps.start + steps.stop - 1) // 2]]
@@ -54,7 +56,6 @@ class Readings:
             return *head, None
         noise = torch.randn(self.latents.shape[1:], generator=torch.Generator().manual_seed(expert))
         noisy = with_noise(self.latents, noise, NoiseLevel.variance_exploding(sigma.expand(len(self.latents))))
-        network = experts_so_far(training)
         network.use(expert)
         with torch.inference_mode(False), torch.no_grad():
             return *head, network(training.spec.prepare(noisy.to(training.device)), None).float().cpu()

@@ -69,11 +69,11 @@ def _points(tuned: Tuned, dimension: Dimension) -> list[Point]:
     """Of every candidate: where it lies, its mean and the mean's standard error."""
     found = []
     for candidate in tuned.candidates:
+        if not math.isfinite(candidate.means[0]):
+            continue
         value = candidate.values[dimension.name]
         if dimension.choices:
             value = next(i for i, choice in enumerate(dimension.choices) if choice.setting == value)
-        if not math.isfinite(candidate.means[0]):
-            continue
         error = _error(pictures_of(candidate.readings, candidate.judges)[0]) if candidate.whole else 0.0
         found.append((float(value), candidate.means[0], error, candidate))
     return found

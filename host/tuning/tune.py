@@ -13,6 +13,7 @@ import torch
 
 from ...guidance.tuning.evidence import probability_better, tells_apart
 from ...guidance.tuning.guards import Look
+from ..common.waiting import wait_for_others
 from ..compare.settings import Settings
 from .clock import Clock
 from .problem import Problem, seen_in
@@ -186,8 +187,7 @@ class _Search:
             known = self.study.reading(key, index)
             if known is not None:
                 return known
-            _stop_if_asked()
-            time.sleep(WAIT * (1.0 + self.study.rank))
+            wait_for_others(WAIT * (1.0 + self.study.rank))
 
     def _is_free(self, key: str, index: int, until: float) -> bool:
         return not self.study.busy(key, index) or time.monotonic() > until
